@@ -1,0 +1,320 @@
+//! Environment and flags, checked completely before anything starts. A
+//! [`Config`] in hand is a valid one.
+
+mod flags;
+mod value;
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use ureq::http::Uri;
+use ureq::tls::{Certificate, PemItem, parse_pem};
+
+use crate::beat::MAX_TEXT;
+use crate::outbox::Limits;
+use crate::registry::{Rules, millis};
+use value::Reader;
+
+pub use flags::Flags;
+pub use value::{ConfigError, Secret};
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where alerts go.
+#[derive(Clone, Debug)]
+pub struct Station {
+    /// The whole URL of the alerts endpoint.
+    pub url: String,
+    /// Sent as `Authorization: Bearer KEY`.
+    pub key: Secret,
+    /// Certificates trusted besides the built-in roots.
+    pub roots: Vec<Certificate<'static>>,
+}
+
+/// A complete, valid configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The id the station knows this cluster by.
+    pub cluster_id: String,
+    /// The cluster's name for people.
+    pub cluster_name: String,
+    /// The port to listen on; 0 lets the system pick one.
+    pub port: u16,
+    /// The address to listen on; none for all, IPv4 and IPv6.
+    pub bind: Option<IpAddr>,
+    /// What `/agents` and `/observe` ask for; none leaves them open.
+    pub api_key: Option<Secret>,
+    /// The station; none when alerts are only logged.
+    pub station: Option<Station>,
+    /// The longest the sweeper sleeps.
+    pub longest_sleep: Duration,
+    /// By what the registry judges.
+    pub rules: Rules,
+    /// Threads that answer requests.
+    pub http_workers: usize,
+    /// What is logged, in the syntax of `RUST_LOG`.
+    pub log_filter: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What is likely a mistake, though allowed.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// The configuration from flags and, where there is no flag, from the
+    /// environment.
+    ///
+    /// # Errors
+    /// The first variable that is wrong. Nothing has been started.
+    pub fn new(flags: &Flags, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let from = Reader::new(flags, environment);
+        let cluster_id = from.text("CLUSTER_ID", MAX_TEXT)?.ok_or_else(|| {
+            ConfigError::new("CLUSTER_ID", None, "the id the station knows this cluster by; it is required")
+        })?;
+        let cluster_name = from.text("CLUSTER_NAME", MAX_TEXT)?.unwrap_or_else(|| cluster_id.clone());
+        let mut warnings = Vec::new();
+        let api_key = from.secret("COLLECTOR_API_KEY")?;
+        if api_key.is_none() {
+            warnings.push(
+                "COLLECTOR_API_KEY is not set: /agents is open to everyone who reaches this port".into(),
+            );
+        }
+        let station = station(&from, &cluster_id, &mut warnings)?;
+        let senders = from.number("ALERT_SENDERS", 1..=64, 4)?;
+        let cpus = available_parallelism().map_or(2, |cpus| cpus.get().max(2));
+        Ok(Self {
+            port: from.port("COLLECTOR_PORT", 8080)?,
+            bind: from.address("COLLECTOR_BIND")?,
+            api_key,
+            station,
+            longest_sleep: from.millis("ZOMBIE_CHECK_INTERVAL_MS", 1..=3_600_000, 10_000)?,
+            rules: Rules {
+                max_agents: from.number("COLLECTOR_MAX_AGENTS", 1..=10_000_000, 100_000)?,
+                grace: from.millis("HEARTBEAT_GRACE_MS", 0..=86_400_000, 0)?,
+                retention: from.millis("AGENT_RETENTION_MS", 1..=31_536_000_000, 86_400_000)?,
+                recovery_alerts: from.choice("ALERT_RECOVERY", &[("false", false), ("true", true)])?,
+                outbox: Limits {
+                    queue: from.number("ALERT_QUEUE_MAX_SIZE", 1..=10_000, 100)?,
+                    ttl: from.millis("ALERT_QUEUE_TTL_MS", 1..=86_400_000, 300_000)?,
+                    senders,
+                },
+            },
+            http_workers: from.number("COLLECTOR_HTTP_WORKERS", 1..=256, cpus)?,
+            log_filter: from.log_filter("RUST_LOG", "info")?,
+            log_format: from.choice("LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
+            cluster_id,
+            cluster_name,
+            warnings,
+        })
+    }
+
+    /// The effective configuration, a line for each variable, secrets hidden.
+    pub fn to_text(&self) -> String {
+        let hidden = |secret: Option<&Secret>| secret.map_or("", |_| "(hidden)").to_owned();
+        let station = self.station.as_ref();
+        let Rules { max_agents, grace, retention, recovery_alerts, outbox } = &self.rules;
+        let lines = [
+            ("CLUSTER_ID", self.cluster_id.clone()),
+            ("CLUSTER_NAME", self.cluster_name.clone()),
+            ("COLLECTOR_PORT", self.port.to_string()),
+            ("COLLECTOR_BIND", self.bind.map_or_else(String::new, |address| address.to_string())),
+            ("COLLECTOR_API_KEY", hidden(self.api_key.as_ref())),
+            ("STATION_ALERT_URL", station.map_or_else(String::new, |station| station.url.clone())),
+            ("STATION_ALERT_KEY", hidden(station.map(|station| &station.key))),
+            (
+                "STATION_CA_FILE",
+                station.map_or_else(String::new, |station| match station.roots.len() {
+                    0 => String::new(),
+                    count => format!("({count} certificates)"),
+                }),
+            ),
+            ("ZOMBIE_CHECK_INTERVAL_MS", millis(self.longest_sleep).to_string()),
+            ("HEARTBEAT_GRACE_MS", millis(*grace).to_string()),
+            ("ALERT_QUEUE_MAX_SIZE", outbox.queue.to_string()),
+            ("ALERT_QUEUE_TTL_MS", millis(outbox.ttl).to_string()),
+            ("ALERT_RECOVERY", recovery_alerts.to_string()),
+            ("ALERT_SENDERS", outbox.senders.to_string()),
+            ("AGENT_RETENTION_MS", millis(*retention).to_string()),
+            ("COLLECTOR_MAX_AGENTS", max_agents.to_string()),
+            ("COLLECTOR_HTTP_WORKERS", self.http_workers.to_string()),
+            ("RUST_LOG", self.log_filter.clone()),
+            (
+                "LOG_FORMAT",
+                match self.log_format {
+                    LogFormat::Text => "text".to_owned(),
+                    LogFormat::Json => "json".to_owned(),
+                },
+            ),
+        ];
+        let mut text = String::new();
+        for (name, value) in lines {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{name}={value}");
+        }
+        text
+    }
+}
+
+fn station(
+    from: &Reader<'_>,
+    cluster_id: &str,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Station>, ConfigError> {
+    let url = from.get("STATION_ALERT_URL").map(|raw| station_url(&raw, cluster_id)).transpose()?;
+    let key = from.secret("STATION_ALERT_KEY")?;
+    let roots = from.file("STATION_CA_FILE")?.map(|(path, pem)| certificates(&path, &pem)).transpose()?;
+    match (url, key) {
+        (Some(url), Some(key)) => return Ok(Some(Station { url, key, roots: roots.unwrap_or_default() })),
+        (None, None) => {}
+        (Some(_), None) => warnings.push("STATION_ALERT_KEY is not set: alerts are only logged".into()),
+        (None, Some(_)) => warnings.push("STATION_ALERT_URL is not set: alerts are only logged".into()),
+    }
+    Ok(None)
+}
+
+fn station_url(raw: &str, cluster_id: &str) -> Result<String, ConfigError> {
+    let allowed =
+        "an http:// or https:// URL with a host and no user name, in which {cluster_id} is filled in";
+    let wrong = || {
+        // What stands before an @ may be a password.
+        let shown = if raw.contains('@') { "(hidden)" } else { raw };
+        ConfigError::new("STATION_ALERT_URL", Some(shown), allowed)
+    };
+    let encoded = percent_encoding::utf8_percent_encode(cluster_id, value::PATH_SEGMENT).to_string();
+    let url = raw.replace("{cluster_id}", &encoded);
+    let uri: Uri = url.parse().map_err(|_| wrong())?;
+    let scheme = uri.scheme_str();
+    let authority = uri.authority().map(ureq::http::uri::Authority::as_str);
+    let has_host = uri.host().is_some_and(|host| !host.is_empty());
+    if !matches!(scheme, Some("http" | "https"))
+        || !has_host
+        || authority.is_some_and(|text| text.contains('@'))
+    {
+        return Err(wrong());
+    }
+    Ok(url)
+}
+
+fn certificates(path: &str, pem: &[u8]) -> Result<Vec<Certificate<'static>>, ConfigError> {
+    let wrong =
+        || ConfigError::new("STATION_CA_FILE", Some(path), "a file of PEM certificates, at least one");
+    let mut certificates = Vec::new();
+    for item in parse_pem(pem) {
+        if let PemItem::Certificate(certificate) = item.map_err(|_| wrong())? {
+            certificates.push(certificate);
+        }
+    }
+    if certificates.is_empty() { Err(wrong()) } else { Ok(certificates) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(variables: &[(&str, &str)], arguments: &[&str]) -> Result<Config, ConfigError> {
+        let flags = Flags::parse("pap-collector", arguments.iter().map(ToString::to_string)).unwrap();
+        Config::new(&flags, &|name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    fn error(variables: &[(&str, &str)]) -> String {
+        let mut all = vec![("CLUSTER_ID", "c")];
+        all.extend(variables);
+        config(&all, &[]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_are_the_contracts() {
+        let config = config(&[("CLUSTER_ID", "c")], &[]).unwrap();
+        let text = config.to_text();
+        for line in [
+            "CLUSTER_ID=c\n",
+            "CLUSTER_NAME=c\n",
+            "COLLECTOR_PORT=8080\n",
+            "ZOMBIE_CHECK_INTERVAL_MS=10000\n",
+            "HEARTBEAT_GRACE_MS=0\n",
+            "ALERT_QUEUE_MAX_SIZE=100\n",
+            "ALERT_QUEUE_TTL_MS=300000\n",
+            "ALERT_RECOVERY=false\n",
+            "ALERT_SENDERS=4\n",
+            "AGENT_RETENTION_MS=86400000\n",
+            "COLLECTOR_MAX_AGENTS=100000\n",
+            "RUST_LOG=info\n",
+            "LOG_FORMAT=text\n",
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+        assert!(config.station.is_none());
+        assert!(config.http_workers >= 2);
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_in_both_spellings() {
+        let environment = [("CLUSTER_ID", "c"), ("COLLECTOR_PORT", "1")];
+        assert_eq!(config(&environment, &["--collector-port", "2"]).unwrap().port, 2);
+        assert_eq!(config(&environment, &["--collector-port=3", "--cluster-id=x"]).unwrap().port, 3);
+        assert_eq!(config(&environment, &[]).unwrap().port, 1);
+    }
+
+    #[test]
+    fn what_is_wrong_names_the_variable_the_value_and_what_is_allowed() {
+        assert!(config(&[], &[]).unwrap_err().to_string().starts_with("CLUSTER_ID is not set"));
+        assert_eq!(
+            error(&[("COLLECTOR_PORT", "70000")]),
+            "COLLECTOR_PORT=\"70000\" is wrong; allowed: a whole number from 0 to 65535"
+        );
+        assert!(error(&[("COLLECTOR_PORT", "tcp://10.0.0.1:80")]).contains("enableServiceLinks"));
+        assert!(error(&[("COLLECTOR_BIND", "localhost")]).contains("an IP address"));
+        assert!(error(&[("ALERT_RECOVERY", "yes")]).contains("allowed: false, true"));
+        assert!(error(&[("ALERT_QUEUE_MAX_SIZE", "0")]).contains("from 1 to 10000"));
+        assert!(error(&[("ALERT_QUEUE_TTL_MS", "-5")]).contains("ALERT_QUEUE_TTL_MS=\"-5\""));
+        assert!(error(&[("LOG_FORMAT", "xml")]).contains("text, json"));
+        assert!(error(&[("RUST_LOG", "verbose")]).contains("RUST_LOG"));
+        assert!(error(&[("CLUSTER_ID", "a\nb")]).contains("CLUSTER_ID=\"a\\nb\""));
+        assert!(error(&[("STATION_ALERT_URL", "ftp://x/")]).contains("http://"));
+        assert!(error(&[("STATION_CA_FILE", "/nowhere")]).contains("/nowhere"));
+    }
+
+    #[test]
+    fn no_secret_is_shown() {
+        let bad = error(&[("STATION_ALERT_KEY", "hush\nhush")]);
+        assert!(bad.contains("STATION_ALERT_KEY") && !bad.contains("hush"), "{bad}");
+        let bad = error(&[("STATION_ALERT_URL", "https://me:hush@station/")]);
+        assert!(!bad.contains("hush"), "{bad}");
+        let good = [
+            ("CLUSTER_ID", "c"),
+            ("COLLECTOR_API_KEY", "hush1"),
+            ("STATION_ALERT_KEY", "hush2"),
+            ("STATION_ALERT_URL", "https://station/api/clusters/{cluster_id}/alerts"),
+        ];
+        let config = config(&good, &[]).unwrap();
+        assert!(!config.to_text().contains("hush"));
+        assert!(!format!("{config:?}").contains("hush"));
+        assert_eq!(config.station.unwrap().url, "https://station/api/clusters/c/alerts");
+    }
+
+    #[test]
+    fn a_key_comes_from_a_file_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        std::fs::write(&path, "hush\n").unwrap();
+        let path = path.to_str().unwrap();
+        let api_key = |extra: &[(&str, &str)]| {
+            let variables = [&[("CLUSTER_ID", "c"), ("COLLECTOR_API_KEY_FILE", path)], extra].concat();
+            config(&variables, &[])
+        };
+        assert_eq!(api_key(&[]).unwrap().api_key.unwrap().reveal(), "hush");
+        let both = api_key(&[("COLLECTOR_API_KEY", "x")]).unwrap_err().to_string();
+        assert!(both.contains("COLLECTOR_API_KEY_FILE"), "{both}");
+    }
+}

@@ -1,0 +1,201 @@
+//! One value at a time: where it comes from, and whether it is allowed.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+
+use super::Flags;
+
+/// What is encoded in a path segment (RFC 3986 §3.3): all but the unreserved.
+pub const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The longest key, in bytes.
+const MAX_KEY: usize = 4096;
+
+/// A value that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The value itself, for the one place that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// A variable that is missing or wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    variable: String,
+    value: Option<String>,
+    allowed: String,
+}
+
+impl ConfigError {
+    /// An error about `variable`, whose value may be shown, none if it is not set.
+    pub fn new(variable: &str, value: Option<&str>, allowed: &str) -> Self {
+        Self { variable: variable.into(), value: value.map(Into::into), allowed: allowed.into() }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { variable, value, allowed } = self;
+        match value.as_deref() {
+            None => write!(f, "{variable} is not set; needed: {allowed}"),
+            Some("(hidden)") => write!(f, "{variable}=(hidden) is wrong; allowed: {allowed}"),
+            Some(value) => {
+                write!(f, "{variable}=\"{}\" is wrong; allowed: {allowed}", value.escape_debug())?;
+                if value.starts_with("tcp://") {
+                    f.write_str(" (a Kubernetes service set it: use enableServiceLinks: false)")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Reads values by the name of their variable.
+pub struct Reader<'a> {
+    flags: &'a Flags,
+    environment: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(flags: &'a Flags, environment: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { flags, environment }
+    }
+
+    /// The raw value; an empty one counts as not set.
+    pub fn get(&self, variable: &str) -> Option<String> {
+        let flag = self.flags.get(variable).map(ToOwned::to_owned);
+        flag.or_else(|| (self.environment)(variable)).filter(|value| !value.is_empty())
+    }
+
+    pub fn text(&self, variable: &str, longest: usize) -> Result<Option<String>, ConfigError> {
+        let allowed = format!("1 to {longest} bytes of text without control characters");
+        self.checked(variable, &allowed, |raw| {
+            (raw.len() <= longest && !raw.chars().any(char::is_control)).then(|| raw.to_owned())
+        })
+    }
+
+    pub fn number(
+        &self,
+        variable: &str,
+        allowed: RangeInclusive<usize>,
+        default: usize,
+    ) -> Result<usize, ConfigError> {
+        let number = self.whole_number(variable, *allowed.start() as u64..=*allowed.end() as u64)?;
+        Ok(number.and_then(|number| usize::try_from(number).ok()).unwrap_or(default))
+    }
+
+    pub fn millis(
+        &self,
+        variable: &str,
+        allowed: RangeInclusive<u64>,
+        default: u64,
+    ) -> Result<Duration, ConfigError> {
+        let millis = self.whole_number(variable, allowed)?;
+        Ok(Duration::from_millis(millis.unwrap_or(default)))
+    }
+
+    pub fn port(&self, variable: &str, default: u16) -> Result<u16, ConfigError> {
+        let port = self.whole_number(variable, 0..=u64::from(u16::MAX))?;
+        Ok(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(default))
+    }
+
+    fn whole_number(&self, variable: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, ConfigError> {
+        let allowed = format!("a whole number from {} to {}", range.start(), range.end());
+        self.checked(variable, &allowed, |raw| {
+            let digits = raw.bytes().all(|byte| byte.is_ascii_digit());
+            raw.parse().ok().filter(|number| digits && range.contains(number))
+        })
+    }
+
+    pub fn address(&self, variable: &str) -> Result<Option<IpAddr>, ConfigError> {
+        self.checked(variable, "an IP address such as 127.0.0.1 or ::1, or nothing for all", |raw| {
+            raw.parse().ok()
+        })
+    }
+
+    /// One of the named values; the first is the default.
+    pub fn choice<T: Copy>(&self, variable: &str, choices: &[(&str, T)]) -> Result<T, ConfigError> {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let find = |raw: &str| choices.iter().find(|(name, _)| *name == raw).map(|(_, value)| *value);
+        Ok(self.checked(variable, &names.join(", "), find)?.unwrap_or(choices[0].1))
+    }
+
+    pub fn log_filter(&self, variable: &str, default: &str) -> Result<String, ConfigError> {
+        let allowed = "off, error, warn, info, debug or trace, or a list such as info,pap_collector=debug";
+        let valid = |raw: &str| {
+            raw.split(',').all(|directive| {
+                let level = directive.rsplit('=').next().unwrap_or_default().trim();
+                level.parse::<log::LevelFilter>().is_ok()
+            })
+        };
+        let filter = self.checked(variable, allowed, |raw| valid(raw).then(|| raw.to_owned()))?;
+        Ok(filter.unwrap_or_else(|| default.to_owned()))
+    }
+
+    /// A key, from its own variable or from the file that `<variable>_FILE` names.
+    pub fn secret(&self, variable: &str) -> Result<Option<Secret>, ConfigError> {
+        let file_variable = format!("{variable}_FILE");
+        let (named, raw) = match (self.get(variable), self.file(&file_variable)?) {
+            (Some(_), Some((path, _))) => {
+                let allowed = format!("either {variable} or {file_variable}, not both");
+                return Err(ConfigError::new(&file_variable, Some(&path), &allowed));
+            }
+            (Some(raw), None) => (variable, raw),
+            (None, Some((path, bytes))) => {
+                let text = String::from_utf8(bytes).unwrap_or_default();
+                let key = text.trim_end_matches(['\r', '\n']).to_owned();
+                if key.is_empty() {
+                    return Err(ConfigError::new(&file_variable, Some(&path), "a file that holds a key"));
+                }
+                (file_variable.as_str(), key)
+            }
+            (None, None) => return Ok(None),
+        };
+        if raw.len() > MAX_KEY || !raw.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let allowed = format!("1 to {MAX_KEY} visible ASCII characters");
+            return Err(ConfigError::new(named, Some("(hidden)"), &allowed));
+        }
+        Ok(Some(Secret(raw)))
+    }
+
+    /// The path and the content of the file that a variable names.
+    pub fn file(&self, variable: &str) -> Result<Option<(String, Vec<u8>)>, ConfigError> {
+        let Some(path) = self.get(variable) else { return Ok(None) };
+        match std::fs::read(&path) {
+            Ok(content) => Ok(Some((path, content))),
+            Err(error) => {
+                let allowed = format!("a file that can be read ({error})");
+                Err(ConfigError::new(variable, Some(&path), &allowed))
+            }
+        }
+    }
+
+    fn checked<T>(
+        &self,
+        variable: &str,
+        allowed: &str,
+        check: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(raw) = self.get(variable) else { return Ok(None) };
+        match check(&raw) {
+            Some(value) => Ok(Some(value)),
+            None => Err(ConfigError::new(variable, Some(&raw), allowed)),
+        }
+    }
+}

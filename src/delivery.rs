@@ -1,0 +1,160 @@
+//! PURE: what to do next with one alert, from what the station answered.
+
+use std::time::Duration;
+
+/// The first wait after a failed post; it doubles up to [`LONGEST_WAIT`].
+pub const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// The longest wait between two posts of one alert, unless the station asks for more.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The longest `Retry-After` that is respected.
+pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// How a post ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The station answered.
+    Status {
+        /// The status code.
+        code: u16,
+        /// What `Retry-After` asked for, if anything.
+        retry_after: Option<Duration>,
+    },
+    /// No connection, no answer in time, or none that is HTTP.
+    None,
+}
+
+/// What a reply means for the alert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The station has it.
+    Taken,
+    /// The station will never take it: the status code.
+    Refused(u16),
+    /// Not taken, to be tried again.
+    Failed(Failure),
+}
+
+/// Why an alert was not taken this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Nobody is there to take any alert; when one is taken again, all are due.
+    Unreachable,
+    /// The station cannot take this alert now, and says nothing about others.
+    Busy,
+    /// The station asked for this much time.
+    Asked(Duration),
+    /// Our configuration is wrong, in the URL or the key: the status code.
+    Misconfigured(u16),
+}
+
+impl Failure {
+    /// Whether any other alert would have failed the same way.
+    pub const fn is_general(self) -> bool {
+        match self {
+            Self::Unreachable | Self::Misconfigured(_) => true,
+            Self::Busy | Self::Asked(_) => false,
+        }
+    }
+}
+
+impl Reply {
+    /// Sorts a reply into its outcome: the contract's delivery promise 3.
+    pub fn outcome(&self) -> Outcome {
+        let (code, retry_after) = match *self {
+            Self::None => return Outcome::Failed(Failure::Unreachable),
+            Self::Status { code, retry_after } => (code, retry_after),
+        };
+        let failure = match code {
+            200..=299 => return Outcome::Taken,
+            // A redirect of a post with a key is not followed: the URL is wrong.
+            300..=399 | 401 | 403 => Failure::Misconfigured(code),
+            408 | 425 | 429 | 500 => Failure::Busy,
+            400..=499 => return Outcome::Refused(code),
+            _ => Failure::Unreachable,
+        };
+        match retry_after {
+            Some(asked) => Outcome::Failed(Failure::Asked(asked.min(LONGEST_RETRY_AFTER))),
+            None => Outcome::Failed(failure),
+        }
+    }
+}
+
+/// How long to wait after the `attempts`th failed post (1 is the first):
+/// doubling, with jitter between half the wait and all of it. `salt` makes
+/// the jitter differ between alerts and stay the same for a test.
+pub fn wait_after(failure: Failure, attempts: u32, salt: u64) -> Duration {
+    let doubled = FIRST_WAIT.saturating_mul(1_u32 << attempts.saturating_sub(1).min(6));
+    let longest = doubled.min(LONGEST_WAIT);
+    let share = u32::from(mix(salt ^ u64::from(attempts)).to_le_bytes()[0]);
+    let backoff = longest / 2 + (longest / 2) * share / 255;
+    match failure {
+        Failure::Asked(asked) => asked.max(FIRST_WAIT / 2),
+        Failure::Unreachable | Failure::Busy | Failure::Misconfigured(_) => backoff,
+    }
+}
+
+/// A well spread number from any other (the finalizer of SplitMix64).
+fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(code: u16) -> Outcome {
+        Reply::Status { code, retry_after: None }.outcome()
+    }
+
+    #[test]
+    fn replies_are_sorted_as_the_contract_says() {
+        for code in [200, 201, 202, 204] {
+            assert_eq!(status(code), Outcome::Taken);
+        }
+        for code in [400, 402, 404, 405, 409, 410, 413, 418, 422] {
+            assert_eq!(status(code), Outcome::Refused(code));
+        }
+        for code in [301, 307, 401, 403] {
+            assert_eq!(status(code), Outcome::Failed(Failure::Misconfigured(code)));
+        }
+        for code in [408, 425, 429, 500] {
+            assert_eq!(status(code), Outcome::Failed(Failure::Busy));
+        }
+        for code in [502, 503, 504, 599] {
+            assert_eq!(status(code), Outcome::Failed(Failure::Unreachable));
+        }
+        assert_eq!(Reply::None.outcome(), Outcome::Failed(Failure::Unreachable));
+    }
+
+    #[test]
+    fn the_wait_doubles_to_a_minute_with_jitter() {
+        let mut seen = std::collections::HashSet::new();
+        for salt in 0..200 {
+            for (attempts, longest) in [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (8, 60), (u32::MAX, 60)] {
+                let wait = wait_after(Failure::Busy, attempts, salt);
+                let longest = Duration::from_secs(longest);
+                assert!(wait >= longest / 2 && wait <= longest, "{attempts}: {wait:?}");
+                seen.insert((attempts, wait));
+            }
+        }
+        assert!(seen.len() > 300, "the jitter spreads: {}", seen.len());
+    }
+
+    #[test]
+    fn what_the_station_asks_for_is_given_within_reason() {
+        let asked = |seconds| {
+            let retry_after = Some(Duration::from_secs(seconds));
+            let Outcome::Failed(failure) = (Reply::Status { code: 429, retry_after }).outcome() else {
+                panic!("a 429 fails");
+            };
+            wait_after(failure, 1, 0)
+        };
+        assert_eq!(asked(7), Duration::from_secs(7));
+        assert_eq!(asked(90), Duration::from_secs(90));
+        assert_eq!(asked(u64::MAX), LONGEST_RETRY_AFTER);
+        assert!(asked(0) > Duration::ZERO, "no hot loop");
+    }
+}

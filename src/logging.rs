@@ -1,0 +1,161 @@
+//! The log: lines a person can follow, or one JSON object a line.
+//!
+//! A reader that stalls (a full pipe) must not stall the collector. So lines
+//! go through a bounded channel to a thread of their own; when it is full they
+//! are dropped, and how many is said as soon as there is room.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use env_logger::{Builder, Target};
+use log::Record;
+use log::kv::Key;
+use serde::Serialize;
+
+use crate::clock::{Wall, wall};
+use crate::config::LogFormat;
+
+/// Lines that may wait for the reader of the log.
+const MOST_WAITING: usize = 4096;
+
+/// What goes to the thread that writes.
+enum Message {
+    Line(Vec<u8>),
+    /// Everything before it has been written when this is answered.
+    Flush(Sender<()>),
+}
+
+/// The way to the log's thread, to flush it at the end.
+#[derive(Clone)]
+pub struct Log {
+    messages: Sender<Message>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Log {
+    /// Starts logging to standard error.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(filter: &str, format: LogFormat) -> io::Result<Self> {
+        let (messages, receiver) = bounded(MOST_WAITING);
+        let log = Self { messages, dropped: Arc::default() };
+        let dropped = Arc::clone(&log.dropped);
+        thread::Builder::new().name("log".into()).spawn(move || write_lines(&receiver, &dropped, format))?;
+        Builder::new()
+            .parse_filters(filter)
+            .format(move |line, record| match format {
+                LogFormat::Text => write_text(line, wall(), record),
+                LogFormat::Json => write_json(line, wall(), record),
+            })
+            .target(Target::Pipe(Box::new(log.clone())))
+            .init();
+        Ok(log)
+    }
+
+    /// Waits until what has been logged is written, at most for `longest`.
+    pub fn flush_within(&self, longest: Duration) {
+        let (done, written) = bounded(1);
+        if self.messages.send_timeout(Message::Flush(done), longest).is_ok() {
+            let _ = written.recv_timeout(longest);
+        }
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.messages.try_send(Message::Line(line.to_vec())).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_lines(messages: &Receiver<Message>, dropped: &AtomicU64, format: LogFormat) {
+    let mut out = io::stderr();
+    for message in messages {
+        match message {
+            // A log that nobody can read any more is no reason to stop.
+            Message::Line(line) => drop(out.write_all(&line)),
+            Message::Flush(done) => drop(done.send(())),
+        }
+        let count = dropped.swap(0, Ordering::Relaxed);
+        if count > 0 {
+            let text =
+                format_args!("{count} log lines were dropped: the reader of the log is too slow").to_string();
+            let args = format_args!("{text}");
+            let record = Record::builder().level(log::Level::Warn).args(args).build();
+            let _ = match format {
+                LogFormat::Text => write_text(&mut out, wall(), &record),
+                LogFormat::Json => write_json(&mut out, wall(), &record),
+            };
+        }
+    }
+}
+
+fn agent_uuid(record: &Record<'_>) -> Option<String> {
+    record.key_values().get(Key::from_str("agent_uuid")).map(|value| value.to_string())
+}
+
+fn write_text(out: &mut impl Write, at: Wall, record: &Record<'_>) -> io::Result<()> {
+    write!(out, "{at} {:5} {}", record.level(), record.args())?;
+    if let Some(agent) = agent_uuid(record) {
+        write!(out, " agent_uuid={agent}")?;
+    }
+    writeln!(out)
+}
+
+fn write_json(out: &mut impl Write, at: Wall, record: &Record<'_>) -> io::Result<()> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        timestamp: Wall,
+        level: &'a str,
+        message: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        agent_uuid: Option<String>,
+    }
+    let line = Line {
+        timestamp: at,
+        level: record.level().as_str(),
+        message: record.args().to_string(),
+        agent_uuid: agent_uuid(record),
+    };
+    serde_json::to_writer(&mut *out, &line)?;
+    writeln!(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_formats_say_when_what_and_who() {
+        let agent: &[(&str, &str)] = &[("agent_uuid", "a-1")];
+        let record = Record::builder()
+            .level(log::Level::Warn)
+            .args(format_args!("it \"is\" dead"))
+            .key_values(&agent)
+            .build();
+        let (mut text, mut json) = (Vec::new(), Vec::new());
+        write_text(&mut text, Wall(0), &record).unwrap();
+        write_json(&mut json, Wall(0), &record).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "1970-01-01T00:00:00.000Z WARN  it \"is\" dead agent_uuid=a-1\n"
+        );
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        let expected = serde_json::json!({
+            "timestamp": "1970-01-01T00:00:00.000Z", "level": "WARN",
+            "message": "it \"is\" dead", "agent_uuid": "a-1",
+        });
+        assert_eq!(json, expected);
+    }
+}

@@ -1,0 +1,45 @@
+//! Parse, run, exit code.
+
+use std::process::exit;
+use std::time::Duration;
+
+use pap_collector::app::{self, BAD_CONFIG, IO_ERROR, STOPPED};
+use pap_collector::config::{Config, Flags};
+use pap_collector::logging::Log;
+
+fn main() {
+    exit(match Flags::parse("pap-collector", std::env::args().skip(1)) {
+        Ok(flags) if flags.version => say(&format!("pap-collector {}", pap_collector::VERSION)),
+        Ok(flags) => match Config::new(&flags, &|name| std::env::var(name).ok()) {
+            Ok(config) if flags.check_config => say(config.to_text().trim_end()),
+            Ok(config) => run(&config),
+            Err(error) => complain(&error.to_string(), BAD_CONFIG),
+        },
+        Err(early) if early.status.is_ok() => say(early.output.trim_end()),
+        Err(early) => complain(early.output.trim_end(), BAD_CONFIG),
+    })
+}
+
+fn run(config: &Config) -> i32 {
+    let log = match Log::start(&config.log_filter, config.log_format) {
+        Ok(log) => log,
+        Err(error) => return complain(&format!("cannot start the log: {error}"), IO_ERROR),
+    };
+    let code =
+        app::run(config, &log).map_or_else(|failure| complain(&failure.to_string(), IO_ERROR), |()| STOPPED);
+    log.flush_within(Duration::from_millis(500));
+    code
+}
+
+fn say(text: &str) -> i32 {
+    use std::io::Write as _;
+    // A closed pipe is the reader's choice.
+    let _ = writeln!(std::io::stdout(), "{text}");
+    STOPPED
+}
+
+fn complain(text: &str, code: i32) -> i32 {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "pap-collector: {text}");
+    code
+}

@@ -1,0 +1,388 @@
+//! Counters, histograms and their text (Prometheus exposition format 0.0.4).
+//!
+//! A label's value never comes from a client: all of them are listed here or
+//! in the core, so the number of series is bounded whatever is sent.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::beat::Mode;
+use crate::clock::Clock;
+use crate::outbox::Tally;
+use crate::registry::{Counters, Registry, Stats};
+use crate::verdict::Status;
+
+/// Buckets, in seconds, for what should take milliseconds.
+pub const FAST: [f64; 12] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+/// Buckets, in seconds, for what may take as long as an outage.
+pub const SLOW: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0];
+
+/// How often something took how long.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [f64],
+    /// One more than there are bounds: the last holds what exceeds them all.
+    counts: Vec<AtomicU64>,
+    sum_nanos: AtomicU64,
+}
+
+impl Histogram {
+    /// An empty histogram with these upper bounds, in rising seconds.
+    pub fn new(bounds: &'static [f64]) -> Self {
+        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Self { bounds, counts, sum_nanos: AtomicU64::new(0) }
+    }
+
+    /// Counts one duration.
+    pub fn record(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = self.bounds.partition_point(|&bound| bound < seconds);
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+}
+
+impl Clone for Histogram {
+    fn clone(&self) -> Self {
+        let copy = |value: &AtomicU64| AtomicU64::new(value.load(Ordering::Relaxed));
+        Self {
+            bounds: self.bounds,
+            counts: self.counts.iter().map(copy).collect(),
+            sum_nanos: copy(&self.sum_nanos),
+        }
+    }
+}
+
+macro_rules! labels {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The label's value in the metrics.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    };
+}
+
+labels! {
+    /// What a request asked for.
+    Route {
+        /// `POST /heartbeat/:agentId`
+        Heartbeat = "heartbeat",
+        /// `DELETE /heartbeat/:agentId`
+        Goodbye = "goodbye",
+        /// `GET /agents`
+        Agents = "agents",
+        /// `GET` or `DELETE /agents/:agentId`
+        Agent = "agent",
+        /// `GET /health`
+        Health = "health",
+        /// `GET /ready`
+        Ready = "ready",
+        /// `GET /metrics`
+        Metrics = "metrics",
+        /// `GET /`
+        Root = "root",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+labels! {
+    /// Why a heartbeat was refused.
+    Refusal {
+        /// 400: the agent's id.
+        Id = "id",
+        /// 400: no heartbeat.
+        Payload = "payload",
+        /// 400: an unknown mode.
+        Mode = "mode",
+        /// 400: the agent's name.
+        Name = "name",
+        /// 400: resource data.
+        Resource = "resource_data",
+        /// 400, 411, 413, 417: a body that is not read.
+        Body = "body",
+        /// 503: a new agent beyond the maximum.
+        Full = "max_agents",
+    }
+}
+
+labels! {
+    /// Why a connection was closed by us.
+    Closed {
+        /// A request whose body is not read.
+        Body = "unread_body",
+    }
+}
+
+/// What the threads count, besides what the registry counts.
+#[derive(Debug)]
+pub struct Metrics {
+    requests: Vec<Histogram>,
+    refusals: Vec<AtomicU64>,
+    closed: Vec<AtomicU64>,
+    /// From the event to the station's taking it.
+    pub alert_delivery: Histogram,
+    /// One sweep.
+    pub sweep: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let zeros = |count| (0..count).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            requests: Route::ALL.iter().map(|_| Histogram::new(&FAST)).collect(),
+            refusals: zeros(Refusal::ALL.len()),
+            closed: zeros(Closed::ALL.len()),
+            alert_delivery: Histogram::new(&SLOW),
+            sweep: Histogram::new(&FAST),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a request that was answered.
+    pub fn request(&self, route: Route, took: Duration) {
+        self.requests[route as usize].record(took);
+    }
+
+    /// Counts a heartbeat that was refused.
+    pub fn refusal(&self, why: Refusal) {
+        self.refusals[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that we closed.
+    pub fn closed(&self, why: Closed) {
+        self.closed[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What the registry counts, copied so that it can be written without the lock.
+#[derive(Debug)]
+pub struct Numbers {
+    stats: Stats,
+    counters: Counters,
+    tally: Tally,
+    queued: usize,
+    owed: usize,
+    alerted: usize,
+    detection_lag: Histogram,
+}
+
+impl Numbers {
+    /// A copy of what `registry` counts.
+    pub fn of(registry: &Registry) -> Self {
+        let outbox = registry.outbox();
+        Self {
+            stats: registry.stats(),
+            counters: registry.counters().clone(),
+            tally: outbox.tally().clone(),
+            queued: outbox.queued(),
+            owed: outbox.owed(),
+            alerted: registry.alerted(),
+            detection_lag: registry.detection_lag().clone(),
+        }
+    }
+}
+
+/// The answer to a scrape.
+pub fn render(
+    cluster: &str,
+    numbers: &Numbers,
+    metrics: &Metrics,
+    clock: &Clock,
+    connections: usize,
+) -> String {
+    let mut text = Text::new(cluster);
+    text.build_info();
+    text.agents(numbers);
+    text.alerts(numbers, metrics);
+    text.requests(metrics, connections);
+    text.family(
+        "paused_seconds_total",
+        "counter",
+        "Time in which the collector itself was not awake; it counts as nobody's silence.",
+    );
+    text.sample("paused_seconds_total", &[], clock.paused().as_secs_f64());
+    text.family("sweep_duration_seconds", "histogram", "Time one sweep took.");
+    text.histogram("sweep_duration_seconds", &[], &metrics.sweep);
+    text.out
+}
+
+struct Text {
+    out: String,
+    cluster: String,
+}
+
+impl Text {
+    fn new(cluster: &str) -> Self {
+        let cluster = cluster.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        Self { out: String::with_capacity(16 * 1024), cluster }
+    }
+
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.out, "# HELP pap_collector_{name} {help}\n# TYPE pap_collector_{name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        let _ = write!(self.out, "pap_collector_{name}{{cluster=\"{}\"", self.cluster);
+        for (label, text) in labels {
+            let _ = write!(self.out, ",{label}=\"{text}\"");
+        }
+        let _ = writeln!(self.out, "}} {value}");
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, kind, help);
+        self.sample(name, &[], value);
+    }
+
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
+        let mut count = 0;
+        let bucket = format!("{name}_bucket");
+        for (at, bucket_count) in histogram.counts.iter().enumerate() {
+            count += bucket_count.load(Ordering::Relaxed);
+            let bound = histogram.bounds.get(at).map_or_else(|| "+Inf".to_owned(), ToString::to_string);
+            let labels = [labels, &[("le", &bound)]].concat();
+            self.sample(&bucket, &labels, count);
+        }
+        let sum = Duration::from_nanos(histogram.sum_nanos.load(Ordering::Relaxed));
+        self.sample(&format!("{name}_sum"), labels, sum.as_secs_f64());
+        self.sample(&format!("{name}_count"), labels, count);
+    }
+
+    fn build_info(&mut self) {
+        self.family("build_info", "gauge", "Always 1; the version is in the label.");
+        self.sample("build_info", &[("version", crate::VERSION)], 1);
+    }
+
+    fn agents(&mut self, numbers: &Numbers) {
+        let Numbers { stats, counters, .. } = numbers;
+        self.one("agents_total", "gauge", "Agents known.", stats.total());
+        self.one("agents_healthy", "gauge", "Agents that are not dead.", stats.healthy());
+        self.one("agents_unhealthy", "gauge", "Agents that are dead.", stats.unhealthy());
+        let suspect = stats.by_status[Status::Suspect as usize];
+        self.one("agents_suspect", "gauge", "Agents silent for 1.5 intervals and not yet dead.", suspect);
+        self.family("agents_by_mode", "gauge", "Agents by mode.");
+        for mode in Mode::ALL {
+            self.sample("agents_by_mode", &[("mode", mode.as_str())], stats.by_mode[mode as usize]);
+        }
+        self.one("observations_active", "gauge", "Agents that somebody watches.", 0);
+        self.family("heartbeats_total", "counter", "Heartbeats accepted, by mode.");
+        for mode in Mode::ALL {
+            self.sample("heartbeats_total", &[("mode", mode.as_str())], counters.heartbeats[mode as usize]);
+        }
+        self.one("deaths_total", "counter", "Verdicts that turned dead.", counters.deaths);
+        self.one("recoveries_total", "counter", "Dead agents that came back.", counters.recoveries);
+        self.one("restarts_total", "counter", "Agents that were started anew.", counters.restarts);
+        self.family(
+            "detection_lag_seconds",
+            "histogram",
+            "From the deadline of a death to its alert being queued.",
+        );
+        self.histogram("detection_lag_seconds", &[], &numbers.detection_lag);
+    }
+
+    fn alerts(&mut self, numbers: &Numbers, metrics: &Metrics) {
+        let Numbers { tally, .. } = numbers;
+        self.one(
+            "alert_queue_size",
+            "gauge",
+            "Alerts in the queue, those under way included.",
+            numbers.queued,
+        );
+        self.one("alerted_agents", "gauge", "Agents that the station holds to be dead.", numbers.alerted);
+        self.one("alerts_owed", "gauge", "Verdicts that the station has still to be told.", numbers.owed);
+        self.family("alerts_delivered_total", "counter", "Alerts that the station took, by type.");
+        for (kind, count) in &tally.delivered {
+            self.sample("alerts_delivered_total", &[("type", kind.as_str())], count);
+        }
+        self.family(
+            "alerts_refused_total",
+            "counter",
+            "Alerts that the station refused for good, by type and status.",
+        );
+        for ((kind, status), count) in &tally.refused {
+            self.sample(
+                "alerts_refused_total",
+                &[("type", kind.as_str()), ("status", &status.to_string())],
+                count,
+            );
+        }
+        self.family("alerts_dropped_total", "counter", "Alerts that will not be told, by type and reason.");
+        for ((kind, reason), count) in &tally.dropped {
+            self.sample(
+                "alerts_dropped_total",
+                &[("type", kind.as_str()), ("reason", reason.as_str())],
+                count,
+            );
+        }
+        self.family("alert_delivery_seconds", "histogram", "From the event to the station's taking it.");
+        self.histogram("alert_delivery_seconds", &[], &metrics.alert_delivery);
+    }
+
+    fn requests(&mut self, metrics: &Metrics, connections: usize) {
+        self.family("heartbeats_refused_total", "counter", "Heartbeats refused, by reason.");
+        for &why in Refusal::ALL {
+            let count = metrics.refusals[why as usize].load(Ordering::Relaxed);
+            self.sample("heartbeats_refused_total", &[("reason", why.as_str())], count);
+        }
+        self.family(
+            "http_request_duration_seconds",
+            "histogram",
+            "From a request's arrival at a worker to its answer, by route.",
+        );
+        for &route in Route::ALL {
+            self.histogram(
+                "http_request_duration_seconds",
+                &[("route", route.as_str())],
+                &metrics.requests[route as usize],
+            );
+        }
+        self.one("connections", "gauge", "Connections that are open.", connections);
+        self.family(
+            "connections_closed_total",
+            "counter",
+            "Connections that the collector closed, by reason.",
+        );
+        for &why in Closed::ALL {
+            let count = metrics.closed[why as usize].load(Ordering::Relaxed);
+            self.sample("connections_closed_total", &[("reason", why.as_str())], count);
+        }
+        self.one("observer_lagged_total", "counter", "Messages that watchers were too slow for.", 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_counts_upwards_and_ends_in_infinity() {
+        let histogram = Histogram::new(&FAST);
+        for millis in [0, 1, 3, 70_000] {
+            histogram.record(Duration::from_millis(millis));
+        }
+        let mut text = Text::new("a\"b");
+        text.histogram("x", &[("route", "y")], &histogram);
+        let has = |line: &str| assert!(text.out.contains(line), "{line} in\n{}", text.out);
+        has("pap_collector_x_bucket{cluster=\"a\\\"b\",route=\"y\",le=\"0.0001\"} 1\n");
+        has("le=\"0.001\"} 2\n");
+        has("le=\"0.005\"} 3\n");
+        has("le=\"5\"} 3\n");
+        has("le=\"+Inf\"} 4\n");
+        has("pap_collector_x_sum{cluster=\"a\\\"b\",route=\"y\"} 70.004\n");
+        has("pap_collector_x_count{cluster=\"a\\\"b\",route=\"y\"} 4\n");
+    }
+}

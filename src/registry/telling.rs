@@ -1,0 +1,146 @@
+//! What the station knows of a verdict, against what is true.
+//!
+//! Told verdicts alternate: a death, then (where those are told) its recovery,
+//! then the next death. An agent has at most one recovery and one death
+//! outstanding, the recovery first; a pair of which nothing was told cancels
+//! out.
+
+use std::time::Duration;
+
+use super::{Agent, Registry, millis};
+use crate::alert::{Alert, Details, Kind};
+use crate::clock::{Now, Tick, Wall};
+use crate::delivery::Outcome;
+use crate::lines::{Line, Slot};
+use crate::outbox::{Dropped, Next, Settled, Verdict};
+
+impl Registry {
+    /// The next alert to post, if any may go now. It is under way until
+    /// [`settle`](Self::settle); at most one is under way for an agent.
+    pub fn next_alert(&mut self, now: Now) -> Option<Alert> {
+        match self.outbox.next(now.tick)? {
+            Next::Event(alert) => Some(alert),
+            Next::Verdict { seq, slot, kind, at, span } => {
+                Some(self.agents[slot as usize].verdict_alert(now, seq, kind, at, span))
+            }
+        }
+    }
+
+    /// Takes note of how the post of an alert ended.
+    pub fn settle(&mut self, now: Now, alert: &Alert, outcome: Outcome) {
+        match self.outbox.settle(now.tick, alert.seq, outcome) {
+            None | Some(Settled::Event) => {}
+            Some(Settled::Current(slot, kind)) => match outcome {
+                Outcome::Failed(_) => {}
+                Outcome::Taken => self.told(now.tick, slot, kind, kind == Kind::AgentDeath),
+                Outcome::Refused(_) => self.told(now.tick, slot, kind, false),
+            },
+            Some(Settled::Over(slot, _)) => {
+                // The agent may be gone, and another in its place.
+                let same = |agent: &Agent| agent.id == alert.agent;
+                if self.agents.get(slot as usize).is_some_and(same) {
+                    self.told_late(now.tick, slot, outcome == Outcome::Taken);
+                }
+            }
+        }
+    }
+
+    /// How many agents the station holds to be dead.
+    pub const fn alerted(&self) -> usize {
+        self.told_dead
+    }
+
+    /// Owes the death of an agent whose verdict has just turned dead.
+    pub(super) fn owe_death(&mut self, now: Now, slot: Slot) {
+        let agent = &mut self.agents[slot as usize];
+        let verdict = Verdict {
+            agent: &agent.id,
+            slot,
+            kind: Kind::AgentDeath,
+            span: Duration::ZERO,
+            held: agent.recovery != 0,
+        };
+        agent.death = self.outbox.owe(now, &verdict);
+    }
+
+    /// Settles what is owed about an agent that came back after `dead_for`.
+    /// Returns whether there is something new to tell.
+    pub(super) fn owe_recovery(&mut self, now: Now, slot: Slot, dead_for: Duration) -> bool {
+        let agent = &mut self.agents[slot as usize];
+        // A death that is being posted may or may not be told; its recovery
+        // waits for that answer.
+        let being_told = self.outbox.is_under_way(agent.death);
+        let told = agent.death == 0 && agent.told_dead;
+        if agent.death != 0 {
+            self.outbox.withdraw(agent.death, Dropped::Cancelled);
+            agent.death = 0;
+        }
+        if self.rules.recovery_alerts && (told || being_told) {
+            let kind = Kind::AgentRecovered;
+            let verdict = Verdict { agent: &agent.id, slot, kind, span: dead_for, held: being_told };
+            agent.recovery = self.outbox.owe(now, &verdict);
+            return told;
+        }
+        if told {
+            self.set_told_dead(slot, false);
+        }
+        false
+    }
+
+    /// The station knows the verdict, or will never know it.
+    fn told(&mut self, now: Tick, slot: Slot, kind: Kind, dead: bool) {
+        self.set_told_dead(slot, dead);
+        let agent = &mut self.agents[slot as usize];
+        match kind {
+            Kind::AgentDeath => agent.death = 0,
+            Kind::AgentRecovered => agent.recovery = 0,
+            Kind::EmergencyMode | Kind::RestartDetected => {}
+        }
+        if agent.death != 0 {
+            self.outbox.release(now, agent.death);
+        } else if agent.links.line() == Line::Lingering {
+            self.retire(slot);
+        }
+    }
+
+    /// A death was posted whose agent came back meanwhile.
+    fn told_late(&mut self, now: Tick, slot: Slot, taken: bool) {
+        let agent = &mut self.agents[slot as usize];
+        if agent.recovery == 0 {
+            return;
+        }
+        if taken {
+            self.outbox.release(now, agent.recovery);
+            self.set_told_dead(slot, true);
+        } else {
+            self.outbox.withdraw(agent.recovery, Dropped::Cancelled);
+            agent.recovery = 0;
+            self.outbox.release(now, agent.death);
+        }
+    }
+
+    fn set_told_dead(&mut self, slot: Slot, dead: bool) {
+        let agent = &mut self.agents[slot as usize];
+        self.told_dead -= usize::from(agent.told_dead);
+        self.told_dead += usize::from(dead);
+        agent.told_dead = dead;
+    }
+}
+
+impl Agent {
+    fn verdict_alert(&self, now: Now, seq: u64, kind: Kind, at: Wall, span: Duration) -> Alert {
+        let silence = now.tick.since(self.last_seen);
+        let details = match kind {
+            Kind::AgentRecovered => Details::Recovered { dead_ms: millis(span), mode: self.mode },
+            Kind::AgentDeath | Kind::EmergencyMode | Kind::RestartDetected => Details::Death {
+                reason: "heartbeat_timeout",
+                missed_intervals: silence.as_secs() / self.mode.interval().as_secs(),
+                last_seen: self.last_seen_wall,
+                mode: self.mode,
+                uptime_before_death: self.uptime,
+                silence_ms: millis(silence),
+            },
+        };
+        Alert { agent: self.id.clone(), name: self.view(now).agent_name, seq, at, details }
+    }
+}

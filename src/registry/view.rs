@@ -1,0 +1,101 @@
+//! What the API shows of the registry, in steps small enough to be taken
+//! under the lock.
+
+use serde::Serialize;
+
+use super::Registry;
+use crate::alert::seconds;
+use crate::beat::{AgentId, Mode};
+use crate::clock::{Now, Wall};
+use crate::verdict::Status;
+
+/// An agent as the API shows it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AgentView {
+    /// The agent's id.
+    pub agent_uuid: AgentId,
+    /// Its name, or its id where it gave none.
+    pub agent_name: String,
+    /// The mode it announced.
+    pub mode: Mode,
+    /// The uptime it announced, in seconds.
+    #[serde(serialize_with = "seconds")]
+    pub uptime_seconds: f64,
+    /// When it was last heard.
+    pub last_seen: Wall,
+    /// Whether it is not dead.
+    pub healthy: bool,
+    /// Whether somebody watches it.
+    pub observation_mode: bool,
+    /// Heartbeats since it was first heard, restarted or came back.
+    pub consecutive_heartbeats: u32,
+    /// The verdict.
+    pub status: Status,
+    /// When it was first heard.
+    pub first_seen: Wall,
+    /// How long it has been silent, in milliseconds of awake time.
+    pub silence_ms: u64,
+}
+
+/// The agents in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Agents by verdict, in the order of [`Status::ALL`].
+    pub by_status: [usize; Status::ALL.len()],
+    /// Agents by mode, in the order of [`Mode::ALL`].
+    pub by_mode: [usize; Mode::ALL.len()],
+}
+
+impl Stats {
+    /// All agents.
+    pub fn total(&self) -> usize {
+        self.by_mode.iter().sum()
+    }
+
+    /// Those that are dead.
+    pub const fn unhealthy(&self) -> usize {
+        self.by_status[Status::Dead as usize]
+    }
+
+    /// Those that are not.
+    pub fn healthy(&self) -> usize {
+        self.total() - self.unhealthy()
+    }
+}
+
+/// Which agents to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only those with this verdict.
+    pub status: Option<Status>,
+    /// Only those in this mode.
+    pub mode: Option<Mode>,
+    /// Only those whose id sorts after this text.
+    pub after: Option<AgentId>,
+}
+
+impl Registry {
+    /// The agents in numbers; no agent is looked at for it.
+    pub const fn stats(&self) -> Stats {
+        Stats { by_status: self.by_status, by_mode: self.by_mode }
+    }
+
+    /// One agent.
+    pub fn view(&self, now: Now, id: &AgentId) -> Option<AgentView> {
+        self.slot(id).map(|slot| self.agents[slot as usize].view(now))
+    }
+
+    /// Adds the ids that pass `filter` among the next `steps` places, from
+    /// place `from` on, to `ids`. Returns where to go on, none at the end.
+    pub fn scan(&self, filter: &Filter, from: usize, steps: usize, ids: &mut Vec<AgentId>) -> Option<usize> {
+        let end = self.slots_end.min(from + steps);
+        let agents = (from..end).filter_map(|slot| self.agents.get(slot));
+        let passing = agents.filter(|agent| {
+            filter.status.is_none_or(|status| agent.status == status)
+                && filter.mode.is_none_or(|mode| agent.mode == mode)
+                && filter.after.as_ref().is_none_or(|after| agent.id > *after)
+        });
+        ids.extend(passing.map(|agent| agent.id.clone()));
+        (end < self.slots_end).then_some(end)
+    }
+}

@@ -1,0 +1,133 @@
+//! The list of agents, made in bounded steps while it is sent, so that
+//! neither the lock is held for long nor the whole text in memory.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::target::Listing;
+use crate::beat::{AgentId, Mode};
+use crate::registry::{AgentView, Filter, Stats};
+use crate::shared::Shared;
+
+/// Places looked at while the lock is held.
+const SCAN_STEP: usize = 4096;
+/// Agents copied while the lock is held.
+const COPY_STEP: usize = 128;
+
+/// `stats` of the answer.
+#[derive(Serialize)]
+struct StatsText {
+    total: usize,
+    healthy: usize,
+    unhealthy: usize,
+    by_mode: serde_json::Map<String, serde_json::Value>,
+    observed: usize,
+}
+
+impl From<Stats> for StatsText {
+    fn from(stats: Stats) -> Self {
+        let by_mode =
+            Mode::ALL.into_iter().map(|mode| (mode.to_string(), stats.by_mode[mode as usize].into()));
+        Self {
+            total: stats.total(),
+            healthy: stats.healthy(),
+            unhealthy: stats.unhealthy(),
+            by_mode: by_mode.collect(),
+            observed: 0,
+        }
+    }
+}
+
+/// A list of agents on its way out.
+pub struct AgentList {
+    shared: Arc<Shared>,
+    ids: std::vec::IntoIter<AgentId>,
+    next: Option<AgentId>,
+    is_first: bool,
+    is_done: bool,
+    text: io::Cursor<Vec<u8>>,
+}
+
+impl AgentList {
+    /// The agents that `listing` asks for, ordered by id.
+    pub fn new(
+        shared: Arc<Shared>,
+        cluster_id: &str,
+        cluster_name: &str,
+        listing: &Listing,
+    ) -> io::Result<Self> {
+        #[derive(Serialize)]
+        struct Head<'a> {
+            cluster_id: &'a str,
+            cluster_name: &'a str,
+            stats: StatsText,
+        }
+        let mut ids = matching(&shared, &listing.filter, listing.limit);
+        let mut next = None;
+        if let Some(limit) = listing.limit.filter(|&limit| ids.len() > limit) {
+            ids.truncate(limit);
+            next = ids.last().cloned();
+        }
+        let stats = shared.with(|registry, _| registry.stats()).into();
+        let mut text = serde_json::to_vec(&Head { cluster_id, cluster_name, stats })?;
+        // The object goes on with the agents.
+        text.pop();
+        text.extend_from_slice(b",\"agents\":[");
+        let text = io::Cursor::new(text);
+        Ok(Self { shared, ids: ids.into_iter(), next, is_first: true, is_done: false, text })
+    }
+
+    fn refill(&mut self) -> io::Result<()> {
+        let ids: Vec<AgentId> = self.ids.by_ref().take(COPY_STEP).collect();
+        let views: Vec<AgentView> = self.shared.with(|registry, now| {
+            // One that was forgotten meanwhile is no longer listed.
+            ids.iter().filter_map(|id| registry.view(now, id)).collect()
+        });
+        let mut text = std::mem::take(self.text.get_mut());
+        text.clear();
+        for view in &views {
+            if !std::mem::take(&mut self.is_first) {
+                text.push(b',');
+            }
+            serde_json::to_writer(&mut text, view)?;
+        }
+        if ids.len() < COPY_STEP {
+            self.is_done = true;
+            text.push(b']');
+            if let Some(next) = self.next.take() {
+                text.extend_from_slice(b",\"next\":");
+                serde_json::to_writer(&mut text, &next)?;
+            }
+            text.push(b'}');
+        }
+        self.text = io::Cursor::new(text);
+        Ok(())
+    }
+}
+
+impl Read for AgentList {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.text.position() == self.text.get_ref().len() as u64 && !self.is_done {
+            self.refill()?;
+        }
+        self.text.read(out)
+    }
+}
+
+/// The ids that pass, in order: all of them, or one more than `limit`.
+fn matching(shared: &Shared, filter: &Filter, limit: Option<usize>) -> Vec<AgentId> {
+    let mut ids = Vec::new();
+    let mut from = Some(0);
+    while let Some(place) = from {
+        from = shared.with(|registry, _| registry.scan(filter, place, SCAN_STEP, &mut ids));
+        if let Some(limit) = limit.filter(|limit| ids.len() > 2 * limit + SCAN_STEP) {
+            ids.select_nth_unstable(limit);
+            ids.truncate(limit + 1);
+        }
+    }
+    ids.sort_unstable();
+    ids.truncate(limit.map_or(usize::MAX, |limit| limit + 1));
+    ids
+}

@@ -1,0 +1,250 @@
+//! What each endpoint does: from a target and a body to an answer. The
+//! contract's table, in code.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::json;
+use tiny_http::Header;
+
+use super::agents::AgentList;
+use super::answer::Answer;
+use super::auth;
+use super::connection;
+use super::target::{Listing, Target};
+use crate::VERSION;
+use crate::beat::{AgentId, Beat, BeatError, IdError, Mode};
+use crate::config::Secret;
+use crate::metrics::{Metrics, Numbers, Refusal, render};
+use crate::registry::{AgentView, millis};
+use crate::shared::{Phase, Shared};
+use crate::sweeper::log_change;
+
+/// A new agent that found no room may try again after so many seconds.
+const RETRY_WHEN_FULL: u32 = 30;
+
+/// What the endpoints need.
+pub struct Api {
+    /// The registry and the clock.
+    pub shared: Arc<Shared>,
+    /// Where requests are counted.
+    pub metrics: Arc<Metrics>,
+    /// The id the station knows this cluster by.
+    pub cluster_id: String,
+    /// The cluster's name for people.
+    pub cluster_name: String,
+    /// What `/agents` asks for.
+    pub api_key: Option<Secret>,
+    /// The port it is served on.
+    pub port: u16,
+}
+
+impl Api {
+    /// The answer to a request. It waits for nothing but the lock.
+    pub fn answer(&self, target: &Target, headers: &[Header], body: &[u8]) -> Answer {
+        let key = self.api_key.as_ref().filter(|_| target.is_protected());
+        if key.is_some_and(|key| !auth::has_key(headers, key)) {
+            let message = "Send the key as X-Collector-Key or as Authorization: Bearer";
+            let body = json!({ "error": "Unauthorized", "message": message });
+            return Answer::json(401, &body).with("WWW-Authenticate", "Bearer");
+        }
+        match target {
+            Target::Heartbeat(id) => self.heartbeat(id.as_ref(), body),
+            Target::Goodbye(id) | Target::Remove(id) => with_id(id.as_ref(), |id| self.remove(id)),
+            Target::Agents(Ok(listing)) => self.agents(listing),
+            Target::Agents(Err(error)) => Answer::error(400, error),
+            Target::Agent(id) => with_id(id.as_ref(), |id| self.agent(id)),
+            Target::Health => self.health(),
+            Target::Ready => self.ready(),
+            Target::Metrics => self.metrics(),
+            Target::Root => self.root(),
+            Target::WrongMethod(allowed, _) => {
+                Answer::error(405, &format!("Method not allowed, use {allowed}")).with("Allow", *allowed)
+            }
+            Target::Unknown => Answer::error(404, "Not found, see / for the endpoints"),
+        }
+    }
+
+    fn heartbeat(&self, id: Result<&AgentId, &IdError>, body: &[u8]) -> Answer {
+        let refuse = |why, answer| {
+            self.metrics.refusal(why);
+            answer
+        };
+        let id = match id {
+            Ok(id) => id,
+            Err(error) => return refuse(Refusal::Id, Answer::error(400, &error.to_string())),
+        };
+        let beat = match Beat::from_json(body) {
+            Ok(beat) => beat,
+            Err(BeatError::Payload) => {
+                let body =
+                    json!({"error": "Invalid heartbeat payload", "required": ["mode", "uptime_seconds"]});
+                return refuse(Refusal::Payload, Answer::json(400, &body));
+            }
+            Err(BeatError::Mode) => {
+                let body = json!({"error": "Invalid mode", "valid": Mode::ALL});
+                return refuse(Refusal::Mode, Answer::json(400, &body));
+            }
+            Err(BeatError::Name) => {
+                let answer = Answer::error(400, "agent_name must be text of at most 128 bytes");
+                return refuse(Refusal::Name, answer);
+            }
+            Err(BeatError::Resource(field)) => {
+                let error = format!("Resource data is not allowed in a heartbeat: remove {field}");
+                return refuse(Refusal::Resource, Answer::error(400, &error));
+            }
+        };
+        let Ok(received) = self.shared.with(|registry, now| registry.beat(now, id, &beat)) else {
+            let answer = Answer::error(503, "As many agents are known as COLLECTOR_MAX_AGENTS allows");
+            return refuse(Refusal::Full, answer.retry_after(RETRY_WHEN_FULL));
+        };
+        if received.news {
+            self.shared.wake();
+        }
+        if let Some(change) = &received.change {
+            log_change(change);
+        }
+        log::debug!(agent_uuid:% = id; "heartbeat in {}{}", beat.mode, if received.is_new { ", the first" } else { "" });
+        #[derive(Serialize)]
+        struct Body {
+            received: bool,
+            is_new: bool,
+            restart_detected: bool,
+            next_heartbeat_ms: u64,
+        }
+        let body = Body {
+            received: true,
+            is_new: received.is_new,
+            restart_detected: received.restarted,
+            next_heartbeat_ms: millis(beat.mode.interval()),
+        };
+        Answer::json(200, &body)
+    }
+
+    fn remove(&self, id: &AgentId) -> Answer {
+        if !self.shared.with(|registry, _| registry.forget(id)) {
+            return self.not_found(id);
+        }
+        self.shared.wake();
+        log::info!(agent_uuid:% = id; "removed on request");
+        Answer::json(200, &json!({ "removed": true, "agent_uuid": id }))
+    }
+
+    fn agents(&self, listing: &Listing) -> Answer {
+        match AgentList::new(Arc::clone(&self.shared), &self.cluster_id, &self.cluster_name, listing) {
+            Ok(list) => Answer::stream(list),
+            Err(error) => Answer::error(500, &error.to_string()),
+        }
+    }
+
+    fn agent(&self, id: &AgentId) -> Answer {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            cluster_id: &'a str,
+            cluster_name: &'a str,
+            agent: AgentView,
+        }
+        match self.shared.with(|registry, now| registry.view(now, id)) {
+            Some(agent) => {
+                let (cluster_id, cluster_name) = (&self.cluster_id, &self.cluster_name);
+                Answer::json(200, &Body { cluster_id, cluster_name, agent })
+            }
+            None => self.not_found(id),
+        }
+    }
+
+    fn not_found(&self, id: &AgentId) -> Answer {
+        let body = json!({ "error": "Agent not found", "agent_uuid": id, "cluster_id": self.cluster_id });
+        Answer::json(404, &body)
+    }
+
+    fn health(&self) -> Answer {
+        #[derive(Serialize)]
+        struct Health<'a> {
+            status: &'a str,
+            version: &'a str,
+            cluster_id: &'a str,
+            cluster_name: &'a str,
+            uptime: u64,
+            agents: HealthAgents,
+            alert_queue: HealthQueue,
+        }
+        #[derive(Serialize)]
+        struct HealthAgents {
+            total: usize,
+            healthy: usize,
+            unhealthy: usize,
+        }
+        #[derive(Serialize)]
+        struct HealthQueue {
+            size: usize,
+            oldest_age_ms: Option<u64>,
+            owed: usize,
+        }
+        let (stats, queued, oldest, owed) = self.shared.with(|registry, now| {
+            let outbox = registry.outbox();
+            (registry.stats(), outbox.queued(), outbox.oldest(now.tick), outbox.owed())
+        });
+        let body = Health {
+            status: "healthy",
+            version: VERSION,
+            cluster_id: &self.cluster_id,
+            cluster_name: &self.cluster_name,
+            uptime: self.shared.clock().uptime().as_secs(),
+            agents: HealthAgents {
+                total: stats.total(),
+                healthy: stats.healthy(),
+                unhealthy: stats.unhealthy(),
+            },
+            alert_queue: HealthQueue { size: queued, oldest_age_ms: oldest.map(millis), owed },
+        };
+        Answer::json(200, &body)
+    }
+
+    fn ready(&self) -> Answer {
+        let reason = match self.shared.phase() {
+            Phase::Ready => return Answer::json(200, &json!({ "ready": true })),
+            Phase::Starting => "starting",
+            Phase::Draining => "draining",
+        };
+        Answer::json(
+            503,
+            &json!({ "ready": false, "reason": reason, "error": format!("Not ready: {reason}") }),
+        )
+    }
+
+    fn metrics(&self) -> Answer {
+        let numbers = self.shared.with(|registry, _| Numbers::of(registry));
+        let connections = connection::count(self.port);
+        let text = render(&self.cluster_id, &numbers, &self.metrics, self.shared.clock(), connections);
+        Answer::text("text/plain; version=0.0.4; charset=utf-8", text)
+    }
+
+    fn root(&self) -> Answer {
+        Answer::json(
+            200,
+            &json!({
+                "service": "pap-heartbeat-collector",
+                "version": VERSION,
+                "cluster": { "id": self.cluster_id, "name": self.cluster_name },
+                "endpoints": {
+                    "heartbeat": "POST /heartbeat/:agentId",
+                    "goodbye": "DELETE /heartbeat/:agentId",
+                    "agents": "GET /agents",
+                    "agent": "GET /agents/:agentId",
+                    "remove": "DELETE /agents/:agentId",
+                    "health": "GET /health",
+                    "ready": "GET /ready",
+                    "metrics": "GET /metrics",
+                },
+            }),
+        )
+    }
+}
+
+fn with_id(id: Result<&AgentId, &IdError>, answer: impl FnOnce(&AgentId) -> Answer) -> Answer {
+    match id {
+        Ok(id) => answer(id),
+        Err(error) => Answer::error(400, &error.to_string()),
+    }
+}

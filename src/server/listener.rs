@@ -1,0 +1,49 @@
+//! The listening socket, with the options that accepted connections inherit.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+/// Connections that may wait to be accepted; the system may cap it.
+const BACKLOG: i32 = 4096;
+/// A peer that takes nothing for this long loses the answer.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Sent data that stays unacknowledged this long ends the connection.
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
+/// A silent peer is asked for a sign of life after this, and every third of it.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Listens on `address`, or on all addresses of both families.
+///
+/// # Errors
+/// The address cannot be listened on.
+pub fn bind(address: Option<IpAddr>, port: u16) -> io::Result<TcpListener> {
+    match address {
+        Some(address) => listen(SocketAddr::new(address, port)),
+        None => listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)).or_else(|error| {
+            // A kernel without IPv6 refuses the family, not the port.
+            if error.kind() == io::ErrorKind::AddrInUse {
+                return Err(error);
+            }
+            listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port))
+        }),
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    // Linux hands these on to every accepted connection.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3))?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

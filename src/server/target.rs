@@ -1,0 +1,242 @@
+//! What a request is for, from its method and its URL.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+use tiny_http::Method;
+
+use crate::beat::{AgentId, IdError, Mode};
+use crate::metrics::Route;
+use crate::registry::Filter;
+use crate::verdict::Status;
+
+/// The most agents one page may ask for.
+pub const MOST_LISTED: usize = 100_000;
+
+/// What a request is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `POST /heartbeat/:agentId`
+    Heartbeat(Result<AgentId, IdError>),
+    /// `DELETE /heartbeat/:agentId`
+    Goodbye(Result<AgentId, IdError>),
+    /// `GET /agents`
+    Agents(Result<Listing, &'static str>),
+    /// `GET /agents/:agentId`
+    Agent(Result<AgentId, IdError>),
+    /// `DELETE /agents/:agentId`
+    Remove(Result<AgentId, IdError>),
+    /// `GET /health`
+    Health,
+    /// `GET /ready`
+    Ready,
+    /// `GET /metrics`
+    Metrics,
+    /// `GET /`
+    Root,
+    /// A path that is known, with a method that is not: those that are, and
+    /// whether the path needs the key.
+    WrongMethod(&'static str, Route),
+    /// A path that is not known.
+    Unknown,
+}
+
+/// Which agents to list, and how many of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Those that pass.
+    pub filter: Filter,
+    /// At most so many, all if none.
+    pub limit: Option<usize>,
+}
+
+impl Target {
+    /// The target of a request. Every method but the known ones of a path is
+    /// wrong for it; HEAD is GET without the body.
+    pub fn parse(method: &Method, url: &str) -> Self {
+        let url = without_authority(url);
+        let (path, query) = url.split_once('?').unwrap_or((url, ""));
+        let get = matches!(method, Method::Get | Method::Head);
+        match path {
+            "/" if get => Self::Root,
+            "/health" if get => Self::Health,
+            "/ready" if get => Self::Ready,
+            "/metrics" if get => Self::Metrics,
+            "/agents" | "/agents/" if get => Self::Agents(listing(query)),
+            "/" => Self::WrongMethod("GET, HEAD", Route::Root),
+            "/health" => Self::WrongMethod("GET, HEAD", Route::Health),
+            "/ready" => Self::WrongMethod("GET, HEAD", Route::Ready),
+            "/metrics" => Self::WrongMethod("GET, HEAD", Route::Metrics),
+            "/agents" | "/agents/" => Self::WrongMethod("GET, HEAD", Route::Agents),
+            _ => Self::of_agent(method, path),
+        }
+    }
+
+    fn of_agent(method: &Method, path: &str) -> Self {
+        // One slash at the end is a matter of style, as it always was.
+        let id = |segment: &str| AgentId::from_path(segment.strip_suffix('/').unwrap_or(segment));
+        if let Some(segment) = path.strip_prefix("/heartbeat/") {
+            return match method {
+                Method::Post => Self::Heartbeat(id(segment)),
+                Method::Delete => Self::Goodbye(id(segment)),
+                _ => Self::WrongMethod("POST, DELETE", Route::Heartbeat),
+            };
+        }
+        if let Some(segment) = path.strip_prefix("/agents/") {
+            return match method {
+                Method::Get | Method::Head => Self::Agent(id(segment)),
+                Method::Delete => Self::Remove(id(segment)),
+                _ => Self::WrongMethod("GET, HEAD, DELETE", Route::Agent),
+            };
+        }
+        Self::Unknown
+    }
+
+    /// Whether it needs the key where one is set.
+    pub const fn is_protected(&self) -> bool {
+        matches!(self.route(), Route::Agents | Route::Agent)
+    }
+
+    /// Whether its answer may be big.
+    pub const fn is_big(&self) -> bool {
+        matches!(self, Self::Agents(_) | Self::Metrics)
+    }
+
+    /// Whether it must come with a body.
+    pub const fn wants_body(&self) -> bool {
+        matches!(self, Self::Heartbeat(_))
+    }
+
+    /// Its name in the metrics.
+    pub const fn route(&self) -> Route {
+        match self {
+            Self::Heartbeat(_) => Route::Heartbeat,
+            Self::Goodbye(_) => Route::Goodbye,
+            Self::Agents(_) => Route::Agents,
+            Self::Agent(_) | Self::Remove(_) => Route::Agent,
+            Self::Health => Route::Health,
+            Self::Ready => Route::Ready,
+            Self::Metrics => Route::Metrics,
+            Self::Root => Route::Root,
+            Self::WrongMethod(_, route) => *route,
+            Self::Unknown => Route::Other,
+        }
+    }
+}
+
+/// The path of an absolute URL, which a client may send too (RFC 9112 §3.2.2).
+fn without_authority(url: &str) -> &str {
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
+        return url;
+    };
+    rest.find('/').map_or("/", |at| &rest[at..])
+}
+
+fn listing(query: &str) -> Result<Listing, &'static str> {
+    let mut listing = Listing::default();
+    for pair in query.split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = decode(value).ok_or("a parameter is not percent-encoded UTF-8")?;
+        match name {
+            "status" => {
+                let status = Status::from_name(&value).ok_or("status must be healthy, suspect or dead")?;
+                listing.filter.status = Some(status);
+            }
+            "mode" => {
+                let mode = Mode::from_name(&value).ok_or("mode must be EMERGENCY, IDLE or SLEEP")?;
+                listing.filter.mode = Some(mode);
+            }
+            "limit" => {
+                let limit = value.parse().ok().filter(|limit| (1..=MOST_LISTED).contains(limit));
+                listing.limit = Some(limit.ok_or("limit must be a whole number from 1 to 100000")?);
+            }
+            "after" => {
+                let after = AgentId::new(&value).map_err(|_| "after must be an agent id")?;
+                listing.filter.after = Some(after);
+            }
+            // What is not known here may be known to a cache or a proxy.
+            _ => {}
+        }
+    }
+    Ok(listing)
+}
+
+/// Decodes a form value, in which a space may be a plus.
+fn decode(value: &str) -> Option<String> {
+    let spaced = if value.contains('+') { Cow::Owned(value.replace('+', " ")) } else { Cow::Borrowed(value) };
+    Some(percent_decode_str(&spaced).decode_utf8().ok()?.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn get(url: &str) -> Target {
+        Target::parse(&Method::Get, url)
+    }
+
+    fn id(text: &str) -> Result<AgentId, IdError> {
+        Ok(AgentId::new(text).unwrap())
+    }
+
+    #[test]
+    fn paths_and_methods_lead_to_targets() {
+        assert_eq!(get("/"), Target::Root);
+        assert_eq!(get("/health?x=1"), Target::Health);
+        assert_eq!(Target::parse(&Method::Head, "/ready"), Target::Ready);
+        assert_eq!(get("http://collector:8080/metrics"), Target::Metrics);
+        assert_eq!(get("http://collector:8080"), Target::Root);
+        assert_eq!(get("/agents/a%2Fb@1/"), Target::Agent(id("a/b@1")));
+        assert_eq!(Target::parse(&Method::Post, "/heartbeat/a?x"), Target::Heartbeat(id("a")));
+        assert_eq!(Target::parse(&Method::Delete, "/heartbeat/a"), Target::Goodbye(id("a")));
+        assert_eq!(Target::parse(&Method::Delete, "/agents/a"), Target::Remove(id("a")));
+        assert_eq!(Target::parse(&Method::Post, "/heartbeat/"), Target::Heartbeat(Err(IdError::Length)));
+        assert_eq!(get("/heartbeat/a"), Target::WrongMethod("POST, DELETE", Route::Heartbeat));
+        assert_eq!(
+            Target::parse(&Method::Put, "/agents/a"),
+            Target::WrongMethod("GET, HEAD, DELETE", Route::Agent)
+        );
+        assert_eq!(
+            Target::parse(&Method::Options, "/agents"),
+            Target::WrongMethod("GET, HEAD", Route::Agents)
+        );
+        assert_eq!(get("/heartbeat"), Target::Unknown);
+        assert_eq!(get("/agentsx"), Target::Unknown);
+        assert_eq!(get("*"), Target::Unknown);
+    }
+
+    #[test]
+    fn the_query_filters_and_pages() {
+        let Target::Agents(Ok(listing)) = get("/agents?status=dead&mode=IDLE&limit=5&after=a%2Fb+c&_=1")
+        else {
+            panic!("a listing");
+        };
+        assert_eq!(listing.filter.status, Some(Status::Dead));
+        assert_eq!(listing.filter.mode, Some(Mode::Idle));
+        assert_eq!(listing.limit, Some(5));
+        assert_eq!(listing.filter.after, Some(AgentId::new("a/b c").unwrap()));
+        assert_eq!(get("/agents?"), Target::Agents(Ok(Listing::default())));
+        for wrong in [
+            "status=Dead",
+            "mode=idle",
+            "limit=0",
+            "limit=-1",
+            "limit=100001",
+            "limit",
+            "after=",
+            "after=%ff",
+        ] {
+            assert!(matches!(get(&format!("/agents?{wrong}")), Target::Agents(Err(_))), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_url_has_a_target(url in "[ -~]{0,80}") {
+            for method in [Method::Get, Method::Post, Method::Delete, Method::Options] {
+                let _ = Target::parse(&method, &url);
+            }
+        }
+    }
+}

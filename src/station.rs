@@ -1,0 +1,158 @@
+//! The station: posts one alert and says how that ended. Without a station
+//! the alert goes to the log, and that never fails.
+
+use std::io::Read as _;
+use std::time::{Duration, SystemTime};
+
+use ureq::http::HeaderMap;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+use crate::alert::{Alert, Severity};
+use crate::clock::wall;
+use crate::config;
+use crate::delivery::Reply;
+
+/// How long resolving the station's name and connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one post may take as a whole.
+const POST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A kept connection is not used again after this: servers commonly close at
+/// 5 s, and a post that meets a closed connection is lost and sent twice.
+const KEEP_IDLE: Duration = Duration::from_secs(2);
+/// How much of the station's answer is worth reading.
+const ANSWER_EXCERPT: u64 = 300;
+
+/// Where alerts go.
+pub struct Station {
+    cluster_id: String,
+    instance: String,
+    post: Option<Post>,
+}
+
+struct Post {
+    agent: ureq::Agent,
+    url: String,
+    authorization: String,
+}
+
+/// How a post ended, and what to say about it.
+pub struct Told {
+    /// For the decision what to do next.
+    pub reply: Reply,
+    /// For the log: the station's words, or what went wrong.
+    pub remark: String,
+}
+
+impl Station {
+    /// The configured station, or the log. `instance` makes event ids unique.
+    pub fn new(config: &config::Config, instance: String) -> Self {
+        let post = config.station.as_ref().map(|station| Post {
+            agent: agent(&station.roots, config.rules.outbox.senders),
+            url: station.url.clone(),
+            authorization: format!("Bearer {}", station.key.reveal()),
+        });
+        Self { cluster_id: config.cluster_id.clone(), instance, post }
+    }
+
+    /// Whether alerts only go to the log.
+    pub const fn is_log(&self) -> bool {
+        self.post.is_none()
+    }
+
+    /// Tells one alert. Waits for the station for at most 10 seconds.
+    pub fn tell(&self, alert: &Alert) -> Told {
+        let body = match alert.to_json(&self.cluster_id, &self.instance) {
+            Ok(body) => body,
+            Err(error) => return Told { reply: Reply::None, remark: error.to_string() },
+        };
+        if let Some(post) = &self.post {
+            post.send(&body)
+        } else {
+            let level = match alert.kind().severity() {
+                Severity::Critical => log::Level::Error,
+                Severity::Warning => log::Level::Warn,
+                Severity::Info => log::Level::Info,
+            };
+            log::log!(level, agent_uuid:% = alert.agent; "alert {}", String::from_utf8_lossy(&body));
+            Told { reply: Reply::Status { code: 200, retry_after: None }, remark: String::new() }
+        }
+    }
+}
+
+impl Post {
+    fn send(&self, body: &[u8]) -> Told {
+        let request = self.agent.post(&self.url);
+        let request =
+            request.header("Authorization", &self.authorization).header("Content-Type", "application/json");
+        match request.send(body) {
+            Ok(response) => {
+                let (head, body) = response.into_parts();
+                let reply =
+                    Reply::Status { code: head.status.as_u16(), retry_after: retry_after(&head.headers) };
+                let mut excerpt = Vec::new();
+                // The status alone decides; the words are for the log.
+                let _ = body.into_reader().take(ANSWER_EXCERPT).read_to_end(&mut excerpt);
+                Told { reply, remark: String::from_utf8_lossy(&excerpt).escape_debug().to_string() }
+            }
+            Err(error) => Told { reply: Reply::None, remark: error.to_string().escape_debug().to_string() },
+        }
+    }
+}
+
+fn agent(roots: &[Certificate<'static>], senders: usize) -> ureq::Agent {
+    let mut tls = TlsConfig::builder();
+    if !roots.is_empty() {
+        // Named roots replace the built-in ones, so those are named too.
+        let built_in = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
+        let mut all: Vec<_> = built_in.map(|der| Certificate::from_der(der).to_owned()).collect();
+        all.extend_from_slice(roots);
+        tls = tls.root_certs(RootCerts::new_with_certs(&all));
+    }
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        // A proxy from the environment would see every alert; none is used.
+        .proxy(None)
+        .user_agent(concat!("pap-collector/", env!("CARGO_PKG_VERSION")))
+        .timeout_resolve(Some(CONNECT_TIMEOUT))
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_global(Some(POST_TIMEOUT))
+        .max_idle_connections(senders)
+        .max_idle_connections_per_host(senders)
+        .max_idle_age(KEEP_IDLE)
+        .tls_config(tls.build())
+        .build()
+        .new_agent()
+}
+
+/// `Retry-After` in either of its forms (RFC 9110 §10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("retry-after")?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = httpdate::parse_http_date(value).ok()?;
+    let now = SystemTime::UNIX_EPOCH + Duration::from_millis(wall().0);
+    Some(at.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_in_both_forms() {
+        let read = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("Retry-After", value.parse().unwrap());
+            retry_after(&headers)
+        };
+        assert_eq!(read("7"), Some(Duration::from_secs(7)));
+        let soon = SystemTime::UNIX_EPOCH + Duration::from_millis(wall().0) + Duration::from_secs(100);
+        let seconds = read(&httpdate::fmt_http_date(soon)).unwrap().as_secs();
+        assert!((98..=100).contains(&seconds), "{seconds}");
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!(read("soon"), None);
+    }
+}

@@ -1,0 +1,72 @@
+//! The thread that waits for the earliest deadline, passes the verdicts that
+//! fall due and hands the next alerts to the senders.
+
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use crate::alert::Alert;
+use crate::metrics::Metrics;
+use crate::registry::Change;
+use crate::shared::Shared;
+use crate::verdict::Status;
+
+/// The sweeper renews the lease on awake time at least this often.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// The most verdicts passed while the lock is held.
+const BUDGET: usize = 256;
+/// From here on a pause of ours is worth a line in the log.
+const NOTABLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Sweeps until told to stop.
+pub fn run(shared: &Shared, metrics: &Metrics, alerts: &Sender<Alert>, longest_sleep: Duration) {
+    let longest_sleep = longest_sleep.min(LONGEST_SLEEP);
+    let mut paused = shared.clock().paused();
+    while !shared.is_stopping() {
+        let started = shared.clock().uptime();
+        let (swept, next_alerts, deadline) = shared.with_renewed(|registry, now| {
+            let swept = registry.sweep(now, BUDGET);
+            let next_alerts: Vec<Alert> = std::iter::from_fn(|| registry.next_alert(now)).collect();
+            (swept, next_alerts, registry.next_deadline())
+        });
+        metrics.sweep.record(shared.clock().uptime().saturating_sub(started));
+        for alert in next_alerts {
+            // There is room: the channel holds as many as may be under way.
+            if alerts.try_send(alert).is_err() {
+                log::error!("an alert found no sender");
+            }
+        }
+        let now_paused = shared.clock().paused();
+        let pause = now_paused.saturating_sub(paused);
+        if pause > NOTABLE_PAUSE {
+            log::warn!("this collector was not awake for {pause:.1?}; it counts as nobody's silence");
+        }
+        paused = now_paused;
+        swept.changes.iter().for_each(log_change);
+        if swept.forgotten > 0 {
+            log::info!("forgot {} agents that were dead for long", swept.forgotten);
+        }
+        if !swept.more {
+            shared.sleep(deadline, longest_sleep);
+        }
+    }
+}
+
+/// Logs one change of a verdict.
+pub fn log_change(change: &Change) {
+    let agent = &change.agent;
+    let silence = Duration::from_millis(agent.silence_ms);
+    let (id, name, mode) = (&agent.agent_uuid, agent.agent_name.escape_debug(), agent.mode);
+    match (agent.status, change.dead_for) {
+        (Status::Dead, _) => {
+            log::warn!(agent_uuid:% = id; "{name} is dead: silent for {silence:.1?} in {mode}");
+        }
+        (Status::Suspect, _) => {
+            log::info!(agent_uuid:% = id; "{name} is suspect: silent for {silence:.1?} in {mode}");
+        }
+        (Status::Healthy, None) => log::info!(agent_uuid:% = id; "{name} is healthy again"),
+        (Status::Healthy, Some(dead_for)) => {
+            log::info!(agent_uuid:% = id; "{name} is back after being dead for {dead_for:.1?}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! PURE: the verdict on an agent, and what turns one verdict into another.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::beat::Mode;
+
+/// What the collector holds an agent to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Heard in time.
+    Healthy,
+    /// Silent for 1.5 intervals: shown, never alerted.
+    Suspect,
+    /// Silent for 2 intervals and the grace.
+    Dead,
+}
+
+impl Status {
+    /// All verdicts, in the order the metrics list them.
+    pub const ALL: [Self; 3] = [Self::Healthy, Self::Suspect, Self::Dead];
+
+    /// The verdict's name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Suspect => "suspect",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// The verdict with this exact name on the wire.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+
+    /// The verdict after `cue`.
+    pub const fn after(self, cue: Cue) -> Self {
+        match (self, cue) {
+            (Self::Healthy | Self::Suspect | Self::Dead, Cue::Heard) => Self::Healthy,
+            (Self::Healthy | Self::Suspect, Cue::Late) => Self::Suspect,
+            (Self::Healthy | Self::Suspect | Self::Dead, Cue::Silent) | (Self::Dead, Cue::Late) => Self::Dead,
+        }
+    }
+}
+
+/// What can change a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cue {
+    /// A heartbeat was accepted.
+    Heard,
+    /// The silence reached [`suspect_after`].
+    Late,
+    /// The silence reached [`dead_after`].
+    Silent,
+}
+
+/// The silence from which an agent in `mode` is suspect: 1.5 intervals.
+pub fn suspect_after(mode: Mode) -> Duration {
+    mode.interval() * 3 / 2
+}
+
+/// The silence from which an agent in `mode` is dead: 2 intervals and the grace.
+pub fn dead_after(mode: Mode, grace: Duration) -> Duration {
+    2 * mode.interval() + grace
+}
+
+/// Whether an agent that announced `before` and, `silence` later, announces
+/// `after` was started anew in between. Both uptimes are in seconds. A fall of
+/// more than 10 s is a restart; so is any fall to an uptime that fits into the
+/// silence, as in a crash loop. A small fall to a large uptime is two
+/// heartbeats that overtook each other.
+pub fn is_restart(before: f64, after: f64, silence: Duration) -> bool {
+    before - after > 10.0 || (after < before && after <= silence.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_thresholds_are_the_contracts() {
+        let seconds =
+            |mode| (suspect_after(mode).as_secs_f64(), dead_after(mode, Duration::from_secs(1)).as_secs());
+        assert_eq!(seconds(Mode::Emergency), (7.5, 11));
+        assert_eq!(seconds(Mode::Idle), (45.0, 61));
+        assert_eq!(seconds(Mode::Sleep), (1350.0, 1801));
+    }
+
+    #[test]
+    fn restarts_are_told_from_heartbeats_out_of_order() {
+        let restart = |before, after, silence| is_restart(before, after, Duration::from_secs(silence));
+        assert!(restart(1000.0, 3.0, 30));
+        assert!(restart(100.0, 89.0, 1), "a fall of more than 10 s");
+        assert!(!restart(100.0, 90.0, 1), "10 s is not more than 10 s");
+        assert!(restart(5.0, 4.9, 5), "a crash loop");
+        assert!(!restart(8.0, 4.0, 1), "an overtaken heartbeat");
+        assert!(!restart(5.0, 5.0, 30));
+        assert!(!restart(5.0, 35.0, 30));
+    }
+}
