@@ -152,6 +152,7 @@ mod tests {
     use super::*;
 
     /// A clock whose raw time the test has moved by shifting its start.
+    #[expect(clippy::unchecked_time_subtraction, reason = "the machine has run for longer than that")]
     fn clock_at(raw: Duration, paused: Duration, lease_end: Duration) -> Clock {
         let clock = Clock::start();
         Clock {

@@ -223,7 +223,7 @@ mod tests {
     fn config(variables: &[(&str, &str)], arguments: &[&str]) -> Result<Config, ConfigError> {
         let flags = Flags::parse("pap-collector", arguments.iter().map(ToString::to_string)).unwrap();
         Config::new(&flags, &|name| {
-            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            variables.iter().rfind(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         })
     }
 

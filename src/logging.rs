@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use env_logger::{Builder, Target};
-use log::Record;
 use log::kv::Key;
+use log::{Level, Record};
 use serde::Serialize;
 
 use crate::clock::{Wall, wall};
@@ -49,6 +49,9 @@ impl Log {
         Builder::new()
             .parse_filters(filter)
             .format(move |line, record| match format {
+                // At this level the HTTP client writes every byte it sends,
+                // the station's key among them.
+                _ if record.level() == Level::Trace && record.target().starts_with("ureq") => Ok(()),
                 LogFormat::Text => write_text(line, wall(), record),
                 LogFormat::Json => write_json(line, wall(), record),
             })
@@ -68,7 +71,7 @@ impl Log {
 
 impl Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.messages.try_send(Message::Line(line.to_vec())).is_err() {
+        if !line.is_empty() && self.messages.try_send(Message::Line(line.to_vec())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -92,7 +95,7 @@ fn write_lines(messages: &Receiver<Message>, dropped: &AtomicU64, format: LogFor
             let text =
                 format_args!("{count} log lines were dropped: the reader of the log is too slow").to_string();
             let args = format_args!("{text}");
-            let record = Record::builder().level(log::Level::Warn).args(args).build();
+            let record = Record::builder().level(Level::Warn).args(args).build();
             let _ = match format {
                 LogFormat::Text => write_text(&mut out, wall(), &record),
                 LogFormat::Json => write_json(&mut out, wall(), &record),
@@ -140,7 +143,7 @@ mod tests {
     fn both_formats_say_when_what_and_who() {
         let agent: &[(&str, &str)] = &[("agent_uuid", "a-1")];
         let record = Record::builder()
-            .level(log::Level::Warn)
+            .level(Level::Warn)
             .args(format_args!("it \"is\" dead"))
             .key_values(&agent)
             .build();

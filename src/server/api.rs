@@ -23,6 +23,56 @@ use crate::sweeper::log_change;
 /// A new agent that found no room may try again after so many seconds.
 const RETRY_WHEN_FULL: u32 = 30;
 
+/// The answer to an accepted heartbeat.
+#[derive(Serialize)]
+struct Accepted {
+    received: bool,
+    is_new: bool,
+    restart_detected: bool,
+    next_heartbeat_ms: u64,
+}
+
+/// The answer to an agent that is forgotten.
+#[derive(Serialize)]
+struct Removed<'a> {
+    removed: bool,
+    agent_uuid: &'a AgentId,
+}
+
+/// The answer to an id that is not known.
+#[derive(Serialize)]
+struct NotFound<'a> {
+    error: &'a str,
+    agent_uuid: &'a AgentId,
+    cluster_id: &'a str,
+}
+
+/// The answer to `/health`.
+#[derive(Serialize)]
+struct Health<'a> {
+    status: &'a str,
+    version: &'a str,
+    cluster_id: &'a str,
+    cluster_name: &'a str,
+    uptime: u64,
+    agents: HealthAgents,
+    alert_queue: HealthQueue,
+}
+
+#[derive(Serialize)]
+struct HealthAgents {
+    total: usize,
+    healthy: usize,
+    unhealthy: usize,
+}
+
+#[derive(Serialize)]
+struct HealthQueue {
+    size: usize,
+    oldest_age_ms: Option<u64>,
+    owed: usize,
+}
+
 /// What the endpoints need.
 pub struct Api {
     /// The registry and the clock.
@@ -105,14 +155,7 @@ impl Api {
             log_change(change);
         }
         log::debug!(agent_uuid:% = id; "heartbeat in {}{}", beat.mode, if received.is_new { ", the first" } else { "" });
-        #[derive(Serialize)]
-        struct Body {
-            received: bool,
-            is_new: bool,
-            restart_detected: bool,
-            next_heartbeat_ms: u64,
-        }
-        let body = Body {
+        let body = Accepted {
             received: true,
             is_new: received.is_new,
             restart_detected: received.restarted,
@@ -127,7 +170,7 @@ impl Api {
         }
         self.shared.wake();
         log::info!(agent_uuid:% = id; "removed on request");
-        Answer::json(200, &json!({ "removed": true, "agent_uuid": id }))
+        Answer::json(200, &Removed { removed: true, agent_uuid: id })
     }
 
     fn agents(&self, listing: &Listing) -> Answer {
@@ -154,33 +197,11 @@ impl Api {
     }
 
     fn not_found(&self, id: &AgentId) -> Answer {
-        let body = json!({ "error": "Agent not found", "agent_uuid": id, "cluster_id": self.cluster_id });
+        let body = NotFound { error: "Agent not found", agent_uuid: id, cluster_id: &self.cluster_id };
         Answer::json(404, &body)
     }
 
     fn health(&self) -> Answer {
-        #[derive(Serialize)]
-        struct Health<'a> {
-            status: &'a str,
-            version: &'a str,
-            cluster_id: &'a str,
-            cluster_name: &'a str,
-            uptime: u64,
-            agents: HealthAgents,
-            alert_queue: HealthQueue,
-        }
-        #[derive(Serialize)]
-        struct HealthAgents {
-            total: usize,
-            healthy: usize,
-            unhealthy: usize,
-        }
-        #[derive(Serialize)]
-        struct HealthQueue {
-            size: usize,
-            oldest_age_ms: Option<u64>,
-            owed: usize,
-        }
         let (stats, queued, oldest, owed) = self.shared.with(|registry, now| {
             let outbox = registry.outbox();
             (registry.stats(), outbox.queued(), outbox.oldest(now.tick), outbox.owed())

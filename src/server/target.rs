@@ -177,7 +177,7 @@ mod tests {
     }
 
     fn id(text: &str) -> Result<AgentId, IdError> {
-        Ok(AgentId::new(text).unwrap())
+        AgentId::new(text)
     }
 
     #[test]
