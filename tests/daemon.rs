@@ -4,7 +4,6 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::disallowed_methods,
-    clippy::format_push_string,
     reason = "a test ends where something is not as it should be, and may look at the time"
 )]
 

@@ -42,7 +42,7 @@ fn the_tour_gives_what_it_shows() {
             for line in log.lines() {
                 // From the name on: the time and the silence differ.
                 let words = line.split_whitespace().skip(2).take(4).collect::<Vec<_>>().join(" ");
-                let words = masked(&words).split("{").next().unwrap().trim().to_owned();
+                let words = masked(&words).split('{').next().unwrap().trim().to_owned();
                 collector.await_log(&words);
             }
         }

@@ -83,12 +83,12 @@ impl Collector {
     pub fn request(&self, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
         let mut text = format!("{method} {path} HTTP/1.1\r\nHost: c\r\nConnection: close\r\n");
         for header in headers {
-            text.push_str(&format!("{header}\r\n"));
+            text.push_str(header);
+            text.push_str("\r\n");
         }
-        if !body.is_empty() {
-            text.push_str(&format!("Content-Length: {}\r\n", body.len()));
-        }
-        self.raw(format!("{text}\r\n{body}").as_bytes())
+        let length =
+            if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        self.raw(format!("{text}{length}\r\n{body}").as_bytes())
     }
 
     /// Sends these bytes and reads until the connection is closed.
