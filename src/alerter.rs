@@ -10,8 +10,10 @@ use crate::alert::Alert;
 use crate::clock::{Tick, wall};
 use crate::delivery::{Failure, Outcome};
 use crate::metrics::Metrics;
+use crate::panics;
 use crate::shared::Shared;
 use crate::station::{Station, Told};
+use crate::vitals::Vitals;
 
 /// The same trouble with the station is worth a line only this often.
 const REMARK_PAUSE: Duration = Duration::from_secs(60);
@@ -37,16 +39,21 @@ impl Troubles {
     }
 }
 
-/// Tells alerts until the channel is closed.
+/// Tells alerts until the channel is closed. `sender` is which of the senders
+/// this is, for its signs of life.
 pub fn run(
     shared: &Shared,
     metrics: &Metrics,
     station: &Station,
     troubles: &Troubles,
+    sender: (&Vitals, usize),
     alerts: &Receiver<Alert>,
 ) {
     for alert in alerts {
-        let told = station.tell(&alert);
+        let (vitals, number) = sender;
+        vitals.posting(number, shared.clock().uptime());
+        let told = panics::contain(|| station.tell(&alert)).unwrap_or_else(Told::nothing);
+        vitals.posted(number);
         let outcome = told.reply.outcome();
         shared.with(|registry, now| registry.settle(now, &alert, outcome));
         shared.wake();
@@ -64,7 +71,7 @@ pub fn run(
                 agent_uuid:% = alert.agent;
                 "the station refused {} for good with {code}: {}", alert.kind().as_str(), told.remark
             ),
-            Outcome::Failed(failure) => log_failure(shared, troubles, &alert, failure, &told),
+            Outcome::Failed(failure, _) => log_failure(shared, troubles, &alert, failure, &told),
         }
     }
 }
@@ -77,7 +84,7 @@ fn log_failure(shared: &Shared, troubles: &Troubles, alert: &Alert, failure: Fai
     let advice = match failure {
         Failure::Misconfigured(401 | 403) => "; check STATION_ALERT_KEY",
         Failure::Misconfigured(_) => "; check STATION_ALERT_URL",
-        Failure::Unreachable | Failure::Busy | Failure::Asked(_) => "",
+        Failure::Unreachable | Failure::Busy => "",
     };
     let answer_text = answer.map_or_else(|| "no answer".to_owned(), |code| format!("answer {code}"));
     let level = if troubles.is_news(answer, shared.clock().now().tick) {

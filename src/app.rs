@@ -1,26 +1,37 @@
-//! The process: starts, names, stops and joins the threads, in order.
+//! The process: starts, names, stops and joins the threads, in order, and
+//! goes on in another image where it must.
+
+mod image;
+mod state;
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
-use std::panic;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, Sender, bounded, never};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::alerter::{self, Troubles};
-use crate::clock::wall;
+use crate::clock::{deadline_in, wall};
 use crate::config::Config;
+use crate::handover::{Inherited, inherited};
 use crate::logging::Log;
 use crate::metrics::Metrics;
-use crate::server::{self, Api, REPORTERS, Server};
+use crate::panics::on_panic_of_ours;
+use crate::server::{self, Api, SLOW_LANES, Server};
 use crate::shared::{Phase, Shared};
 use crate::station::Station;
+use crate::systemd::Notifier;
+use crate::vitals::Vitals;
 use crate::{VERSION, sweeper};
+use image::Program;
+use state::Keeper;
 
 /// The process ends as it was asked to.
 pub const STOPPED: i32 = 0;
@@ -33,8 +44,12 @@ pub const BAD_CONFIG: i32 = 78;
 
 /// How long the alerts may take to go out when the process is to stop.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long the threads may take to end after that.
+const JOIN: Duration = Duration::from_secs(3);
 /// How long the log may take to go out.
 const FLUSH: Duration = Duration::from_millis(500);
+/// How often the service manager is told how we are, if it does not ask.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
 
 /// Why the process could not do its work.
 #[derive(Debug)]
@@ -44,7 +59,7 @@ pub enum Failure {
     /// It cannot start a thread.
     Thread(io::Error),
     /// It cannot take signals.
-    Signals(ctrlc::Error),
+    Signals(io::Error),
 }
 
 impl fmt::Display for Failure {
@@ -59,87 +74,145 @@ impl fmt::Display for Failure {
     }
 }
 
+/// What the main thread is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// Finish and end.
+    Stop,
+    /// Go on in the image that is now at our path.
+    Upgrade,
+    /// Go on in a fresh image: too much is leaked.
+    Refresh,
+}
+
 /// Runs the collector until it is told to stop.
 ///
 /// # Errors
 /// What kept it from starting. Nothing is left running.
 pub fn run(config: &Config, log: &Log) -> Result<(), Failure> {
-    end_on_panic(log.clone());
-    let listener = server::bind(config.bind, config.port).map_err(Failure::Listen)?;
-    let address = listener.local_addr().map_err(Failure::Listen)?;
-    let shared = Arc::new(Shared::new(config.rules));
-    let metrics = Arc::new(Metrics::default());
-    let station = Arc::new(Station::new(config, instance()));
-    let stop = stop_signals(log.clone())?;
-
-    let api = Api {
-        shared: Arc::clone(&shared),
-        metrics: Arc::clone(&metrics),
-        cluster_id: config.cluster_id.clone(),
-        cluster_name: config.cluster_name.clone(),
-        api_key: config.api_key.clone(),
-        port: address.port(),
+    let panic_log = log.clone();
+    on_panic_of_ours(move |panic| {
+        log::error!("{panic}");
+        panic_log.flush_within(FLUSH);
+        process::exit(BUG);
+    });
+    let program = Program::new();
+    let (listener, handed) = match inherited() {
+        Inherited::Nothing => (server::bind(config.bind, config.port), None),
+        Inherited::Listener(listener) => (server::adopt(listener), None),
+        Inherited::Image(listener, state) => (server::adopt(listener), Some(state)),
     };
-    let (server, big) = Server::new(listener, api).map_err(Failure::Listen)?;
-    announce(config, &server);
+    let listener = listener.map_err(Failure::Listen)?;
+    server::raise_descriptor_limit();
+    let (asked, orders) = bounded(1);
+    take_signals(log.clone(), asked.clone())?;
+
+    let shared = Arc::new(Shared::new(config.rules));
+    let keeper = Arc::new(Keeper::new(config, Arc::clone(&shared), new_instance(), handed.as_ref()));
+    let metrics = Arc::new(Metrics::default());
+    let vitals = Arc::new(Vitals::new(config.rules.outbox.senders));
+    let station = Arc::new(Station::new(config, keeper.owner().instance.clone()));
+    let mut threads = Threads::default();
+
+    let api = Api::new(config, Arc::clone(&shared), Arc::clone(&metrics));
+    let other_threads = config.rules.outbox.senders + config.http_workers;
+    let most_connections = server::most_connections(config.max_connections, other_threads);
+    let own_listener = listener.try_clone().map_err(Failure::Listen)?;
+    let (server, ends) =
+        Server::new(listener, api, config.http_workers, most_connections).map_err(Failure::Listen)?;
+    announce(config, &server, handed.is_some());
 
     let (alerts, alerts_out) = bounded(config.rules.outbox.senders);
     let troubles = Arc::new(Troubles::default());
     for number in 0..config.rules.outbox.senders {
         let (shared, metrics, station) = (Arc::clone(&shared), Arc::clone(&metrics), Arc::clone(&station));
-        let (troubles, alerts) = (Arc::clone(&troubles), alerts_out.clone());
+        let (troubles, vitals, alerts) = (Arc::clone(&troubles), Arc::clone(&vitals), alerts_out.clone());
+        // Not joined: at the end one may still wait for the station.
         spawn(&format!("alerter-{number}"), move || {
-            alerter::run(&shared, &metrics, &station, &troubles, &alerts);
+            alerter::run(&shared, &metrics, &station, &troubles, (&vitals, number), &alerts);
         })?;
     }
-    let sweeper = {
-        let (shared, metrics, longest_sleep) =
-            (Arc::clone(&shared), Arc::clone(&metrics), config.longest_sleep);
-        spawn("sweeper", move || sweeper::run(&shared, &metrics, &alerts, longest_sleep))?
-    };
-    let mut serving = Vec::new();
+    {
+        let (shared, metrics, vitals) = (Arc::clone(&shared), Arc::clone(&metrics), Arc::clone(&vitals));
+        let longest_sleep = config.longest_sleep;
+        threads.spawn("sweeper", move || sweeper::run(&shared, &metrics, &vitals, &alerts, longest_sleep))?;
+    }
     for number in 0..config.http_workers {
         let server = Arc::clone(&server);
-        serving.push(spawn(&format!("http-{number}"), move || work(&server))?);
+        threads.spawn(&format!("http-{number}"), move || server.work())?;
     }
-    for number in 0..REPORTERS {
-        let (server, big) = (Arc::clone(&server), big.clone());
-        serving.push(spawn(&format!("reporter-{number}"), move || server.report(&big))?);
+    for number in 0..SLOW_LANES {
+        let (server, slow) = (Arc::clone(&server), ends.slow.clone());
+        threads.spawn(&format!("slow-{number}"), move || server.slow_lane(&slow))?;
+    }
+    {
+        let (guarding, asked) = (Arc::clone(&server), asked);
+        threads.spawn("guard", move || {
+            guarding.guard(&|| {
+                // If an order waits already, this one comes again.
+                let _ = asked.try_send(Order::Refresh);
+            });
+        })?;
+        let (watching, trouble, vitals) = (Arc::clone(&server), ends.trouble, Arc::clone(&vitals));
+        threads.spawn("watch", move || watching.watch(&trouble, &vitals))?;
+        let draining = Arc::clone(&server);
+        threads.spawn("former", move || draining.drain_former())?;
+    }
+    if let Some(interval) = keeper.interval() {
+        let keeper = Arc::clone(&keeper);
+        threads.spawn("state", move || keeper.run(interval))?;
+    }
+    let notifier = Arc::new(Notifier::from_environment());
+    if notifier.is_on() {
+        let (notifier, shared, vitals) = (Arc::clone(&notifier), Arc::clone(&shared), Arc::clone(&vitals));
+        threads.spawn("systemd", move || report_to_systemd(&notifier, &shared, &vitals))?;
     }
     shared.enter(Phase::Ready);
+    notifier.say("READY=1");
 
-    // The handler keeps the other end; it cannot go away before us.
-    let _ = stop.recv();
+    wait_for_stop(&orders, &program, &server, &own_listener, &keeper, &notifier);
     log::info!("stopping: finishing what is in hand");
+    notifier.say("STOPPING=1");
     shared.enter(Phase::Draining);
     if !shared.wait_until(DRAIN, |registry| registry.outbox().is_empty()) {
         let owed = shared.with(|registry, _| registry.outbox().owed());
         log::warn!("stopping with {owed} verdicts still owed to the station");
     }
     shared.stop();
-    server.stop(config.http_workers);
-    for thread in serving.into_iter().chain([sweeper]) {
-        // A thread of ours that panicked has ended the process already.
-        let _ = thread.join();
-    }
-    // The alerters end with the process: one may wait for the station.
+    server.stop();
+    threads.join(JOIN);
+    keeper.save();
     log::info!("stopped");
     Ok(())
 }
 
-fn work(server: &Server) {
-    if let Err(error) = server.work() {
-        panic!("the port is deaf: {error}");
+/// Carries out orders until one is to stop.
+fn wait_for_stop(
+    orders: &Receiver<Order>,
+    program: &Program,
+    server: &Server,
+    listener: &std::net::TcpListener,
+    keeper: &Keeper,
+    notifier: &Notifier,
+) {
+    // The handler keeps the other end; it cannot go away before us.
+    while let Ok(order) = orders.recv() {
+        match order {
+            Order::Stop => return,
+            Order::Upgrade => image::go_on(program.now_at_path(), server, listener, keeper, notifier),
+            Order::Refresh => image::go_on(program.itself(), server, listener, keeper, notifier),
+        }
     }
 }
 
-fn announce(config: &Config, server: &Server) {
+fn announce(config: &Config, server: &Server, continues: bool) {
     log::info!(
         "pap-collector {VERSION} for cluster {} ({})",
         config.cluster_id,
         config.cluster_name.escape_debug()
     );
-    log::info!("listening on {}", server.address());
+    let how = if continues { ", going on where the former image stopped" } else { "" };
+    log::info!("listening on {}{how}", server.address());
     let rules = &config.rules;
     match &config.station {
         Some(station) => log::info!(
@@ -151,51 +224,94 @@ fn announce(config: &Config, server: &Server) {
         None => log::info!("alerts: to this log"),
     }
     log::info!(
-        "at most {} agents, dead after 2 intervals + {:?}, forgotten after {:?}",
+        "at most {} agents on {} connections, dead after 2 intervals + {:?}, forgotten after {:?}",
         rules.max_agents,
+        server.most_connections(),
         rules.grace,
         rules.retention
     );
+    match &config.state {
+        Some(state) => log::info!("state: in {}, every {:?}", state.path.display(), state.interval),
+        None => log::info!("state: not saved, a restart forgets (STATE_FILE is not set)"),
+    }
+    if server.most_connections() < config.max_connections {
+        log::warn!("COLLECTOR_MAX_CONNECTIONS is {}, but the system bears fewer", config.max_connections);
+    }
     for warning in &config.warnings {
         log::warn!("{warning}");
     }
 }
 
 /// Something no other run of a collector has, for the ids of its alerts.
-fn instance() -> String {
+fn new_instance() -> String {
     format!("{:016x}", RandomState::new().hash_one((process::id(), wall().0)))
 }
 
-/// A receiver for the first request to stop; the second ends the process.
-fn stop_signals(log: Log) -> Result<crossbeam_channel::Receiver<()>, Failure> {
-    let (asked, stop) = bounded(1);
-    let again = AtomicBool::new(false);
-    let handler = move || {
-        if again.swap(true, Ordering::SeqCst) {
-            log.flush_within(FLUSH);
-            process::exit(STOPPED);
+/// Turns signals into orders. The second request to stop ends the process.
+fn take_signals(log: Log, orders: Sender<Order>) -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(Failure::Signals)?;
+    let stopping = AtomicBool::new(false);
+    let work = move || {
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                let _ = orders.try_send(Order::Upgrade);
+            } else if stopping.swap(true, Ordering::SeqCst) {
+                log.flush_within(FLUSH);
+                process::exit(STOPPED);
+            } else {
+                let _ = orders.send(Order::Stop);
+            }
         }
-        let _ = asked.try_send(());
     };
-    ctrlc::set_handler(handler).map_err(Failure::Signals)?;
-    Ok(stop)
+    spawn("signals", work).map(drop)
+}
+
+/// Tells the service manager how we are, as often as it wants to hear it, and
+/// says nothing for the watchdog when one of our threads is stuck.
+fn report_to_systemd(notifier: &Notifier, shared: &Shared, vitals: &Vitals) {
+    let every = notifier.watchdog.map_or(STATUS_EVERY, |watchdog| (watchdog / 3).min(STATUS_EVERY));
+    while !shared.is_stopping() {
+        let (stats, owed) = shared.with(|registry, _| (registry.stats(), registry.outbox().owed()));
+        let summary = format!("STATUS={} agents, {} dead, {owed} owed", stats.total(), stats.unhealthy());
+        match vitals.check(shared.clock().uptime()) {
+            Ok(()) => notifier.say(&format!("WATCHDOG=1\n{summary}")),
+            Err(who) => {
+                log::error!("the watchdog is not told that all is well: {who}");
+                notifier.say(&format!("{summary}; {who}"));
+            }
+        }
+        shared.pause(every);
+    }
+}
+
+/// The threads that are joined at the end.
+#[derive(Default)]
+struct Threads(Vec<JoinHandle<()>>);
+
+impl Threads {
+    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+        self.0.push(spawn(name, work)?);
+        Ok(())
+    }
+
+    /// Waits for all of them, at most for `longest`: one of the slow lanes may
+    /// still have a client that takes its time.
+    fn join(self, longest: Duration) {
+        let give_up = deadline_in(longest);
+        for thread in self.0 {
+            while !thread.is_finished() {
+                if never::<()>().recv_deadline(give_up.min(deadline_in(Duration::from_millis(1)))).is_err()
+                    && deadline_in(Duration::ZERO) >= give_up
+                {
+                    return log::warn!("{} does not end in time", thread.thread().name().unwrap_or_default());
+                }
+            }
+            // A thread of ours that panicked has ended the process already.
+            let _ = thread.join();
+        }
+    }
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Failure> {
     thread::Builder::new().name(name.into()).spawn(work).map_err(Failure::Thread)
-}
-
-/// A thread of ours that panics ends the process: a collector that is half
-/// dead is worse than one that is started again. The threads that tiny_http
-/// starts have no name and serve one connection each; those may go.
-fn end_on_panic(log: Log) {
-    panic::set_hook(Box::new(move |panic| {
-        let Some(name) = thread::current().name().map(ToOwned::to_owned) else {
-            log::debug!("a connection's thread ended: {panic}");
-            return;
-        };
-        log::error!("bug in thread {name}: {panic}");
-        log.flush_within(FLUSH);
-        process::exit(BUG);
-    }));
 }

@@ -177,6 +177,13 @@ impl Serialize for AgentId {
     }
 }
 
+impl<'de> Deserialize<'de> for AgentId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::new(&text).map_err(serde::de::Error::custom)
+    }
+}
+
 /// One valid heartbeat.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Beat {

@@ -14,14 +14,18 @@ use serde::{Serialize, Serializer};
 /// What a wake-up may be late by before the rest counts as a pause of ours.
 pub const TOLERANCE: Duration = Duration::from_millis(500);
 
-/// A moment of awake, monotonic time: nanoseconds since the collector started.
+/// Awake time starts here, not at zero, so that moments before the start can
+/// be told: an agent restored from a saved state may have been heard then.
+const START: Duration = Duration::from_secs(3 * 365 * 86_400);
+
+/// A moment of awake, monotonic time, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tick(u64);
 
 impl Tick {
     /// The moment that lies `since_start` after the collector's start.
     pub fn from_start(since_start: Duration) -> Self {
-        Self(nanos(since_start))
+        Self(nanos(START + since_start))
     }
 
     /// The time from `earlier` to this moment; zero if `earlier` is later.
@@ -55,6 +59,12 @@ impl std::fmt::Display for Wall {
     }
 }
 
+impl From<Wall> for SystemTime {
+    fn from(wall: Wall) -> Self {
+        UNIX_EPOCH + Duration::from_millis(wall.0)
+    }
+}
+
 impl Serialize for Wall {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -83,7 +93,11 @@ impl Clock {
     /// A clock that starts now, with a lease of [`TOLERANCE`].
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub fn start() -> Self {
-        Self { start: Instant::now(), paused: AtomicU64::new(0), lease_end: AtomicU64::new(nanos(TOLERANCE)) }
+        Self {
+            start: Instant::now(),
+            paused: AtomicU64::new(0),
+            lease_end: AtomicU64::new(nanos(START + TOLERANCE)),
+        }
     }
 
     /// The present moment. It never runs backwards and never past the lease.
@@ -114,11 +128,11 @@ impl Clock {
 
     /// The time since the start, pauses included.
     pub fn uptime(&self) -> Duration {
-        Duration::from_nanos(self.raw())
+        self.start.elapsed()
     }
 
     fn raw(&self) -> u64 {
-        nanos(self.start.elapsed())
+        nanos(START + self.start.elapsed())
     }
 
     fn tick(&self, raw: u64) -> Tick {
@@ -135,6 +149,12 @@ impl Clock {
 pub fn wall() -> Wall {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Wall(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The system's monotonic clock, as systemd wants it: microseconds.
+pub fn monotonic_micros() -> u128 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::try_from(now).unwrap_or_default().as_micros()
 }
 
 /// The moment `wait` from now, for a thread that waits and gives up.
@@ -158,7 +178,7 @@ mod tests {
         Clock {
             start: clock.start - raw,
             paused: AtomicU64::new(nanos(paused)),
-            lease_end: AtomicU64::new(nanos(lease_end)),
+            lease_end: AtomicU64::new(nanos(START + lease_end)),
         }
     }
 

@@ -6,6 +6,7 @@ mod value;
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -40,6 +41,15 @@ pub struct Station {
     pub roots: Vec<Certificate<'static>>,
 }
 
+/// Where the state survives a restart.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// The file.
+    pub path: PathBuf,
+    /// How often it is saved when something changed.
+    pub interval: Duration,
+}
+
 /// A complete, valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -61,6 +71,10 @@ pub struct Config {
     pub rules: Rules,
     /// Threads that answer requests.
     pub http_workers: usize,
+    /// Beyond it the longest-idle connections are closed.
+    pub max_connections: usize,
+    /// Where the state survives a restart; none where it does not.
+    pub state: Option<State>,
     /// What is logged, in the syntax of `RUST_LOG`.
     pub log_filter: String,
     /// How log lines look.
@@ -90,6 +104,8 @@ impl Config {
         }
         let station = station(&from, &cluster_id, &mut warnings)?;
         let senders = from.number("ALERT_SENDERS", 1..=64, 4)?;
+        let interval = from.millis("STATE_INTERVAL_MS", 10..=3_600_000, 5000)?;
+        let state = from.get("STATE_FILE").map(|path| State { path: path.into(), interval });
         let cpus = available_parallelism().map_or(2, |cpus| cpus.get().max(2));
         Ok(Self {
             port: from.port("COLLECTOR_PORT", 8080)?,
@@ -109,6 +125,8 @@ impl Config {
                 },
             },
             http_workers: from.number("COLLECTOR_HTTP_WORKERS", 1..=256, cpus)?,
+            max_connections: from.number("COLLECTOR_MAX_CONNECTIONS", 8..=100_000, 1024)?,
+            state,
             log_filter: from.log_filter("RUST_LOG", "info")?,
             log_format: from.choice("LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
             cluster_id,
@@ -120,7 +138,7 @@ impl Config {
     /// The effective configuration, a line for each variable, secrets hidden.
     pub fn to_text(&self) -> String {
         let hidden = |secret: Option<&Secret>| secret.map_or("", |_| "(hidden)").to_owned();
-        let station = self.station.as_ref();
+        let (station, state) = (self.station.as_ref(), self.state.as_ref());
         let Rules { max_agents, grace, retention, recovery_alerts, outbox } = &self.rules;
         let lines = [
             ("CLUSTER_ID", self.cluster_id.clone()),
@@ -145,7 +163,10 @@ impl Config {
             ("ALERT_SENDERS", outbox.senders.to_string()),
             ("AGENT_RETENTION_MS", millis(*retention).to_string()),
             ("COLLECTOR_MAX_AGENTS", max_agents.to_string()),
+            ("COLLECTOR_MAX_CONNECTIONS", self.max_connections.to_string()),
             ("COLLECTOR_HTTP_WORKERS", self.http_workers.to_string()),
+            ("STATE_FILE", state.map_or_else(String::new, |state| state.path.display().to_string())),
+            ("STATE_INTERVAL_MS", state.map_or_else(String::new, |state| millis(state.interval).to_string())),
             ("RUST_LOG", self.log_filter.clone()),
             (
                 "LOG_FORMAT",

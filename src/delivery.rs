@@ -30,8 +30,9 @@ pub enum Outcome {
     Taken,
     /// The station will never take it: the status code.
     Refused(u16),
-    /// Not taken, to be tried again.
-    Failed(Failure),
+    /// Not taken, to be tried again; not before the time that the station
+    /// asked for, if it did.
+    Failed(Failure, Option<Duration>),
 }
 
 /// Why an alert was not taken this time.
@@ -41,8 +42,6 @@ pub enum Failure {
     Unreachable,
     /// The station cannot take this alert now, and says nothing about others.
     Busy,
-    /// The station asked for this much time.
-    Asked(Duration),
     /// Our configuration is wrong, in the URL or the key: the status code.
     Misconfigured(u16),
 }
@@ -52,7 +51,7 @@ impl Failure {
     pub const fn is_general(self) -> bool {
         match self {
             Self::Unreachable | Self::Misconfigured(_) => true,
-            Self::Busy | Self::Asked(_) => false,
+            Self::Busy => false,
         }
     }
 }
@@ -61,7 +60,7 @@ impl Reply {
     /// Sorts a reply into its outcome: the contract's delivery promise 3.
     pub fn outcome(&self) -> Outcome {
         let (code, retry_after) = match *self {
-            Self::None => return Outcome::Failed(Failure::Unreachable),
+            Self::None => return Outcome::Failed(Failure::Unreachable, None),
             Self::Status { code, retry_after } => (code, retry_after),
         };
         let failure = match code {
@@ -72,24 +71,22 @@ impl Reply {
             400..=499 => return Outcome::Refused(code),
             _ => Failure::Unreachable,
         };
-        match retry_after {
-            Some(asked) => Outcome::Failed(Failure::Asked(asked.min(LONGEST_RETRY_AFTER))),
-            None => Outcome::Failed(failure),
-        }
+        Outcome::Failed(failure, retry_after.map(|asked| asked.min(LONGEST_RETRY_AFTER)))
     }
 }
 
 /// How long to wait after the `attempts`th failed post (1 is the first):
-/// doubling, with jitter between half the wait and all of it. `salt` makes
-/// the jitter differ between alerts and stay the same for a test.
-pub fn wait_after(failure: Failure, attempts: u32, salt: u64) -> Duration {
+/// doubling, with jitter between half the wait and all of it, or as long as
+/// the station asked for and up to a second more. `salt` makes the jitter
+/// differ between alerts and stay the same for a test.
+pub fn wait_after(asked: Option<Duration>, attempts: u32, salt: u64) -> Duration {
     let doubled = FIRST_WAIT.saturating_mul(1_u32 << attempts.saturating_sub(1).min(6));
     let longest = doubled.min(LONGEST_WAIT);
     let share = u32::from(mix(salt ^ u64::from(attempts)).to_le_bytes()[0]);
     let backoff = longest / 2 + (longest / 2) * share / 255;
-    match failure {
-        Failure::Asked(asked) => asked.max(FIRST_WAIT / 2),
-        Failure::Unreachable | Failure::Busy | Failure::Misconfigured(_) => backoff,
+    match asked {
+        Some(asked) => backoff.max(asked + FIRST_WAIT * share / 255),
+        None => backoff,
     }
 }
 
@@ -118,15 +115,15 @@ mod tests {
             assert_eq!(status(code), Outcome::Refused(code));
         }
         for code in [301, 307, 401, 403] {
-            assert_eq!(status(code), Outcome::Failed(Failure::Misconfigured(code)));
+            assert_eq!(status(code), Outcome::Failed(Failure::Misconfigured(code), None));
         }
         for code in [408, 425, 429, 500] {
-            assert_eq!(status(code), Outcome::Failed(Failure::Busy));
+            assert_eq!(status(code), Outcome::Failed(Failure::Busy, None));
         }
         for code in [502, 503, 504, 599] {
-            assert_eq!(status(code), Outcome::Failed(Failure::Unreachable));
+            assert_eq!(status(code), Outcome::Failed(Failure::Unreachable, None));
         }
-        assert_eq!(Reply::None.outcome(), Outcome::Failed(Failure::Unreachable));
+        assert_eq!(Reply::None.outcome(), Outcome::Failed(Failure::Unreachable, None));
     }
 
     #[test]
@@ -134,7 +131,7 @@ mod tests {
         let mut seen = std::collections::HashSet::new();
         for salt in 0..200 {
             for (attempts, longest) in [(1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (8, 60), (u32::MAX, 60)] {
-                let wait = wait_after(Failure::Busy, attempts, salt);
+                let wait = wait_after(None, attempts, salt);
                 let longest = Duration::from_secs(longest);
                 assert!(wait >= longest / 2 && wait <= longest, "{attempts}: {wait:?}");
                 seen.insert((attempts, wait));
@@ -145,16 +142,19 @@ mod tests {
 
     #[test]
     fn what_the_station_asks_for_is_given_within_reason() {
-        let asked = |seconds| {
+        let asked = |seconds, attempts| {
             let retry_after = Some(Duration::from_secs(seconds));
-            let Outcome::Failed(failure) = (Reply::Status { code: 429, retry_after }).outcome() else {
+            let Outcome::Failed(Failure::Busy, asked) = (Reply::Status { code: 429, retry_after }).outcome()
+            else {
                 panic!("a 429 fails");
             };
-            wait_after(failure, 1, 0)
+            wait_after(asked, attempts, 0)
         };
-        assert_eq!(asked(7), Duration::from_secs(7));
-        assert_eq!(asked(90), Duration::from_secs(90));
-        assert_eq!(asked(u64::MAX), LONGEST_RETRY_AFTER);
-        assert!(asked(0) > Duration::ZERO, "no hot loop");
+        let within = |wait: Duration, seconds| (seconds..=seconds + 1).contains(&wait.as_secs());
+        assert!(within(asked(7, 1), 7));
+        assert!(within(asked(90, 9), 90));
+        assert!(within(asked(u64::MAX, 1), LONGEST_RETRY_AFTER.as_secs()));
+        assert!(asked(0, 1) >= FIRST_WAIT / 2, "no hot loop");
+        assert!(asked(1, 9) >= LONGEST_WAIT / 2, "the backoff goes on");
     }
 }

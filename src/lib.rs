@@ -28,8 +28,9 @@
 //! - [`sweeper`]: waits for the earliest deadline
 //! - [`station`], [`alerter`]: post alerts and settle them
 //! - [`server`]: requests in, answers out
-//! - [`metrics`], [`logging`]: what the outside sees of the inside
-//! - [`config`], [`app`]: from the environment to running threads, and back
+//! - [`metrics`], [`logging`], [`systemd`], [`vitals`]: what the outside sees of the inside
+//! - [`state_file`], [`handover`]: through a restart, and into another image
+//! - [`config`], [`panics`], [`app`]: from the environment to running threads, and back
 
 pub mod alert;
 pub mod alerter;
@@ -38,16 +39,21 @@ pub mod beat;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+pub mod handover;
 pub mod lines;
 pub mod logging;
 pub mod metrics;
 pub mod outbox;
+pub mod panics;
 pub mod registry;
 pub mod server;
 pub mod shared;
+pub mod state_file;
 pub mod station;
 pub mod sweeper;
+pub mod systemd;
 pub mod verdict;
+pub mod vitals;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -8,9 +8,9 @@ use pap_collector::config::{Config, Flags};
 use pap_collector::logging::Log;
 
 fn main() {
-    exit(match Flags::parse("pap-collector", std::env::args().skip(1)) {
+    exit(match Flags::parse("pap-collector", std::env::args_os().skip(1).map(lossy)) {
         Ok(flags) if flags.version => say(&format!("pap-collector {}", pap_collector::VERSION)),
-        Ok(flags) => match Config::new(&flags, &|name| std::env::var(name).ok()) {
+        Ok(flags) => match Config::new(&flags, &|name| std::env::var_os(name).map(lossy)) {
             Ok(config) if flags.check_config => say(config.to_text().trim_end()),
             Ok(config) => run(&config),
             Err(error) => complain(&error.to_string(), BAD_CONFIG),
@@ -29,6 +29,11 @@ fn run(config: &Config) -> i32 {
         app::run(config, &log).map_or_else(|failure| complain(&failure.to_string(), IO_ERROR), |()| STOPPED);
     log.flush_within(Duration::from_millis(500));
     code
+}
+
+/// What is no UTF-8 becomes text that no check lets pass.
+fn lossy(text: impl AsRef<std::ffi::OsStr>) -> String {
+    text.as_ref().to_string_lossy().into_owned()
 }
 
 fn say(text: &str) -> i32 {

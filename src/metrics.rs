@@ -122,6 +122,16 @@ labels! {
     Closed {
         /// A request whose body is not read.
         Body = "unread_body",
+        /// Its end is the end of an answer, for HTTP/1.0.
+        Done = "done",
+        /// Too long without a word.
+        Idle = "idle",
+        /// A request that does not arrive, or an answer that is not taken.
+        Stalled = "stalled",
+        /// Too much at once.
+        Flood = "flood",
+        /// Beyond the most connections, and the longest quiet.
+        Surplus = "surplus",
     }
 }
 
@@ -135,6 +145,9 @@ pub struct Metrics {
     pub alert_delivery: Histogram,
     /// One sweep.
     pub sweep: Histogram,
+    /// A request to our own port.
+    pub self_probe: Histogram,
+    rebuilt: AtomicU64,
 }
 
 impl Default for Metrics {
@@ -146,6 +159,8 @@ impl Default for Metrics {
             closed: zeros(Closed::ALL.len()),
             alert_delivery: Histogram::new(&SLOW),
             sweep: Histogram::new(&FAST),
+            self_probe: Histogram::new(&FAST),
+            rebuilt: AtomicU64::new(0),
         }
     }
 }
@@ -159,6 +174,11 @@ impl Metrics {
     /// Counts a heartbeat that was refused.
     pub fn refusal(&self, why: Refusal) {
         self.refusals[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a new accept loop.
+    pub fn rebuilt(&self) {
+        self.rebuilt.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a connection that we closed.
@@ -201,7 +221,7 @@ pub fn render(
     numbers: &Numbers,
     metrics: &Metrics,
     clock: &Clock,
-    connections: usize,
+    connections: (usize, usize),
 ) -> String {
     let mut text = Text::new(cluster);
     text.build_info();
@@ -332,7 +352,7 @@ impl Text {
         self.histogram("alert_delivery_seconds", &[], &metrics.alert_delivery);
     }
 
-    fn requests(&mut self, metrics: &Metrics, connections: usize) {
+    fn requests(&mut self, metrics: &Metrics, connections: (usize, usize)) {
         self.family("heartbeats_refused_total", "counter", "Heartbeats refused, by reason.");
         for &why in Refusal::ALL {
             let count = metrics.refusals[why as usize].load(Ordering::Relaxed);
@@ -350,7 +370,11 @@ impl Text {
                 &metrics.requests[route as usize],
             );
         }
-        self.one("connections", "gauge", "Connections that are open.", connections);
+        let (open, leaked) = connections;
+        self.one("connections", "gauge", "Connections that are open.", open);
+        let help =
+            "Connections that were closed and are still held; past a budget the process replaces itself.";
+        self.one("connections_leaked", "gauge", help, leaked);
         self.family(
             "connections_closed_total",
             "counter",
@@ -360,6 +384,19 @@ impl Text {
             let count = metrics.closed[why as usize].load(Ordering::Relaxed);
             self.sample("connections_closed_total", &[("reason", why.as_str())], count);
         }
+        self.family(
+            "self_probe_seconds",
+            "histogram",
+            "A request to the collector's own port, once a second.",
+        );
+        self.histogram("self_probe_seconds", &[], &metrics.self_probe);
+        let rebuilt = metrics.rebuilt.load(Ordering::Relaxed);
+        self.one(
+            "accept_loops_rebuilt_total",
+            "counter",
+            "Accept loops that ended and were replaced.",
+            rebuilt,
+        );
         self.one("observer_lagged_total", "counter", "Messages that watchers were too slow for.", 0);
     }
 }

@@ -10,6 +10,7 @@
 //! first, and from there to the senders. A verdict that fails leaves the queue
 //! and rests outside it, so one that cannot be delivered holds up no other.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::beat::AgentId;
 use crate::clock::{Now, Tick, Wall};
 use crate::delivery::{Failure, Outcome, wait_after};
 use crate::lines::Slot;
+use crate::registry::{SavedEvent, SavedVerdict, millis};
 
 /// The least time between two posts while the station takes nothing at all.
 const OUTAGE_PACE: Duration = Duration::from_secs(1);
@@ -118,6 +120,8 @@ pub enum Settled {
 enum Place {
     /// Behind another verdict of the same agent.
     Held,
+    /// Outside the queue, never tried.
+    Fresh,
     /// Outside the queue, until this moment.
     Resting(Tick),
     /// Outside the queue, until this moment or until the station takes anything.
@@ -166,8 +170,10 @@ struct Ticket {
     /// Whether it only waits for the station to take anything.
     stalled: bool,
     under_way: bool,
-    /// For an event: itself, and how often it was tried.
-    event: Option<(Box<Alert>, u32)>,
+    /// How often it was tried in vain.
+    attempts: u32,
+    /// For an event: itself.
+    event: Option<Box<Alert>>,
 }
 
 impl Ticket {
@@ -182,6 +188,9 @@ pub struct Outbox {
     limits: Limits,
     seq: u64,
     owed: BTreeMap<u64, Owed>,
+    /// Never tried. They go before those that were, so that what cannot be
+    /// delivered does not stand before what can.
+    fresh: BTreeSet<u64>,
     resting: BTreeSet<(Tick, u64)>,
     stalled: BTreeSet<(Tick, u64)>,
     queue: Vec<Ticket>,
@@ -201,6 +210,7 @@ impl Outbox {
             limits,
             seq,
             owed: BTreeMap::new(),
+            fresh: BTreeSet::new(),
             resting: BTreeSet::new(),
             stalled: BTreeSet::new(),
             queue: Vec::new(),
@@ -215,7 +225,7 @@ impl Outbox {
     /// Owes a verdict, and returns its number.
     pub fn owe(&mut self, now: Now, verdict: &Verdict<'_>) -> u64 {
         self.seq += 1;
-        let place = if verdict.held { Place::Held } else { self.rest_until(now.tick, self.seq) };
+        let place = if verdict.held { Place::Held } else { self.freshen(self.seq) };
         let owed = Owed {
             agent: verdict.agent.clone(),
             slot: verdict.slot,
@@ -229,15 +239,64 @@ impl Outbox {
         self.seq
     }
 
+    /// Owes a verdict again that was owed before a restart.
+    pub fn owe_again(&mut self, verdict: &Verdict<'_>, saved: SavedVerdict) {
+        self.seq = self.seq.max(saved.seq);
+        let place = if verdict.held { Place::Held } else { self.freshen(saved.seq) };
+        let owed = Owed {
+            agent: verdict.agent.clone(),
+            slot: verdict.slot,
+            kind: verdict.kind,
+            at: Wall(saved.at),
+            span: verdict.span,
+            attempts: 0,
+            place,
+        };
+        self.owed.insert(saved.seq, owed);
+    }
+
+    /// A verdict to be saved, if it is owed.
+    pub fn saved(&self, seq: u64) -> Option<SavedVerdict> {
+        let owed = self.owed.get(&seq)?;
+        Some(SavedVerdict { seq, at: owed.at.0, span: millis(owed.span) })
+    }
+
+    /// The events that wait, to be saved.
+    pub fn save_events(&self, now: Tick) -> Vec<SavedEvent> {
+        let events = self.queue.iter().filter_map(|ticket| Some((ticket.event.as_ref()?, ticket.since)));
+        events.filter_map(|(alert, since)| SavedEvent::of(alert, now.since(since))).collect()
+    }
+
+    /// Queues the events that were saved, and goes on counting from `seq`.
+    pub fn restore_events(&mut self, now: Tick, seq: u64, events: Vec<SavedEvent>) {
+        self.seq = self.seq.max(seq);
+        for event in events {
+            let since = now - Duration::from_millis(event.age);
+            let alert = event.into_alert();
+            self.seq = self.seq.max(alert.seq);
+            self.queue_event(now, since, alert);
+        }
+    }
+
+    /// The number of the newest alert.
+    pub const fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Whether anything is being posted.
+    pub const fn is_posting(&self) -> bool {
+        self.under_way > 0
+    }
+
     /// Whether alert `seq` is being posted.
     pub fn is_under_way(&self, seq: u64) -> bool {
         self.position(seq).is_some_and(|at| self.queue[at].under_way)
     }
 
     /// Lets a held verdict go.
-    pub fn release(&mut self, now: Tick, seq: u64) {
+    pub fn release(&mut self, seq: u64) {
         if self.owed.get(&seq).is_some_and(|owed| owed.place == Place::Held) {
-            let place = self.rest_until(now, seq);
+            let place = self.freshen(seq);
             self.set_place(seq, place);
         }
     }
@@ -248,6 +307,7 @@ impl Outbox {
         let Some(owed) = self.owed.remove(&seq) else { return };
         match owed.place {
             Place::Held => {}
+            Place::Fresh => drop(self.fresh.remove(&seq)),
             Place::Resting(until) => drop(self.resting.remove(&(until, seq))),
             Place::Stalled(until) => drop(self.stalled.remove(&(until, seq))),
             Place::Queued => match self.position(seq) {
@@ -263,21 +323,26 @@ impl Outbox {
     pub fn event(&mut self, now: Tick, mut alert: Alert) -> bool {
         self.seq += 1;
         alert.seq = self.seq;
+        self.queue_event(now, now, alert)
+    }
+
+    fn queue_event(&mut self, now: Tick, since: Tick, alert: Alert) -> bool {
         let kind = alert.kind();
-        if !self.make_room(now, kind.severity()) {
+        if !self.make_room(now, kind.severity(), 0) {
             self.tally.drop_one(kind, Dropped::QueueFull);
             return false;
         }
         self.queue.push(Ticket {
-            seq: self.seq,
+            seq: alert.seq,
             kind,
             agent: alert.agent.clone(),
             slot: Slot::MAX,
-            since: now,
-            due: now,
+            since,
+            due: since,
             stalled: false,
             under_way: false,
-            event: Some((Box::new(alert), 0)),
+            attempts: 0,
+            event: Some(Box::new(alert)),
         });
         true
     }
@@ -290,14 +355,18 @@ impl Outbox {
         if self.under_way >= self.limits.senders || self.gate() > now {
             return None;
         }
+        let busy = self.busy_agents();
         let at = (0..self.queue.len())
-            .filter(|&at| self.due(&self.queue[at]) <= now && self.may_go(&self.queue[at]))
-            .max_by_key(|&at| (self.queue[at].severity(), std::cmp::Reverse(self.queue[at].seq)))?;
+            .filter(|&at| self.due(&self.queue[at]) <= now && may_go(&self.queue[at], &busy))
+            .max_by_key(|&at| {
+                let ticket = &self.queue[at];
+                (ticket.severity(), Reverse(ticket.attempts), Reverse(ticket.seq))
+            })?;
         let ticket = &mut self.queue[at];
         ticket.under_way = true;
         self.under_way += 1;
         self.last_post = now;
-        if let Some((alert, _)) = &ticket.event {
+        if let Some(alert) = &ticket.event {
             return Some(Next::Event((**alert).clone()));
         }
         let seq = ticket.seq;
@@ -315,11 +384,11 @@ impl Outbox {
         match outcome {
             Outcome::Taken => *self.tally.delivered.entry(kind).or_default() += 1,
             Outcome::Refused(code) => *self.tally.refused.entry((kind, code)).or_default() += 1,
-            Outcome::Failed(failure) if self.queue[at].event.is_some() => {
-                self.retry_event(now, at, failure);
+            Outcome::Failed(failure, asked) if self.queue[at].event.is_some() => {
+                self.retry_event(now, at, failure, asked);
                 return Some(Settled::Event);
             }
-            Outcome::Failed(_) => {}
+            Outcome::Failed(..) => {}
         }
         let ticket = self.queue.remove(at);
         if ticket.event.is_some() {
@@ -327,8 +396,8 @@ impl Outbox {
         }
         let still_owed = self.owed.contains_key(&seq);
         match outcome {
-            Outcome::Failed(failure) if still_owed => self.retry_verdict(now, seq, failure),
-            Outcome::Failed(_) => self.tally.drop_one(kind, Dropped::Cancelled),
+            Outcome::Failed(failure, asked) if still_owed => self.retry_verdict(now, seq, failure, asked),
+            Outcome::Failed(..) => self.tally.drop_one(kind, Dropped::Cancelled),
             Outcome::Taken | Outcome::Refused(_) => drop(self.owed.remove(&seq)),
         }
         Some(if still_owed { Settled::Current(ticket.slot, kind) } else { Settled::Over(ticket.slot, kind) })
@@ -342,10 +411,12 @@ impl Outbox {
         if self.under_way >= self.limits.senders {
             return expiry.min();
         }
-        let queued = self.queue.iter().filter(|ticket| self.may_go(ticket));
+        let busy = self.busy_agents();
+        let queued = self.queue.iter().filter(|ticket| may_go(ticket, &busy));
         let queued = queued.map(|ticket| self.due(ticket).max(self.gate()));
         let has_room = self.queue.len() < self.limits.queue;
         let outside = [
+            self.fresh.first().map(|_| Tick::default()),
             self.resting.first().map(|&(until, _)| until),
             self.stalled.first().map(|&(until, _)| if self.answering { Tick::default() } else { until }),
         ];
@@ -397,13 +468,19 @@ impl Outbox {
         if ticket.stalled && self.answering { Tick::default() } else { ticket.due }
     }
 
-    fn may_go(&self, ticket: &Ticket) -> bool {
-        let agent_busy = || self.queue.iter().any(|other| other.under_way && other.agent == ticket.agent);
-        !ticket.under_way && (self.under_way == 0 || !agent_busy())
+    /// The agents with an alert under way, at most as many as there are senders.
+    fn busy_agents(&self) -> Vec<&AgentId> {
+        let under_way = self.queue.iter().filter(|ticket| ticket.under_way);
+        under_way.map(|ticket| &ticket.agent).collect()
     }
 
     fn position(&self, seq: u64) -> Option<usize> {
         self.queue.iter().position(|ticket| ticket.seq == seq)
+    }
+
+    fn freshen(&mut self, seq: u64) -> Place {
+        self.fresh.insert(seq);
+        Place::Fresh
     }
 
     fn rest_until(&mut self, until: Tick, seq: u64) -> Place {
@@ -436,36 +513,35 @@ impl Outbox {
         }
     }
 
-    /// Makes room for one alert of this severity, if less severe ones can go.
-    fn make_room(&mut self, now: Tick, severity: Severity) -> bool {
+    /// Makes room for one alert: for what matters more, or for what was tried
+    /// less often in vain.
+    fn make_room(&mut self, now: Tick, severity: Severity, attempts: u32) -> bool {
         if self.queue.len() < self.limits.queue {
             return true;
         }
+        let worth = |ticket: &Ticket| (ticket.severity(), Reverse(ticket.attempts));
         let least = (0..self.queue.len())
-            .filter(|&at| !self.queue[at].under_way && self.queue[at].severity() < severity)
-            .min_by_key(|&at| (self.queue[at].severity(), self.queue[at].seq));
+            .filter(|&at| !self.queue[at].under_way && worth(&self.queue[at]) < (severity, Reverse(attempts)))
+            .min_by_key(|&at| (worth(&self.queue[at]), self.queue[at].seq));
         let Some(at) = least else { return false };
         let ticket = self.queue.remove(at);
         self.leave_queue(now, &ticket, Dropped::QueueFull);
         true
     }
 
-    /// Moves the verdicts that are due into the queue, oldest first.
+    /// Moves the verdicts that are due into the queue: those never tried first.
     fn fill(&mut self, now: Tick) {
-        loop {
-            let resting = self.resting.first().filter(|&&(until, _)| until <= now);
-            let stalled = self.stalled.first().filter(|&&(until, _)| self.answering || until <= now);
-            let Some(&(until, seq)) = resting.into_iter().chain(stalled).min_by_key(|&&(_, seq)| seq) else {
-                return;
-            };
+        while let Some((seq, place)) = self.next_outside(now) {
             let Some(owed) = self.owed.get(&seq) else { return };
-            let (kind, agent, slot) = (owed.kind, owed.agent.clone(), owed.slot);
-            let room = self.make_room(now, kind.severity());
+            let (kind, agent, slot, attempts) = (owed.kind, owed.agent.clone(), owed.slot, owed.attempts);
+            let room = self.make_room(now, kind.severity(), attempts);
             if !room && kind.severity() == Severity::Critical {
                 return;
             }
-            if !self.resting.remove(&(until, seq)) {
-                self.stalled.remove(&(until, seq));
+            match place {
+                Place::Resting(until) => drop(self.resting.remove(&(until, seq))),
+                Place::Stalled(until) => drop(self.stalled.remove(&(until, seq))),
+                Place::Held | Place::Fresh | Place::Queued => drop(self.fresh.remove(&seq)),
             }
             if !room {
                 // Nothing gives way to this one, but it must not stand before
@@ -484,26 +560,37 @@ impl Outbox {
                 due: now,
                 stalled: false,
                 under_way: false,
+                attempts,
                 event: None,
             });
         }
     }
 
-    fn retry_event(&mut self, now: Tick, at: usize, failure: Failure) {
-        let ticket = &mut self.queue[at];
-        ticket.under_way = false;
-        ticket.stalled = failure.is_general();
-        if let Some((_, attempts)) = &mut ticket.event {
-            *attempts += 1;
-            ticket.due = now + wait_after(failure, *attempts, ticket.seq);
+    /// The next verdict that is due outside the queue.
+    fn next_outside(&self, now: Tick) -> Option<(u64, Place)> {
+        if let Some(&seq) = self.fresh.first() {
+            return Some((seq, Place::Fresh));
         }
+        let stalled = self.stalled.first().filter(|&&(until, _)| self.answering || until <= now);
+        let stalled = stalled.map(|&(until, seq)| (seq, Place::Stalled(until)));
+        let resting = self.resting.first().filter(|&&(until, _)| until <= now);
+        stalled.or_else(|| resting.map(|&(until, seq)| (seq, Place::Resting(until))))
     }
 
-    fn retry_verdict(&mut self, now: Tick, seq: u64, failure: Failure) {
+    fn retry_event(&mut self, now: Tick, at: usize, failure: Failure, asked: Option<Duration>) {
+        let ticket = &mut self.queue[at];
+        ticket.under_way = false;
+        ticket.attempts += 1;
+        ticket.stalled = failure.is_general() && asked.is_none();
+        ticket.due = now + wait_after(asked, ticket.attempts, ticket.seq);
+    }
+
+    fn retry_verdict(&mut self, now: Tick, seq: u64, failure: Failure, asked: Option<Duration>) {
         let Some(owed) = self.owed.get_mut(&seq) else { return };
         owed.attempts += 1;
-        let until = now + wait_after(failure, owed.attempts, seq);
-        let place = if failure.is_general() {
+        let until = now + wait_after(asked, owed.attempts, seq);
+        // Who was asked to wait does so even when the station takes others.
+        let place = if failure.is_general() && asked.is_none() {
             self.stalled.insert((until, seq));
             Place::Stalled(until)
         } else {
@@ -515,15 +602,18 @@ impl Outbox {
     /// Keeps track of whether the station takes anything at all.
     fn note_station(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Failed(failure) if failure.is_general() => {
+            Outcome::Failed(failure, _) if failure.is_general() => {
                 self.failures = self.failures.saturating_add(1);
                 self.answering = false;
             }
-            Outcome::Taken | Outcome::Refused(_) => {
+            Outcome::Taken | Outcome::Refused(_) | Outcome::Failed(..) => {
                 self.answering |= self.in_outage();
                 self.failures = 0;
             }
-            Outcome::Failed(_) => self.failures = 0,
         }
     }
+}
+
+fn may_go(ticket: &Ticket, busy: &[&AgentId]) -> bool {
+    !ticket.under_way && !busy.contains(&&ticket.agent)
 }

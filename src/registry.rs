@@ -6,6 +6,7 @@
 //! in the order in which they fall due. A heartbeat costs one look-up and a
 //! move to the end of a line; a sweep costs what falls due, not what there is.
 
+mod saved;
 mod telling;
 mod view;
 
@@ -23,6 +24,7 @@ use crate::metrics::Histogram;
 use crate::outbox::{Dropped, Limits, Outbox};
 use crate::verdict::{Cue, Status, dead_after, is_restart, suspect_after};
 
+pub use saved::{Resume, SavedAgent, SavedEvent, SavedVerdict};
 pub use view::{AgentView, Filter, Stats};
 
 /// An agent's EMERGENCY alerts are at least this far apart.
@@ -165,6 +167,8 @@ pub struct Registry {
     by_mode: [usize; Mode::ALL.len()],
     told_dead: usize,
     outbox: Outbox,
+    /// Counts what is worth saving.
+    revision: u64,
     counters: Counters,
     /// From the deadline of a death to the moment its alert was owed.
     detection_lag: Histogram,
@@ -185,6 +189,7 @@ impl Registry {
             by_mode: [0; Mode::ALL.len()],
             told_dead: 0,
             outbox: Outbox::new(rules.outbox, 0),
+            revision: 0,
             counters: Counters::default(),
             detection_lag: Histogram::new(&crate::metrics::FAST),
         }
@@ -199,18 +204,18 @@ impl Registry {
         let known = self.index.find(hash, |&slot| self.agents[slot as usize].id == *id).copied();
         let received = match known {
             Some(slot) => self.hear(now, slot, beat),
-            None => self.welcome(now, hash, id, beat)?,
+            None => self.welcome(now, id, beat)?,
         };
         self.counters.heartbeats[beat.mode as usize] += 1;
+        self.revision += 1;
         Ok(received)
     }
 
-    fn welcome(&mut self, now: Now, hash: u64, id: &AgentId, beat: &Beat) -> Result<Received, Full> {
+    fn welcome(&mut self, now: Now, id: &AgentId, beat: &Beat) -> Result<Received, Full> {
         if self.agents.len() >= self.rules.max_agents {
             return Err(Full);
         }
-        let line = Line::Healthy(beat.mode);
-        let place = self.agents.insert(Agent {
+        let slot = self.insert(Agent {
             id: id.clone(),
             name: name_beside(id, beat),
             last_seen: now.tick,
@@ -221,29 +226,39 @@ impl Registry {
             uptime: beat.uptime,
             death: 0,
             recovery: 0,
-            links: Links::new(line),
+            links: Links::new(Line::Healthy(beat.mode)),
             consecutive: 1,
             mode: beat.mode,
             status: Status::Healthy,
             told_dead: false,
         });
-        let Ok(slot) = Slot::try_from(place) else {
-            self.agents.remove(place);
-            return Err(Full);
-        };
-        self.slots_end = self.slots_end.max(place + 1);
-        let (agents, hasher) = (&self.agents, &self.hasher);
-        self.index.insert_unique(hash, slot, |&slot| hasher.hash_one(&agents[slot as usize].id));
-        self.lines.join(&mut self.agents, slot, line);
-        self.by_status[Status::Healthy as usize] += 1;
-        self.by_mode[beat.mode as usize] += 1;
+        let slot = slot.ok_or(Full)?;
         let news = beat.mode == Mode::Emergency && self.alert_emergency(now, slot, None);
         Ok(Received { is_new: true, restarted: false, change: None, news })
     }
 
+    /// Gives an agent a place, in the index and at the end of its line.
+    fn insert(&mut self, agent: Agent) -> Option<Slot> {
+        // With at most ten million agents (config.rs) a slot always fits.
+        let slot = Slot::try_from(self.agents.vacant_key()).ok()?;
+        let (hash, line) = (self.hasher.hash_one(&agent.id), agent.links.line());
+        self.by_status[agent.status as usize] += 1;
+        self.by_mode[agent.mode as usize] += 1;
+        self.told_dead += usize::from(agent.told_dead);
+        self.agents.insert(agent);
+        self.slots_end = self.slots_end.max(slot as usize + 1);
+        let (agents, hasher) = (&self.agents, &self.hasher);
+        self.index.insert_unique(hash, slot, |&slot| hasher.hash_one(&agents[slot as usize].id));
+        self.lines.join(&mut self.agents, slot, line);
+        Some(slot)
+    }
+
     fn hear(&mut self, now: Now, slot: Slot, beat: &Beat) -> Received {
         let agent = &mut self.agents[slot as usize];
-        let restarted = is_restart(agent.uptime, beat.uptime, now.tick.since(agent.last_seen));
+        // Time in which we were paused counts for the agent all the same.
+        let by_wall = Duration::from_millis(now.wall.0.saturating_sub(agent.last_seen_wall.0));
+        let elapsed = now.tick.since(agent.last_seen).max(by_wall);
+        let restarted = is_restart(agent.uptime, beat.uptime, elapsed);
         let (was_mode, was_uptime) = (agent.mode, agent.uptime);
         if agent.name.as_deref() != beat.name.as_deref() {
             agent.name = name_beside(&agent.id, beat);
@@ -291,6 +306,7 @@ impl Registry {
                 swept.more = true;
                 return swept;
             }
+            self.revision += 1;
             match line {
                 Line::Healthy(_) => swept.changes.push(self.pass(now, slot, Cue::Late)),
                 Line::Suspect(_) => {
@@ -324,7 +340,13 @@ impl Registry {
             self.outbox.withdraw(seq, Dropped::Removed);
         }
         self.remove(slot);
+        self.revision += 1;
         true
+    }
+
+    /// Rises with everything that is worth saving.
+    pub const fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// What has happened so far.
@@ -445,14 +467,17 @@ impl Registry {
     }
 
     fn alert_emergency(&mut self, now: Now, slot: Slot, previous_mode: Option<Mode>) -> bool {
-        let agent = &mut self.agents[slot as usize];
+        let agent = &self.agents[slot as usize];
         if now.tick < agent.next_emergency_alert {
             self.outbox.tally_mut().drop_one(Kind::EmergencyMode, Dropped::RateLimited);
             return false;
         }
-        agent.next_emergency_alert = now.tick + EMERGENCY_ALERT_PAUSE;
         let uptime_seconds = agent.uptime;
-        self.alert(now, slot, Details::Emergency { previous_mode, uptime_seconds })
+        let queued = self.alert(now, slot, Details::Emergency { previous_mode, uptime_seconds });
+        if queued {
+            self.agents[slot as usize].next_emergency_alert = now.tick + EMERGENCY_ALERT_PAUSE;
+        }
+        queued
     }
 }
 

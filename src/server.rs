@@ -1,65 +1,141 @@
 //! The HTTP server: tiny_http accepts and reads heads; our workers answer.
 //!
-//! Heartbeats and everything that is small are answered by the workers. Big
-//! answers (`/agents`, `/metrics`) go to a lane of their own with a bounded
-//! queue, so that no scraper delays a heartbeat.
+//! No worker ever waits for a client: bodies that are not in memory are
+//! refused, a connection has one answer in hand at a time, and whatever may be
+//! big or may have to wait goes to a slow lane with a bounded queue.
 
 mod agents;
 mod answer;
 mod api;
 mod auth;
-mod connection;
+mod closing;
 mod framing;
+mod guard;
+mod limits;
 mod listener;
+mod pipeline;
+pub(crate) mod socket;
 mod target;
+mod watch;
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tiny_http::Request;
 
 pub use api::Api;
-pub use listener::bind;
+pub use limits::{most_connections, raise_descriptor_limit};
+pub use listener::{adopt, bind};
+pub(crate) use watch::loopback;
 
 use crate::metrics::{Closed, Refusal, Route};
-use answer::Answer;
+use crate::panics::on_end_of_accept_loop;
+use answer::{After, Answer};
+use closing::Closing;
 use framing::Body;
+use guard::Guard;
+use pipeline::Pipeline;
 use target::Target;
 
-/// Big answers that may wait for their lane; more are told to come back.
-const MOST_WAITING: usize = 16;
-/// Threads of the lane for big answers.
-pub const REPORTERS: usize = 2;
+/// Requests that may wait for the slow lane; more are told to come back.
+const MOST_WAITING: usize = 32;
+/// Threads of the slow lane.
+pub const SLOW_LANES: usize = 2;
+/// How long the slow lane waits for a body that comes with an upgrade.
+const BODY_WAIT: Duration = Duration::from_secs(1);
+/// How often the guard looks.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Every so many looks it looks for leaks too.
+const LOOKS_FOR_LEAKS: u32 = 5;
+/// Leaked connections beyond which the process goes on in a fresh image.
+const MOST_LEAKED: usize = 64;
+/// Ended accept loops beyond which it does so too.
+const MOST_FORMER: usize = 64;
 
-/// A request for the lane of big answers.
-pub struct Big {
+/// Who is answering.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    /// A worker, who must not wait.
+    Worker,
+    /// The slow lane, who may.
+    Slow,
+}
+
+/// A request for the slow lane.
+pub struct Slow {
     request: Request,
-    target: Target,
     arrived: Duration,
 }
 
 /// The server, shared by its threads.
 pub struct Server {
-    inner: tiny_http::Server,
+    listener: TcpListener,
     address: SocketAddr,
     api: Api,
-    big: Sender<Big>,
+    workers: usize,
+    most_connections: usize,
+    current: RwLock<Arc<tiny_http::Server>>,
+    /// Those whose accept loop ended; their connections live on.
+    former: Mutex<Vec<watch::Former>>,
+    pipeline: Pipeline,
+    guard: Mutex<Guard>,
+    closing: Closing,
+    slow: Sender<Slow>,
+    trouble: Sender<()>,
+    /// The accept loop was ended on purpose.
+    tap_closed: AtomicBool,
+}
+
+/// The ends of the server's channels, for its threads.
+pub struct Ends {
+    /// For [`Server::slow_lane`].
+    pub slow: Receiver<Slow>,
+    /// For [`Server::watch`].
+    pub trouble: Receiver<()>,
 }
 
 impl Server {
-    /// Serves on a listener that is already bound. The receiver is for the
-    /// threads that run [`report`](Self::report).
+    /// Serves on a listener that is already bound.
     ///
     /// # Errors
     /// The listener is not usable.
-    pub fn new(listener: TcpListener, api: Api) -> io::Result<(Arc<Self>, Receiver<Big>)> {
+    pub fn new(
+        listener: TcpListener,
+        api: Api,
+        workers: usize,
+        most_connections: usize,
+    ) -> io::Result<(Arc<Self>, Ends)> {
         let address = listener.local_addr()?;
-        let inner = tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?;
-        let (big, waiting) = bounded(MOST_WAITING);
-        Ok((Arc::new(Self { inner, address, api, big }), waiting))
+        let current =
+            tiny_http::Server::from_listener(listener.try_clone()?, None).map_err(io::Error::other)?;
+        let (slow, slow_end) = bounded(MOST_WAITING);
+        let (trouble, trouble_end) = bounded(1);
+        let spent = trouble.clone();
+        on_end_of_accept_loop(move || {
+            // One call that waits is enough.
+            let _ = spent.try_send(());
+        });
+        let server = Self {
+            listener,
+            address,
+            api,
+            workers,
+            most_connections,
+            current: RwLock::new(Arc::new(current)),
+            former: Mutex::default(),
+            pipeline: Pipeline::default(),
+            guard: Mutex::default(),
+            closing: Closing::default(),
+            slow,
+            trouble,
+            tap_closed: AtomicBool::new(false),
+        };
+        Ok((Arc::new(server), Ends { slow: slow_end, trouble: trouble_end }))
     }
 
     /// Where it listens.
@@ -67,70 +143,221 @@ impl Server {
         self.address
     }
 
-    /// Answers requests until [`stop`](Self::stop).
-    ///
-    /// # Errors
-    /// The port went deaf.
-    pub fn work(&self) -> io::Result<()> {
-        loop {
-            match self.inner.recv() {
-                Ok(request) => self.handle(request),
-                Err(_) if self.api.shared.is_stopping() => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
+    /// The most connections it keeps.
+    pub const fn most_connections(&self) -> usize {
+        self.most_connections
     }
 
-    /// Gives big answers until [`stop`](Self::stop).
-    pub fn report(&self, waiting: &Receiver<Big>) {
+    /// Answers requests until it is stopped.
+    pub fn work(&self) {
         while !self.api.shared.is_stopping() {
-            if let Ok(Big { request, target, arrived }) = waiting.recv_timeout(Duration::from_millis(100)) {
-                let answer = self.api.answer(&target, request.headers(), &[]);
-                self.send(request, answer, target.route(), arrived);
+            match self.current().recv() {
+                Ok(request) => self.handle(request),
+                // The accept loop ended. One call for the watch is enough.
+                Err(error) if error.raw_os_error().is_some() => drop(self.trouble.try_send(())),
+                // It was replaced, or we are to stop.
+                Err(_) => {}
+            }
+        }
+        // What has arrived is answered.
+        while let Ok(Some(request)) = self.current().try_recv() {
+            self.handle(request);
+        }
+        // The look for what has arrived may have taken another worker's call.
+        self.current().unblock();
+    }
+
+    /// Gives the answers that may have to wait, until it is stopped.
+    pub fn slow_lane(&self, waiting: &Receiver<Slow>) {
+        // What still waits at the end is answered too.
+        while !self.api.shared.is_stopping() || !waiting.is_empty() {
+            if let Ok(Slow { request, arrived }) = waiting.recv_timeout(Duration::from_millis(100)) {
+                let mut next = self.take(request, Lane::Slow, arrived);
+                while let Some(request) = next {
+                    next = self.take(request, Lane::Slow, self.api.shared.clock().uptime());
+                }
             }
         }
     }
 
-    /// Lets `workers` threads end, after what they have in hand.
-    pub fn stop(&self, workers: usize) {
-        for _ in 0..workers {
-            self.inner.unblock();
+    /// Looks at all connections, many times a second, until it is stopped.
+    /// Calls `refresh` when more is leaked than can be borne: a connection
+    /// that was closed and is still held keeps a thread and two descriptors
+    /// until the process image ends.
+    pub fn guard(&self, refresh: &dyn Fn()) {
+        let budget = (self.most_connections / 8).clamp(4, MOST_LEAKED);
+        let mut looks = 0_u32;
+        while !self.api.shared.is_stopping() {
+            self.look(self.most_connections);
+            looks = looks.wrapping_add(1);
+            if looks.is_multiple_of(LOOKS_FOR_LEAKS) {
+                let leaked = self.closing.leaked(self.api.shared.clock().uptime());
+                self.api.leaked.store(leaked, Ordering::Relaxed);
+                let former = self.former.lock().unwrap_or_else(PoisonError::into_inner).len();
+                if leaked > budget || former > MOST_FORMER {
+                    log::info!("{leaked} connections are leaked and {former} accept loops were replaced");
+                    refresh();
+                }
+            }
+            self.api.shared.pause(LOOK_EVERY);
         }
     }
 
-    fn handle(&self, mut request: Request) {
-        let arrived = self.api.shared.clock().uptime();
+    /// Takes note that the accept loop is ended on purpose.
+    pub fn close_tap(&self) {
+        self.tap_closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Puts a new accept loop on the listener.
+    pub fn open_tap(&self) {
+        self.tap_closed.store(false, Ordering::SeqCst);
+        let _ = self.trouble.try_send(());
+    }
+
+    /// Waits until no request was in hand for `quiet`, at most for `longest`.
+    pub fn finish_requests(&self, longest: Duration, quiet: Duration) {
+        let clock = self.api.shared.clock();
+        let (started, mut busy_at) = (clock.uptime(), clock.uptime());
+        while clock.uptime().saturating_sub(started) < longest {
+            if !self.pipeline.is_idle() {
+                busy_at = clock.uptime();
+            } else if clock.uptime().saturating_sub(busy_at) >= quiet {
+                return;
+            }
+            self.api.shared.pause(Duration::from_millis(1));
+        }
+    }
+
+    /// Lets the workers end, after what they have in hand.
+    pub fn stop(&self) {
+        let current = self.current();
+        (0..self.workers).for_each(|_| current.unblock());
+        // The watch looks up too.
+        let _ = self.trouble.try_send(());
+    }
+
+    /// Closes by rule, so that at most `most` connections are left.
+    fn look(&self, most: usize) {
+        let connections = socket::connections(self.address.port());
+        let mut pending = HashSet::new();
+        let mut traffic = Vec::with_capacity(connections.len());
+        for connection in &connections {
+            if let Some(seen) = connection.traffic() {
+                if seen.pending {
+                    pending.insert(connection.peer);
+                }
+                traffic.push((connection.cookie, seen));
+            }
+        }
+        let now = self.api.shared.clock().now().tick;
+        let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        let close = guard.look(now, &traffic, most);
+        drop(guard);
+        self.pipeline.look(&pending);
+        self.api.connections.store(connections.len(), Ordering::Relaxed);
+        for (cookie, why) in close {
+            if let Some(connection) = connections.iter().find(|connection| connection.cookie == cookie) {
+                self.close(connection, why);
+            }
+        }
+    }
+
+    fn close(&self, connection: &socket::Connection, why: Closed) {
+        // Who is refused with an answer should get it.
+        connection.shut(matches!(why, Closed::Flood | Closed::Stalled));
+        self.closing.note(connection.cookie, self.api.shared.clock().uptime());
+        self.api.metrics.closed(why);
+        log::debug!("closed the connection from {}: {}", connection.peer, why.as_str());
+    }
+
+    fn current(&self) -> Arc<tiny_http::Server> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn handle(&self, request: Request) {
+        let mut next = self.pipeline.admit(request);
+        while let Some(request) = next {
+            next = self.take(request, Lane::Worker, self.api.shared.clock().uptime());
+        }
+    }
+
+    /// Answers a request whose turn it is, or hands it to the slow lane.
+    /// Returns the next one of the same connection.
+    fn take(&self, mut request: Request, lane: Lane, arrived: Duration) -> Option<Request> {
+        let peer = request.remote_addr().copied()?;
         let target = Target::parse(request.method(), request.url());
         let route = target.route();
-        let body = match framing::body(request.headers(), target.wants_body()) {
-            Ok(Body::Buffered(length)) => framing::read(&mut request, length),
-            Ok(Body::None) => Vec::new(),
+        let framing = framing::body(request.headers(), target.wants_body());
+        let waits =
+            target.is_big() || matches!(framing, Ok(Body::Unbuffered(_))) || self.pipeline.may_block(peer);
+        if waits && lane == Lane::Worker {
+            request = match self.slow.try_send(Slow { request, arrived }) {
+                Ok(()) => return None,
+                Err(full) => full.into_inner().request,
+            };
+            if self.pipeline.may_block(peer) || matches!(framing, Ok(Body::Unbuffered(_))) {
+                // It would have to wait, and there is no room to wait in.
+                self.refuse(request, &busy(), route, arrived, Closed::Flood);
+            } else {
+                self.send(request, busy(), route, arrived);
+            }
+            return self.pipeline.done(peer);
+        }
+        match framing {
             Err(refused) => {
                 if route == Route::Heartbeat {
                     self.api.metrics.refusal(Refusal::Body);
                 }
-                let answer = refused.answer();
                 if refused.leaves_body() {
-                    self.api.metrics.closed(Closed::Body);
-                    self.api.metrics.request(route, self.api.shared.clock().uptime().saturating_sub(arrived));
-                    return connection::answer_and_close(request, &answer, self.address.port());
+                    self.refuse(request, &refused.answer(), route, arrived, Closed::Body);
+                } else {
+                    self.send(request, refused.answer(), route, arrived);
                 }
-                return self.send(request, answer, route, arrived);
             }
-        };
-        if !target.is_big() {
-            let answer = self.api.answer(&target, request.headers(), &body);
-            return self.send(request, answer, route, arrived);
+            Ok(body) => {
+                if let Body::Unbuffered(_) = body {
+                    let stream = socket::connection_from(peer, self.address.port())
+                        .and_then(|connection| connection.stream());
+                    // Without it the guard ends the wait, a little later.
+                    stream.map(|stream| stream.set_read_timeout(Some(BODY_WAIT)));
+                }
+                let body = framing::read(&mut request, body);
+                let answer = self.api.answer(&target, request.headers(), &body);
+                self.send(request, answer, route, arrived);
+            }
         }
-        if let Err(full) = self.big.try_send(Big { request, target, arrived }) {
-            let answer = Answer::error(503, "Too many big answers are waiting, try again").retry_after(1);
-            self.send(full.into_inner().request, answer, route, arrived);
+        self.pipeline.done(peer)
+    }
+
+    /// Answers and closes, as what follows on the connection is not known.
+    fn refuse(&self, request: Request, answer: &Answer, route: Route, arrived: Duration, why: Closed) {
+        let connection =
+            request.remote_addr().and_then(|&peer| socket::connection_from(peer, self.address.port()));
+        let may_write = request.remote_addr().is_some_and(|&peer| !self.pipeline.may_block(peer));
+        if let Some(connection) = connection {
+            closing::answer(&connection, answer, may_write);
+            self.close(&connection, why);
         }
+        closing::dispose(request);
+        self.api.metrics.request(route, self.api.shared.clock().uptime().saturating_sub(arrived));
     }
 
     fn send(&self, request: Request, answer: Answer, route: Route, arrived: Duration) {
-        // A client that has gone is not interested, and nobody else is.
-        let _ = answer.send(request);
+        let peer = request.remote_addr().copied();
+        let why = match answer.send(request) {
+            Ok(After::Open) => None,
+            Ok(After::Close) => Some(Closed::Done),
+            // It did not take the answer in time; half of one is none.
+            Err(_) => Some(Closed::Stalled),
+        };
+        let connection = |peer| socket::connection_from(peer, self.address.port());
+        if let Some((why, connection)) = why.and_then(|why| Some((why, connection(peer?)?))) {
+            self.close(&connection, why);
+        }
         self.api.metrics.request(route, self.api.shared.clock().uptime().saturating_sub(arrived));
     }
+}
+
+fn busy() -> Answer {
+    Answer::error(503, "Too many big answers are waiting, try again").retry_after(1)
 }

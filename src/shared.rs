@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::clock::{Clock, Now, Tick};
+use crate::alert::Alert;
+use crate::clock::{Clock, Now};
 use crate::registry::{Registry, Rules};
 
 /// What the process is doing, as `/ready` tells it.
@@ -24,6 +25,8 @@ struct State {
     registry: Registry,
     /// Somebody wants the sweeper to look again.
     woken: bool,
+    /// No alert is to be handed out.
+    alerts_held: bool,
 }
 
 /// What all threads share.
@@ -32,6 +35,7 @@ pub struct Shared {
     changed: Condvar,
     clock: Clock,
     phase: AtomicU8,
+    reachable: AtomicBool,
     stopping: AtomicBool,
 }
 
@@ -39,10 +43,11 @@ impl Shared {
     /// An empty registry and a clock that starts now.
     pub fn new(rules: Rules) -> Self {
         Self {
-            state: Mutex::new(State { registry: Registry::new(rules), woken: false }),
+            state: Mutex::new(State { registry: Registry::new(rules), woken: false, alerts_held: false }),
             changed: Condvar::new(),
             clock: Clock::start(),
             phase: AtomicU8::new(Phase::Starting as u8),
+            reachable: AtomicBool::new(true),
             stopping: AtomicBool::new(false),
         }
     }
@@ -64,16 +69,34 @@ impl Shared {
         f(&mut state.registry, now)
     }
 
+    /// The next alerts to post, unless they are held.
+    pub fn next_alerts(&self) -> Vec<Alert> {
+        let mut state = self.lock();
+        if state.alerts_held {
+            return Vec::new();
+        }
+        let now = self.clock.now();
+        std::iter::from_fn(|| state.registry.next_alert(now)).collect()
+    }
+
+    /// Holds all alerts back, or lets them go again.
+    pub fn hold_alerts(&self, hold: bool) {
+        self.lock().alerts_held = hold;
+        self.wake();
+    }
+
     /// Lets the sweeper look again at once.
     pub fn wake(&self) {
         self.lock().woken = true;
         self.changed.notify_all();
     }
 
-    /// The sweeper's sleep: until `deadline`, at most `longest`, or until it
-    /// is woken.
-    pub fn sleep(&self, deadline: Option<Tick>, longest: Duration) {
+    /// The sweeper's sleep: until the next deadline, at most `longest`, or
+    /// until it is woken.
+    pub fn sleep(&self, longest: Duration) {
         let state = self.lock();
+        // While alerts are held, those that are due must not keep it awake.
+        let deadline = if state.alerts_held { None } else { state.registry.next_deadline() };
         let now = self.clock.now().tick;
         let sleep = deadline.map_or(longest, |deadline| deadline.since(now)).min(longest);
         self.clock.renew(sleep);
@@ -105,6 +128,22 @@ impl Shared {
     /// Enters a phase.
     pub fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::SeqCst);
+    }
+
+    /// Waits for `time`, or until the threads are to end.
+    pub fn pause(&self, time: Duration) {
+        let waiting = |_: &mut State| !self.is_stopping();
+        drop(self.changed.wait_timeout_while(self.lock(), time, waiting));
+    }
+
+    /// Whether our own port can be reached.
+    pub fn is_reachable(&self) -> bool {
+        self.reachable.load(Ordering::SeqCst)
+    }
+
+    /// Takes note of whether our own port can be reached.
+    pub fn set_reachable(&self, reachable: bool) {
+        self.reachable.store(reachable, Ordering::SeqCst);
     }
 
     /// Tells the threads to end.

@@ -2,7 +2,7 @@
 //! the alert goes to the log, and that never fails.
 
 use std::io::Read as _;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ureq::http::HeaderMap;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
@@ -43,6 +43,13 @@ pub struct Told {
     pub remark: String,
 }
 
+impl Told {
+    /// There was no post.
+    pub fn nothing(why: String) -> Self {
+        Self { reply: Reply::None, remark: why }
+    }
+}
+
 impl Station {
     /// The configured station, or the log. `instance` makes event ids unique.
     pub fn new(config: &config::Config, instance: String) -> Self {
@@ -63,7 +70,7 @@ impl Station {
     pub fn tell(&self, alert: &Alert) -> Told {
         let body = match alert.to_json(&self.cluster_id, &self.instance) {
             Ok(body) => body,
-            Err(error) => return Told { reply: Reply::None, remark: error.to_string() },
+            Err(error) => return Told::nothing(error.to_string()),
         };
         if let Some(post) = &self.post {
             post.send(&body)
@@ -94,7 +101,7 @@ impl Post {
                 let _ = body.into_reader().take(ANSWER_EXCERPT).read_to_end(&mut excerpt);
                 Told { reply, remark: String::from_utf8_lossy(&excerpt).escape_debug().to_string() }
             }
-            Err(error) => Told { reply: Reply::None, remark: error.to_string().escape_debug().to_string() },
+            Err(error) => Told::nothing(error.to_string().escape_debug().to_string()),
         }
     }
 }
@@ -133,12 +140,13 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         return Some(Duration::from_secs(seconds));
     }
     let at = httpdate::parse_http_date(value).ok()?;
-    let now = SystemTime::UNIX_EPOCH + Duration::from_millis(wall().0);
-    Some(at.duration_since(now).unwrap_or_default())
+    Some(at.duration_since(wall().into()).unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -149,7 +157,7 @@ mod tests {
             retry_after(&headers)
         };
         assert_eq!(read("7"), Some(Duration::from_secs(7)));
-        let soon = SystemTime::UNIX_EPOCH + Duration::from_millis(wall().0) + Duration::from_secs(100);
+        let soon = SystemTime::from(wall()) + Duration::from_secs(100);
         let seconds = read(&httpdate::fmt_http_date(soon)).unwrap().as_secs();
         assert!((98..=100).contains(&seconds), "{seconds}");
         assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));

@@ -10,6 +10,7 @@ use crate::metrics::Metrics;
 use crate::registry::Change;
 use crate::shared::Shared;
 use crate::verdict::Status;
+use crate::vitals::Vitals;
 
 /// The sweeper renews the lease on awake time at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
@@ -19,18 +20,21 @@ const BUDGET: usize = 256;
 const NOTABLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Sweeps until told to stop.
-pub fn run(shared: &Shared, metrics: &Metrics, alerts: &Sender<Alert>, longest_sleep: Duration) {
+pub fn run(
+    shared: &Shared,
+    metrics: &Metrics,
+    vitals: &Vitals,
+    alerts: &Sender<Alert>,
+    longest_sleep: Duration,
+) {
     let longest_sleep = longest_sleep.min(LONGEST_SLEEP);
     let mut paused = shared.clock().paused();
     while !shared.is_stopping() {
         let started = shared.clock().uptime();
-        let (swept, next_alerts, deadline) = shared.with_renewed(|registry, now| {
-            let swept = registry.sweep(now, BUDGET);
-            let next_alerts: Vec<Alert> = std::iter::from_fn(|| registry.next_alert(now)).collect();
-            (swept, next_alerts, registry.next_deadline())
-        });
+        vitals.swept(started);
+        let swept = shared.with_renewed(|registry, now| registry.sweep(now, BUDGET));
         metrics.sweep.record(shared.clock().uptime().saturating_sub(started));
-        for alert in next_alerts {
+        for alert in shared.next_alerts() {
             // There is room: the channel holds as many as may be under way.
             if alerts.try_send(alert).is_err() {
                 log::error!("an alert found no sender");
@@ -47,7 +51,7 @@ pub fn run(shared: &Shared, metrics: &Metrics, alerts: &Sender<Alert>, longest_s
             log::info!("forgot {} agents that were dead for long", swept.forgotten);
         }
         if !swept.more {
-            shared.sleep(deadline, longest_sleep);
+            shared.sleep(longest_sleep);
         }
     }
 }

@@ -67,13 +67,13 @@ pub fn dead_after(mode: Mode, grace: Duration) -> Duration {
     2 * mode.interval() + grace
 }
 
-/// Whether an agent that announced `before` and, `silence` later, announces
+/// Whether an agent that announced `before` and, `elapsed` later, announces
 /// `after` was started anew in between. Both uptimes are in seconds. A fall of
 /// more than 10 s is a restart; so is any fall to an uptime that fits into the
-/// silence, as in a crash loop. A small fall to a large uptime is two
+/// time between, as in a crash loop. A small fall to a large uptime is two
 /// heartbeats that overtook each other.
-pub fn is_restart(before: f64, after: f64, silence: Duration) -> bool {
-    before - after > 10.0 || (after < before && after <= silence.as_secs_f64())
+pub fn is_restart(before: f64, after: f64, elapsed: Duration) -> bool {
+    before - after > 10.0 || (after < before && after <= elapsed.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -66,9 +66,18 @@ pub struct Flags {
     /// the most agents known at once (default: 100000)
     #[argh(option)]
     collector_max_agents: Option<String>,
+    /// beyond it the longest-idle connections are closed (default: 1024)
+    #[argh(option)]
+    collector_max_connections: Option<String>,
     /// threads that answer requests (default: the CPUs, at least 2)
     #[argh(option)]
     collector_http_workers: Option<String>,
+    /// where the state survives a restart (default: it does not)
+    #[argh(option)]
+    state_file: Option<String>,
+    /// how often it is saved when something changed (default: 5000)
+    #[argh(option)]
+    state_interval_ms: Option<String>,
     /// what is logged (default: info)
     #[argh(option)]
     rust_log: Option<String>,
@@ -115,7 +124,10 @@ impl Flags {
             "ALERT_SENDERS" => &self.alert_senders,
             "AGENT_RETENTION_MS" => &self.agent_retention_ms,
             "COLLECTOR_MAX_AGENTS" => &self.collector_max_agents,
+            "COLLECTOR_MAX_CONNECTIONS" => &self.collector_max_connections,
             "COLLECTOR_HTTP_WORKERS" => &self.collector_http_workers,
+            "STATE_FILE" => &self.state_file,
+            "STATE_INTERVAL_MS" => &self.state_interval_ms,
             "RUST_LOG" => &self.rust_log,
             "LOG_FORMAT" => &self.log_format,
             _ => &None,

@@ -86,7 +86,8 @@ impl<'a> Reader<'a> {
     pub fn text(&self, variable: &str, longest: usize) -> Result<Option<String>, ConfigError> {
         let allowed = format!("1 to {longest} bytes of text without control characters");
         self.checked(variable, &allowed, |raw| {
-            (raw.len() <= longest && !raw.chars().any(char::is_control)).then(|| raw.to_owned())
+            (raw.len() <= longest && !raw.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER))
+                .then(|| raw.to_owned())
         })
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{Agent, Registry, millis};
 use crate::alert::{Alert, Details, Kind};
-use crate::clock::{Now, Tick, Wall};
+use crate::clock::{Now, Wall};
 use crate::delivery::Outcome;
 use crate::lines::{Line, Slot};
 use crate::outbox::{Dropped, Next, Settled, Verdict};
@@ -28,18 +28,19 @@ impl Registry {
 
     /// Takes note of how the post of an alert ended.
     pub fn settle(&mut self, now: Now, alert: &Alert, outcome: Outcome) {
+        self.revision += 1;
         match self.outbox.settle(now.tick, alert.seq, outcome) {
             None | Some(Settled::Event) => {}
             Some(Settled::Current(slot, kind)) => match outcome {
-                Outcome::Failed(_) => {}
-                Outcome::Taken => self.told(now.tick, slot, kind, kind == Kind::AgentDeath),
-                Outcome::Refused(_) => self.told(now.tick, slot, kind, false),
+                Outcome::Failed(..) => {}
+                Outcome::Taken => self.told(slot, kind, kind == Kind::AgentDeath),
+                Outcome::Refused(_) => self.told(slot, kind, false),
             },
             Some(Settled::Over(slot, _)) => {
                 // The agent may be gone, and another in its place.
                 let same = |agent: &Agent| agent.id == alert.agent;
                 if self.agents.get(slot as usize).is_some_and(same) {
-                    self.told_late(now.tick, slot, outcome == Outcome::Taken);
+                    self.told_late(slot, outcome == Outcome::Taken);
                 }
             }
         }
@@ -88,7 +89,7 @@ impl Registry {
     }
 
     /// The station knows the verdict, or will never know it.
-    fn told(&mut self, now: Tick, slot: Slot, kind: Kind, dead: bool) {
+    fn told(&mut self, slot: Slot, kind: Kind, dead: bool) {
         self.set_told_dead(slot, dead);
         let agent = &mut self.agents[slot as usize];
         match kind {
@@ -97,25 +98,25 @@ impl Registry {
             Kind::EmergencyMode | Kind::RestartDetected => {}
         }
         if agent.death != 0 {
-            self.outbox.release(now, agent.death);
+            self.outbox.release(agent.death);
         } else if agent.links.line() == Line::Lingering {
             self.retire(slot);
         }
     }
 
     /// A death was posted whose agent came back meanwhile.
-    fn told_late(&mut self, now: Tick, slot: Slot, taken: bool) {
+    fn told_late(&mut self, slot: Slot, taken: bool) {
         let agent = &mut self.agents[slot as usize];
         if agent.recovery == 0 {
             return;
         }
         if taken {
-            self.outbox.release(now, agent.recovery);
+            self.outbox.release(agent.recovery);
             self.set_told_dead(slot, true);
         } else {
             self.outbox.withdraw(agent.recovery, Dropped::Cancelled);
             agent.recovery = 0;
-            self.outbox.release(now, agent.death);
+            self.outbox.release(agent.death);
         }
     }
 

@@ -1,9 +1,18 @@
 //! An answer, and how it becomes a response.
+//!
+//! The response is written by us, through the request's own writer:
+//! tiny_http's way looks at the request's `TE` header again, can be made to
+//! panic by it, and collects a stream in memory for HTTP/1.0.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 use serde::Serialize;
-use tiny_http::{Header, Request, Response, StatusCode};
+use tiny_http::{HTTPVersion, Method, Request, StatusCode};
+
+use crate::clock::wall;
+
+/// What is read from a stream at once.
+const CHUNK: usize = 16 * 1024;
 
 /// What is sent after the head.
 pub enum Content {
@@ -18,8 +27,17 @@ pub struct Answer {
     status: u16,
     content_type: &'static str,
     content: Content,
-    /// Never a client's text: values are not checked for line breaks below us.
+    /// Never a client's text: values are not checked for line breaks.
     headers: Vec<(&'static str, String)>,
+}
+
+/// What becomes of the connection after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// It can have another request.
+    Open,
+    /// Its end is the end of the answer.
+    Close,
 }
 
 impl Answer {
@@ -57,36 +75,90 @@ impl Answer {
         self.with("Retry-After", seconds.to_string())
     }
 
-    /// Sends it. A head over one kilobyte aside, a small answer is one packet.
-    pub fn send(self, request: Request) -> io::Result<()> {
-        let fields = [("Server", "pap-collector".to_owned()), ("Content-Type", self.content_type.to_owned())];
-        let fields = fields.into_iter().chain(self.headers);
-        let headers = fields.filter_map(|(name, value)| Header::from_bytes(name, value).ok()).collect();
-        let status = StatusCode(self.status);
+    /// Sends it; a small one is one packet.
+    ///
+    /// # Errors
+    /// The client is gone, or did not take it in time. Part of it may have
+    /// been sent.
+    pub fn send(self, request: Request) -> io::Result<After> {
+        let is_head = *request.method() == Method::Head;
+        let is_old = *request.http_version() < HTTPVersion(1, 1);
+        let keeps_alive = request.headers().iter().any(|header| {
+            header.field.equiv("Connection")
+                && header.value.as_str().to_ascii_lowercase().contains("keep-alive")
+        });
+        let framing = match &self.content {
+            Content::Whole(body) => format!("Content-Length: {}\r\n", body.len()),
+            Content::Stream(_) if is_old => String::new(),
+            Content::Stream(_) => "Transfer-Encoding: chunked\r\n".to_owned(),
+        };
+        let ends = is_old && (!keeps_alive || framing.is_empty());
+        let connection = match (ends, is_old) {
+            (true, _) => "Connection: close\r\n",
+            (false, true) => "Connection: keep-alive\r\n",
+            (false, false) => "",
+        };
+        let mut bytes = self.head(&framing, connection);
+        let mut writer = request.into_writer();
         match self.content {
+            _ if is_head => writer.write_all(&bytes)?,
             Content::Whole(body) => {
-                let length = Some(body.len());
-                let response = Response::new(status, headers, io::Cursor::new(body), length, None);
-                request.respond(response.with_chunked_threshold(usize::MAX))
+                bytes.extend_from_slice(&body);
+                writer.write_all(&bytes)?;
             }
-            Content::Stream(body) => request.respond(Response::new(status, headers, body, None, None)),
+            Content::Stream(body) => {
+                writer.write_all(&bytes)?;
+                stream(body, &mut writer, !is_old)?;
+            }
         }
+        writer.flush()?;
+        Ok(if ends { After::Close } else { After::Open })
     }
 
-    /// The same as bytes, for a connection that is closed right after.
+    /// The whole of it as bytes, for a connection that is closed right after.
     pub fn to_bytes(&self) -> Vec<u8> {
         let body: &[u8] = match &self.content {
             Content::Whole(body) => body,
             Content::Stream(_) => &[],
         };
-        let reason = StatusCode(self.status);
-        let reason = reason.default_reason_phrase();
-        let mut bytes = format!(
-            "HTTP/1.1 {} {reason}\r\nServer: pap-collector\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-            self.status, self.content_type, body.len(),
-        )
-        .into_bytes();
+        let mut bytes = self.head(&format!("Content-Length: {}\r\n", body.len()), "Connection: close\r\n");
         bytes.extend_from_slice(body);
         bytes
+    }
+
+    fn head(&self, framing: &str, connection: &str) -> Vec<u8> {
+        let (status, reason) = (self.status, StatusCode(self.status).default_reason_phrase());
+        let date = httpdate::fmt_http_date(wall().into());
+        let mut head = format!(
+            "HTTP/1.1 {status} {reason}\r\nDate: {date}\r\nServer: pap-collector\r\nContent-Type: {}\r\n{framing}{connection}",
+            self.content_type
+        );
+        for (name, value) in &self.headers {
+            head.push_str(name);
+            head.push_str(": ");
+            head.push_str(value);
+            head.push_str("\r\n");
+        }
+        head.push_str("\r\n");
+        head.into_bytes()
+    }
+}
+
+/// Sends what a stream makes, in chunks where the client knows them
+/// (RFC 9112 §7.1).
+fn stream(mut body: Box<dyn Read + Send>, writer: &mut impl Write, chunked: bool) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let length = body.read(&mut chunk)?;
+        if chunked {
+            write!(writer, "{length:x}\r\n")?;
+        }
+        writer.write_all(&chunk[..length])?;
+        if chunked {
+            writer.write_all(b"\r\n")?;
+        }
+        if length == 0 {
+            return Ok(());
+        }
     }
 }

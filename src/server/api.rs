@@ -2,6 +2,7 @@
 //! contract's table, in code.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 use serde_json::json;
@@ -10,11 +11,10 @@ use tiny_http::Header;
 use super::agents::AgentList;
 use super::answer::Answer;
 use super::auth;
-use super::connection;
 use super::target::{Listing, Target};
 use crate::VERSION;
 use crate::beat::{AgentId, Beat, BeatError, IdError, Mode};
-use crate::config::Secret;
+use crate::config::{Config, Secret};
 use crate::metrics::{Metrics, Numbers, Refusal, render};
 use crate::registry::{AgentView, millis};
 use crate::shared::{Phase, Shared};
@@ -85,11 +85,26 @@ pub struct Api {
     pub cluster_name: String,
     /// What `/agents` asks for.
     pub api_key: Option<Secret>,
-    /// The port it is served on.
-    pub port: u16,
+    /// How many connections are open.
+    pub connections: AtomicUsize,
+    /// How many were closed and are still held.
+    pub leaked: AtomicUsize,
 }
 
 impl Api {
+    /// The endpoints of a collector with this configuration.
+    pub fn new(config: &Config, shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            shared,
+            metrics,
+            cluster_id: config.cluster_id.clone(),
+            cluster_name: config.cluster_name.clone(),
+            api_key: config.api_key.clone(),
+            connections: AtomicUsize::new(0),
+            leaked: AtomicUsize::new(0),
+        }
+    }
+
     /// The answer to a request. It waits for nothing but the lock.
     pub fn answer(&self, target: &Target, headers: &[Header], body: &[u8]) -> Answer {
         let key = self.api_key.as_ref().filter(|_| target.is_protected());
@@ -224,7 +239,10 @@ impl Api {
 
     fn ready(&self) -> Answer {
         let reason = match self.shared.phase() {
-            Phase::Ready => return Answer::json(200, &json!({ "ready": true })),
+            Phase::Ready if self.shared.is_reachable() => {
+                return Answer::json(200, &json!({ "ready": true }));
+            }
+            Phase::Ready => "cannot reach its own port",
             Phase::Starting => "starting",
             Phase::Draining => "draining",
         };
@@ -236,7 +254,7 @@ impl Api {
 
     fn metrics(&self) -> Answer {
         let numbers = self.shared.with(|registry, _| Numbers::of(registry));
-        let connections = connection::count(self.port);
+        let connections = (self.connections.load(Ordering::Relaxed), self.leaked.load(Ordering::Relaxed));
         let text = render(&self.cluster_id, &numbers, &self.metrics, self.shared.clock(), connections);
         Answer::text("text/plain; version=0.0.4; charset=utf-8", text)
     }

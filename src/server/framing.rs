@@ -21,6 +21,9 @@ pub enum Body {
     None,
     /// It is in memory, with this many bytes.
     Buffered(usize),
+    /// It has this many bytes, which may still be on their way: the client
+    /// offers to change the protocol (to HTTP/2, as some do by default).
+    Unbuffered(usize),
 }
 
 /// Why a body is not taken.
@@ -36,8 +39,6 @@ pub enum Refused {
     Chunked,
     /// The client waits for a 100 before it sends the body.
     Expects,
-    /// The client wants to change the protocol along with a body.
-    Upgrade,
 }
 
 impl Refused {
@@ -49,7 +50,6 @@ impl Refused {
             Self::TooLong => Answer::error(413, "A body must have at most 1024 bytes"),
             Self::BadLength => Answer::error(400, "A body needs exactly one Content-Length, in digits"),
             Self::Expects => Answer::error(417, "Expect is not supported, send the body at once"),
-            Self::Upgrade => Answer::error(400, "A request with a body cannot change the protocol"),
         }
     }
 
@@ -81,8 +81,8 @@ pub fn body(headers: &[Header], wanted: bool) -> Result<Body, Refused> {
     match length.parse::<usize>() {
         Ok(0) => Ok(Body::None),
         Ok(1..=MAX_BODY) if has("Expect") => Err(Refused::Expects),
-        Ok(1..=MAX_BODY) if upgrade.into_iter().any(|value| value.contains("upgrade")) => {
-            Err(Refused::Upgrade)
+        Ok(length @ 1..=MAX_BODY) if upgrade.into_iter().any(|value| value.contains("upgrade")) => {
+            Ok(Body::Unbuffered(length))
         }
         Ok(length @ 1..=MAX_BODY) => Ok(Body::Buffered(length)),
         // Too long, or too long even to be a number.
@@ -90,10 +90,14 @@ pub fn body(headers: &[Header], wanted: bool) -> Result<Body, Refused> {
     }
 }
 
-/// Takes a body that is in memory.
-pub fn read(request: &mut Request, length: usize) -> Vec<u8> {
+/// Takes a body. Only an unbuffered one may have to wait for the client.
+pub fn read(request: &mut Request, body: Body) -> Vec<u8> {
+    let length = match body {
+        Body::None => 0,
+        Body::Buffered(length) | Body::Unbuffered(length) => length,
+    };
     let mut body = Vec::with_capacity(length);
-    // Reading from memory cannot fail; a short body fails as a heartbeat.
+    // A body that ends too early fails as a heartbeat.
     let _ = request.as_reader().take(length as u64).read_to_end(&mut body);
     body
 }
@@ -116,6 +120,8 @@ mod tests {
         assert_eq!(of(&["Content-Length: 1", "Connection: keep-alive"], true), Ok(Body::Buffered(1)));
         assert_eq!(of(&[], false), Ok(Body::None));
         assert_eq!(of(&["Connection: Upgrade", "Upgrade: h2c"], false), Ok(Body::None));
+        let upgrade = ["Content-Length: 5", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c"];
+        assert_eq!(of(&upgrade, true), Ok(Body::Unbuffered(5)));
         for (headers, refused) in [
             (&[][..], Refused::NoLength),
             (&["Content-Length: 1025"], Refused::TooLong),
@@ -129,7 +135,6 @@ mod tests {
             (&["Content-Length: 5", "Transfer-Encoding: chunked"], Refused::BadLength),
             (&["Transfer-Encoding: identity"], Refused::Chunked),
             (&["Content-Length: 5", "Expect: 100-continue"], Refused::Expects),
-            (&["Content-Length: 5", "Connection: Upgrade, HTTP2-Settings"], Refused::Upgrade),
         ] {
             assert_eq!(of(headers, true), Err(refused), "{headers:?}");
         }
@@ -137,7 +142,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_buffered_is_short(value in "[ -~]{0,24}", wanted: bool) {
+        fn whatever_is_buffered_is_short(value in "[0-9]{1,6}|[0-9]{1,24}|[ -~]{0,24}", wanted: bool) {
             let headers = [Header::from_bytes("Content-Length", value.as_bytes()).unwrap()];
             if let Ok(Body::Buffered(length)) = body(&headers, wanted) {
                 prop_assert!((1..=MAX_BODY).contains(&length));

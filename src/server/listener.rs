@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Connections that may wait to be accepted; the system may cap it.
 const BACKLOG: i32 = 4096;
@@ -14,6 +15,10 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// A silent peer is asked for a sign of life after this, and every third of it.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// What a connection's send buffer holds at least, however small its peer's
+/// window: the system doubles it.
+const SEND_BUFFER: usize = 128 * 1024;
 
 /// Listens on `address`, or on all addresses of both families.
 ///
@@ -38,12 +43,32 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(false)?;
     }
     socket.set_reuse_address(true)?;
-    // Linux hands these on to every accepted connection.
+    set_options(&SockRef::from(&socket))?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Takes over a socket that somebody else has bound.
+///
+/// # Errors
+/// It is no socket that listens for TCP connections.
+pub fn adopt(descriptor: OwnedFd) -> io::Result<TcpListener> {
+    let socket = Socket::from(descriptor);
+    if !socket.is_listener()? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the inherited descriptor does not listen"));
+    }
+    set_options(&SockRef::from(&socket))?;
+    socket.set_nonblocking(false)?;
+    socket.set_cloexec(true)?;
+    Ok(socket.into())
+}
+
+/// Linux hands these on to every accepted connection.
+fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3))?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_write_timeout(Some(SEND_TIMEOUT))?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    socket.set_send_buffer_size(SEND_BUFFER)
 }

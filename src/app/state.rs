@@ -1,0 +1,134 @@
+//! Keeps the state: loads it at the start, saves it now and then.
+
+use std::fs::File;
+use std::io::{self, BufReader, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::clock::wall;
+use crate::config::Config;
+use crate::registry::Resume;
+use crate::shared::Shared;
+use crate::state_file::{self, Locked, Owner, Saved, StateFile};
+
+/// The same trouble with the file is worth a line only this often.
+const REMARK_PAUSE: Duration = Duration::from_secs(60);
+
+/// The keeper of the state.
+pub struct Keeper {
+    shared: Arc<Shared>,
+    owner: Owner,
+    file: Option<(StateFile, Duration)>,
+    /// The file is not ours to write to: it could not be set aside.
+    hands_off: AtomicBool,
+}
+
+impl Keeper {
+    /// Restores what the former image handed over, or what the file holds.
+    /// Without either, the event ids begin with `instance`.
+    pub fn new(config: &Config, shared: Arc<Shared>, instance: String, handed: Option<&File>) -> Self {
+        let owner = Owner { cluster_id: config.cluster_id.clone(), instance };
+        let file = config.state.as_ref().map(|state| (StateFile::new(&state.path), state.interval));
+        let mut keeper = Self { shared, owner, file, hands_off: AtomicBool::new(false) };
+        if let Some(state) = handed {
+            match state_file::read(&keeper.owner.cluster_id, BufReader::new(state)) {
+                Ok(saved) => return keeper.restored(saved, Resume::Continued),
+                Err(error) => log::error!("the former image's state is lost: {error}"),
+            }
+        }
+        let loaded = keeper.file.as_ref().map(|(file, _)| file.load(&keeper.owner.cluster_id));
+        match loaded {
+            None | Some(Ok(None)) => {}
+            Some(Ok(Some(saved))) => keeper = keeper.restored(saved, Resume::Restarted),
+            Some(Err(error)) => {
+                log::error!("the state file is not used: {error}");
+                keeper.set_aside();
+            }
+        }
+        keeper
+    }
+
+    fn restored(mut self, saved: Saved, resume: Resume) -> Self {
+        let (agents, events) = (saved.agents.len(), saved.events.len());
+        let no_room = self.shared.with(|registry, now| {
+            let no_room = registry.restore(now, saved.agents, resume);
+            registry.restore_events(now, saved.seq, saved.events);
+            no_room
+        });
+        self.owner.instance = saved.instance;
+        let age = Duration::from_millis(wall().0.saturating_sub(saved.saved_at));
+        log::info!("restored {agents} agents and {events} events, saved {age:.1?} ago");
+        if no_room > 0 {
+            log::warn!("{no_room} agents found no room: COLLECTOR_MAX_AGENTS is lower than it was");
+        }
+        self
+    }
+
+    fn set_aside(&self) {
+        let Some((file, _)) = &self.file else { return };
+        match file.set_aside() {
+            Ok(name) => log::warn!("it was set aside as {}", name.display()),
+            Err(error) => {
+                log::error!("it cannot be set aside ({error}), so nothing is saved");
+                self.hands_off.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Whose state it is.
+    pub const fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// What the threads share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// How often it is saved, if it is.
+    pub fn interval(&self) -> Option<Duration> {
+        let hands_off = self.hands_off.load(Ordering::Relaxed);
+        self.file.as_ref().filter(|_| !hands_off).map(|(_, interval)| *interval)
+    }
+
+    /// Saves every `interval` when something changed, until it is stopped.
+    pub fn run(&self, interval: Duration) {
+        let (mut saved, mut complained) = (0, None);
+        while !self.shared.is_stopping() {
+            self.shared.pause(interval);
+            let revision = self.shared.with(|registry, _| registry.revision());
+            if revision == saved {
+                continue;
+            }
+            let now = self.shared.clock().uptime();
+            match self.try_save() {
+                Ok(()) => (saved, complained) = (revision, None),
+                Err(error) if complained.is_none_or(|at| now.saturating_sub(at) >= REMARK_PAUSE) => {
+                    log::error!("the state cannot be saved, trying on: {error}");
+                    complained = Some(now);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Saves, for the last time.
+    pub fn save(&self) {
+        if self.interval().is_some()
+            && let Err(error) = self.try_save()
+        {
+            log::error!("the state cannot be saved: {error}");
+        }
+    }
+
+    fn try_save(&self) -> io::Result<()> {
+        let Some((file, _)) = &self.file else { return Ok(()) };
+        file.save(&self.owner, &mut |step| self.shared.with(|registry, now| step(registry, now)))
+    }
+
+    /// Writes the state elsewhere.
+    pub fn write(&self, locked: &mut Locked<'_>, out: &mut dyn Write) -> io::Result<()> {
+        state_file::write(&self.owner, locked, out)
+    }
+}

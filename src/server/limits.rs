@@ -1,0 +1,39 @@
+//! How many connections the system allows us: each takes two descriptors and
+//! a thread.
+
+use std::fs::read_to_string;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors for everything that is no connection of ours.
+const OTHER_DESCRIPTORS: u64 = 64;
+/// Threads that are no connection's.
+const OTHER_THREADS: u64 = 32;
+
+/// Raises the limit on descriptors to what the system allows us.
+pub fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // If it fails, the limit stays, and is respected below.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// The most connections to keep: what is configured, or less where the system
+/// would not bear them.
+pub fn most_connections(configured: usize, other_threads: usize) -> usize {
+    let descriptors = getrlimit(Resource::Nofile)
+        .current
+        .map_or(u64::MAX, |most| most.saturating_sub(OTHER_DESCRIPTORS) / 2);
+    let other_threads = OTHER_THREADS + other_threads as u64;
+    let threads = [thread_limit(), getrlimit(Resource::Nproc).current.unwrap_or(u64::MAX)];
+    let threads = threads.into_iter().min().unwrap_or(u64::MAX).saturating_sub(other_threads);
+    // A burst comes between two looks: three quarters of what would break us leave room for it.
+    let bearable = usize::try_from(descriptors.min(threads)).unwrap_or(usize::MAX) / 4 * 3;
+    configured.min(bearable).max(8)
+}
+
+/// What the container allows, if it is one.
+fn thread_limit() -> u64 {
+    let limit = ["/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/pids/pids.max"];
+    let limit = limit.into_iter().find_map(|path| read_to_string(path).ok());
+    limit.and_then(|limit| limit.trim().parse().ok()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,76 @@
+//! One answer at a time for each connection, so that no thread of ours waits
+//! for another's answer on the same connection, and a look at how many were
+//! given, so that no worker fills the buffer of a peer that does not read.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tiny_http::Request;
+
+/// Answers that fit into a socket's send buffer whatever the peer does: each
+/// takes up to 4 KiB of the 256 KiB there (see `listener`).
+const UNREAD_ANSWERS: u32 = 50;
+
+#[derive(Default)]
+struct Connection {
+    busy: bool,
+    waiting: VecDeque<Request>,
+    /// Answers given since the peer was last seen to have taken all.
+    unread: u32,
+}
+
+/// The connections that ask for something.
+#[derive(Default)]
+pub struct Pipeline(Mutex<HashMap<SocketAddr, Connection>>);
+
+impl Pipeline {
+    /// Takes a request in. It comes back when it is its turn now; else it
+    /// comes from [`done`](Self::done) later.
+    pub fn admit(&self, request: Request) -> Option<Request> {
+        let Some(&peer) = request.remote_addr() else { return Some(request) };
+        let mut connections = self.lock();
+        let connection = connections.entry(peer).or_default();
+        if connection.busy {
+            connection.waiting.push_back(request);
+            return None;
+        }
+        connection.busy = true;
+        Some(request)
+    }
+
+    /// Takes note that a request of `peer` was answered, and gives the next.
+    pub fn done(&self, peer: SocketAddr) -> Option<Request> {
+        let mut connections = self.lock();
+        let connection = connections.get_mut(&peer)?;
+        connection.unread = connection.unread.saturating_add(1);
+        let next = connection.waiting.pop_front();
+        connection.busy = next.is_some();
+        next
+    }
+
+    /// Whether the next answer to `peer` may have to wait until it reads.
+    pub fn may_block(&self, peer: SocketAddr) -> bool {
+        self.lock().get(&peer).is_some_and(|connection| connection.unread >= UNREAD_ANSWERS)
+    }
+
+    /// Whether nothing is in hand.
+    pub fn is_idle(&self) -> bool {
+        self.lock().values().all(|connection| !connection.busy)
+    }
+
+    /// Takes note of who has something of ours still to take; all others have
+    /// taken all, or are gone.
+    pub fn look(&self, pending: &HashSet<SocketAddr>) {
+        self.lock().retain(|peer, connection| {
+            if !pending.contains(peer) {
+                connection.unread = 0;
+            }
+            connection.busy || connection.unread > 0
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Connection>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,188 @@
+//! The sockets behind our connections.
+//!
+//! tiny_http owns them and lends none, and gives no way to look at one or to
+//! close one. So they are found among our own descriptors by their addresses.
+//! All `unsafe` code of the project is here, and in [`crate::handover`].
+
+use std::fs::read_dir;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
+use std::time::Duration;
+
+use socket2::SockRef;
+
+/// Where descriptors are looked for when there is none left to list them with.
+const BLIND_END: RawFd = 1 << 16;
+
+/// One of our connections. tiny_http holds each by two descriptors.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    descriptor: RawFd,
+    /// The kernel's own number for the socket, never used twice.
+    pub cookie: u64,
+    /// The other end.
+    pub peer: SocketAddr,
+}
+
+/// What the kernel knows of a connection (`TCP_INFO`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes that the peer sent.
+    pub received: u64,
+    /// Bytes of ours that the peer has taken.
+    pub acknowledged: u64,
+    /// Whether something of ours waits to be taken.
+    pub pending: bool,
+    /// How long the peer has sent nothing.
+    pub quiet: Duration,
+}
+
+impl Connection {
+    /// What the kernel knows of it; none when it is gone.
+    pub fn traffic(&self) -> Option<Traffic> {
+        with_borrowed(self.descriptor, |borrowed| {
+            (SockRef::from(&borrowed).cookie().ok()? == self.cookie).then(|| traffic(borrowed))?
+        })
+    }
+
+    /// Ends it in both directions: whoever reads sees its end, whoever writes
+    /// an error. With `abort` the peer gets a reset as soon as it is let go of,
+    /// and the kernel keeps nothing of it.
+    pub fn shut(&self, abort: bool) {
+        let end = |socket: &SockRef<'_>| {
+            if abort {
+                let _ = socket.set_linger(Some(Duration::ZERO));
+            }
+            // The peer may have ended it already.
+            let _ = socket.shutdown(Shutdown::Both);
+        };
+        // A duplicate cannot be exchanged for another socket between the look
+        // and the act. Without a descriptor left, the look alone must do.
+        match duplicate(self.descriptor) {
+            Some(stream) if SockRef::from(&stream).cookie().ok() == Some(self.cookie) => {
+                end(&SockRef::from(&stream));
+            }
+            Some(_) => {}
+            None => with_borrowed(self.descriptor, |borrowed| {
+                let socket = SockRef::from(&borrowed);
+                if socket.cookie().ok() == Some(self.cookie) {
+                    end(&socket);
+                }
+            }),
+        }
+    }
+
+    /// A descriptor of our own for it.
+    pub fn stream(&self) -> Option<TcpStream> {
+        duplicate(self.descriptor).filter(|stream| SockRef::from(stream).cookie().ok() == Some(self.cookie))
+    }
+}
+
+/// All connections to our `port`, each once.
+pub fn connections(port: u16) -> Vec<Connection> {
+    let mut found: Vec<Connection> =
+        descriptors().into_iter().filter_map(|descriptor| connection(descriptor, port)).collect();
+    found.sort_unstable_by_key(|connection| connection.cookie);
+    found.dedup_by_key(|connection| connection.cookie);
+    found
+}
+
+/// The connection from `peer` to our `port`.
+pub fn connection_from(peer: SocketAddr, port: u16) -> Option<Connection> {
+    let all = descriptors().into_iter();
+    all.filter_map(|descriptor| connection(descriptor, port)).find(|connection| connection.peer == peer)
+}
+
+/// Which of these sockets, given by their cookies, are still open.
+pub fn still_open(cookies: &dyn Fn(u64) -> bool) -> Vec<u64> {
+    let cookie = |descriptor| with_borrowed(descriptor, |borrowed| SockRef::from(&borrowed).cookie().ok());
+    let mut open: Vec<u64> =
+        descriptors().into_iter().filter_map(cookie).filter(|&cookie| cookies(cookie)).collect();
+    open.sort_unstable();
+    open.dedup();
+    open
+}
+
+/// The descriptors that listen on `port`.
+pub fn listeners(port: u16) -> Vec<RawFd> {
+    let listens = |&descriptor: &RawFd| {
+        with_borrowed(descriptor, |borrowed| {
+            let socket = SockRef::from(&borrowed);
+            socket.is_listener().unwrap_or(false) && local_port(&socket) == Some(port)
+        })
+    };
+    descriptors().into_iter().filter(listens).collect()
+}
+
+/// Our own open descriptors.
+fn descriptors() -> Vec<RawFd> {
+    match read_dir("/proc/self/fd") {
+        Ok(entries) => {
+            entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+        }
+        // No descriptor is left to read with, or there is no /proc.
+        Err(_) => (0..BLIND_END)
+            .filter(|&descriptor| {
+                with_borrowed(descriptor, |borrowed| SockRef::from(&borrowed).r#type().is_ok())
+            })
+            .collect(),
+    }
+}
+
+fn connection(descriptor: RawFd, port: u16) -> Option<Connection> {
+    with_borrowed(descriptor, |borrowed| {
+        let socket = SockRef::from(&borrowed);
+        if local_port(&socket) != Some(port) {
+            return None;
+        }
+        let peer = socket.peer_addr().ok()?.as_socket()?;
+        Some(Connection { descriptor, cookie: socket.cookie().ok()?, peer })
+    })
+}
+
+fn local_port(socket: &SockRef<'_>) -> Option<u16> {
+    Some(socket.local_addr().ok()?.as_socket()?.port())
+}
+
+fn duplicate(descriptor: RawFd) -> Option<TcpStream> {
+    with_borrowed(descriptor, |borrowed| borrowed.try_clone_to_owned()).ok().map(TcpStream::from)
+}
+
+#[expect(unsafe_code, reason = "tiny_http owns the descriptor and does not lend it")]
+fn with_borrowed<R>(descriptor: RawFd, look: impl FnOnce(BorrowedFd<'_>) -> R) -> R {
+    // SAFETY: the number was open a moment ago. If it has been closed since,
+    // the calls made on it fail with EBADF or meet another of our own
+    // descriptors; they only look or duplicate, or act after the socket's
+    // cookie was seen to be the right one.
+    look(unsafe { BorrowedFd::borrow_raw(descriptor) })
+}
+
+#[expect(unsafe_code, reason = "no safe crate reads TCP_INFO")]
+fn traffic(socket: BorrowedFd<'_>) -> Option<Traffic> {
+    /// `struct tcp_info` of linux/tcp.h up to `tcpi_notsent_bytes` (Linux 4.6).
+    const LENGTH: usize = 148;
+    let mut info = [0_u8; LENGTH];
+    let mut length = libc::socklen_t::try_from(LENGTH).ok()?;
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which has
+    // that many, and how many it wrote to `length`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 || (length as usize) < LENGTH {
+        return None;
+    }
+    let small = |at: usize| u32::from_ne_bytes(info[at..at + 4].try_into().unwrap_or_default());
+    let big = |at: usize| u64::from_ne_bytes(info[at..at + 8].try_into().unwrap_or_default());
+    Some(Traffic {
+        received: big(128),
+        acknowledged: big(120),
+        pending: small(24) > 0 || small(144) > 0,
+        quiet: Duration::from_millis(small(52).into()),
+    })
+}

@@ -1,0 +1,142 @@
+//! Watching the accept loop, from outside.
+//!
+//! tiny_http's accept loop ends for good at the first error, and may end
+//! without a word when a thread cannot be started. So once a second a request
+//! is sent to our own port, like anybody's. When it is not answered, or when
+//! the loop reports its end, a new loop is put on the same listener: the port
+//! is never closed. The old one's connections are served on.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+
+use super::Server;
+use crate::vitals::Vitals;
+
+/// How often the port is tried.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// How long an answer may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// After a new accept loop the next one waits for at least this long.
+const REBUILD_PAUSE: Duration = Duration::from_millis(20);
+/// A former server that has been quiet for this long has no connections: the
+/// guard closes those that are.
+const RETIRED: Duration = Duration::from_secs(130);
+/// How often former servers are asked for requests.
+const DRAIN_EVERY: Duration = Duration::from_millis(5);
+
+/// An address of our own that leads to a listener on `ip`.
+pub fn loopback(ip: IpAddr) -> IpAddr {
+    if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip }
+}
+
+/// A server whose accept loop has ended.
+pub struct Former {
+    server: Arc<tiny_http::Server>,
+    quiet_since: Duration,
+}
+
+impl Server {
+    /// Tries the port and repairs the accept loop, until it is stopped.
+    pub fn watch(&self, trouble: &Receiver<()>, vitals: &Vitals) {
+        let shared = &self.api.shared;
+        while !shared.is_stopping() {
+            let reported = trouble.recv_timeout(PROBE_EVERY).is_ok();
+            if shared.is_stopping() {
+                return;
+            }
+            if self.tap_closed.load(Ordering::SeqCst) {
+                continue;
+            }
+            let started = shared.clock().uptime();
+            let probed = if reported { Err(io::Error::other("the accept loop ended")) } else { self.probe() };
+            match probed {
+                Ok(()) => {
+                    self.api.metrics.self_probe.record(shared.clock().uptime().saturating_sub(started));
+                    shared.set_reachable(true);
+                    vitals.probed(shared.clock().uptime());
+                }
+                Err(error) => {
+                    log::debug!("the port needs a new accept loop: {error}");
+                    self.rebuild(reported);
+                    shared.pause(REBUILD_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Serves what comes from former servers, until it is stopped.
+    pub fn drain_former(&self) {
+        while !self.api.shared.is_stopping() {
+            let now = self.api.shared.clock().uptime();
+            let mut requests = Vec::new();
+            let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+            for former in former.iter_mut() {
+                while let Ok(Some(request)) = former.server.try_recv() {
+                    requests.push(request);
+                    former.quiet_since = now;
+                }
+            }
+            former.retain(|former| now.saturating_sub(former.quiet_since) < RETIRED);
+            let pause = if former.is_empty() { PROBE_EVERY } else { DRAIN_EVERY };
+            drop(former);
+            for request in requests {
+                self.handle(request);
+            }
+            self.api.shared.pause(pause);
+        }
+    }
+
+    /// Asks our own port for anything, as a client would.
+    fn probe(&self) -> io::Result<()> {
+        let ip = loopback(self.address.ip());
+        let mut stream =
+            TcpStream::connect_timeout(&SocketAddr::new(ip, self.address.port()), PROBE_TIMEOUT)?;
+        stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
+        stream.set_write_timeout(Some(PROBE_TIMEOUT))?;
+        stream.write_all(b"GET /ready HTTP/1.1\r\nHost: self\r\nConnection: close\r\n\r\n")?;
+        let mut start = [0; 8];
+        stream.read_exact(&mut start)?;
+        if &start == b"HTTP/1.1" { Ok(()) } else { Err(io::Error::other("somebody else answered")) }
+    }
+
+    /// Puts a new accept loop on the listener, and makes room for it: the old
+    /// one ended because descriptors or threads ran out. Unless that was
+    /// `reported`, nobody knows since when.
+    fn rebuild(&self, reported: bool) {
+        let shared = &self.api.shared;
+        self.look(self.most_connections / 2);
+        if !reported {
+            shared.set_reachable(false);
+        }
+        self.api.metrics.rebuilt();
+        // tiny_http panics where it cannot start a thread. In a thread
+        // without a name that ends nothing but this attempt.
+        let listener = match self.listener.try_clone() {
+            Ok(listener) => listener,
+            Err(error) => return log::warn!("no new accept loop yet: {error}"),
+        };
+        let attempt = thread::Builder::new().spawn(move || tiny_http::Server::from_listener(listener, None));
+        match attempt.map(thread::JoinHandle::join) {
+            Ok(Ok(Ok(server))) => {
+                let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+                let former = std::mem::replace(&mut *current, Arc::new(server));
+                drop(current);
+                (0..self.workers).for_each(|_| former.unblock());
+                let quiet_since = shared.clock().uptime();
+                self.former
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(Former { server: former, quiet_since });
+            }
+            Ok(Ok(Err(error))) => log::warn!("no new accept loop yet: {error}"),
+            Ok(Err(_)) => log::warn!("no new accept loop yet: a thread could not be started"),
+            Err(error) => log::warn!("no new accept loop yet: {error}"),
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! The registry on its way through a restart: into a file and back.
+//!
+//! A line of JSON for the whole, one for each agent and each event, and a last
+//! one that proves the text complete. A file is written beside its place,
+//! synced and renamed, so that there is a whole one at any moment; one that
+//! cannot be read is set aside, never overwritten.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{Now, wall};
+use crate::registry::{Registry, SavedAgent, SavedEvent};
+
+/// The format's name and version. A change that an older program would
+/// misread gets a new version.
+const FORMAT: &str = "pap-collector-state";
+const VERSION: u32 = 1;
+/// Agents copied while the lock is held.
+const STEP: usize = 1024;
+
+/// One bounded step on the registry.
+pub type Step<'a> = dyn FnMut(&Registry, Now) + 'a;
+/// Takes such a step under the lock.
+pub type Locked<'a> = dyn FnMut(&mut Step<'_>) + 'a;
+
+/// What a saved state begins with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Head {
+    format: String,
+    version: u32,
+    cluster_id: String,
+    /// Whose `seq` it is: the first part of its event ids.
+    instance: String,
+    seq: u64,
+    saved_at: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Line {
+    Agent(SavedAgent),
+    Event(SavedEvent),
+    End { agents: usize, events: usize },
+}
+
+/// A state that was read.
+#[derive(Debug)]
+pub struct Saved {
+    /// The first part of the event ids.
+    pub instance: String,
+    /// The number of the newest alert.
+    pub seq: u64,
+    /// When it was saved, in milliseconds since 1970.
+    pub saved_at: u64,
+    /// The agents.
+    pub agents: Vec<SavedAgent>,
+    /// The events that waited.
+    pub events: Vec<SavedEvent>,
+}
+
+/// Why a state cannot be used. Nothing has been changed.
+#[derive(Debug)]
+pub enum Unusable {
+    /// It cannot be read at all.
+    Io(io::Error),
+    /// It is not what this program writes, or not all of it.
+    Broken(String),
+    /// It belongs to another cluster, or to a newer version of this program.
+    Foreign(String),
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "it cannot be read: {error}"),
+            Self::Broken(what) => write!(f, "it is broken: {what}"),
+            Self::Foreign(what) => write!(f, "it is not ours: {what}"),
+        }
+    }
+}
+
+/// Whose state it is.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// The first part of the event ids.
+    pub instance: String,
+}
+
+/// Writes the state. `locked` runs a closure on the registry; it is called for
+/// one bounded step after the other.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write(owner: &Owner, locked: &mut Locked<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let (mut agents, mut events, mut seq) = (0, Vec::new(), 0);
+    locked(&mut |registry, now| {
+        events = registry.save_events(now);
+        seq = registry.outbox().seq();
+    });
+    let head = Head {
+        format: FORMAT.into(),
+        version: VERSION,
+        cluster_id: owner.cluster_id.clone(),
+        instance: owner.instance.clone(),
+        seq,
+        saved_at: wall().0,
+    };
+    line(out, &head)?;
+    let (mut from, mut step) = (Some(0), Vec::with_capacity(STEP));
+    while let Some(place) = from {
+        locked(&mut |registry, now| from = registry.save(now, place, STEP, &mut step));
+        agents += step.len();
+        for agent in step.drain(..) {
+            line(out, &Line::Agent(agent))?;
+        }
+    }
+    let count = events.len();
+    for event in events {
+        line(out, &Line::Event(event))?;
+    }
+    line(out, &Line::End { agents, events: count })?;
+    out.flush()
+}
+
+fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.write_all(b"\n")
+}
+
+/// Reads a state.
+///
+/// # Errors
+/// Every [`Unusable`], as they say.
+pub fn read(cluster_id: &str, input: impl BufRead) -> Result<Saved, Unusable> {
+    let mut lines = input.lines();
+    let first = lines.next().ok_or_else(|| Unusable::Broken("it is empty".into()))?.map_err(Unusable::Io)?;
+    let head: Head = serde_json::from_str(&first).map_err(|error| Unusable::Broken(error.to_string()))?;
+    if head.format != FORMAT || head.version > VERSION {
+        return Err(Unusable::Foreign(format!("{} version {}", head.format, head.version)));
+    }
+    if head.cluster_id != cluster_id {
+        return Err(Unusable::Foreign(format!("it is of cluster {}", head.cluster_id)));
+    }
+    let (mut agents, mut events) = (Vec::new(), Vec::new());
+    for (number, text) in lines.enumerate() {
+        let text = text.map_err(Unusable::Io)?;
+        match serde_json::from_str(&text) {
+            Ok(Line::Agent(agent)) => agents.push(agent),
+            Ok(Line::Event(event)) => events.push(event),
+            Ok(Line::End { agents: all, events: all_events })
+                if (all, all_events) == (agents.len(), events.len()) =>
+            {
+                return Ok(Saved {
+                    instance: head.instance,
+                    seq: head.seq,
+                    saved_at: head.saved_at,
+                    agents,
+                    events,
+                });
+            }
+            Ok(Line::End { .. }) => return Err(Unusable::Broken("lines are missing".into())),
+            Err(error) => return Err(Unusable::Broken(format!("line {}: {error}", number + 2))),
+        }
+    }
+    Err(Unusable::Broken("its end is missing".into()))
+}
+
+/// A place for the state in a file system.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+}
+
+impl StateFile {
+    /// The file at `path`.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// Reads the state, none if there is no file.
+    ///
+    /// # Errors
+    /// Every [`Unusable`], as they say.
+    pub fn load(&self, cluster_id: &str) -> Result<Option<Saved>, Unusable> {
+        match File::open(&self.path) {
+            Ok(file) => read(cluster_id, BufReader::new(file)).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Unusable::Io(error)),
+        }
+    }
+
+    /// Gives a file that cannot be used another name, and returns that.
+    ///
+    /// # Errors
+    /// The file cannot be renamed; it stays, and must not be overwritten.
+    pub fn set_aside(&self) -> io::Result<PathBuf> {
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".broken-{}", wall().0));
+        fs::rename(&self.path, &name)?;
+        Ok(name.into())
+    }
+
+    /// Replaces the file with the present state.
+    ///
+    /// # Errors
+    /// The file system's own; the former file is still there.
+    pub fn save(&self, owner: &Owner, locked: &mut Locked<'_>) -> io::Result<()> {
+        let mut beside = self.path.clone().into_os_string();
+        beside.push(".new");
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&beside)?;
+        let mut out = BufWriter::with_capacity(64 * 1024, file);
+        write(owner, locked, &mut out)?;
+        out.into_inner()?.sync_all()?;
+        fs::rename(&beside, &self.path)?;
+        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::beat::{AgentId, Beat, Mode};
+    use crate::clock::{Tick, Wall};
+    use crate::outbox::Limits;
+    use crate::registry::{Resume, Rules};
+    use proptest::prelude::*;
+
+    fn at(seconds: u64) -> Now {
+        Now {
+            tick: Tick::from_start(Duration::from_secs(seconds)),
+            wall: Wall(1_764_669_600_000 + seconds * 1000),
+        }
+    }
+
+    fn registry() -> Registry {
+        Registry::new(Rules {
+            max_agents: 5000,
+            grace: Duration::ZERO,
+            retention: Duration::from_secs(3600),
+            recovery_alerts: true,
+            outbox: Limits { queue: 100, ttl: Duration::from_secs(300), senders: 4 },
+        })
+    }
+
+    fn owner() -> Owner {
+        Owner { cluster_id: "c".into(), instance: "i".into() }
+    }
+
+    fn text(registry: &Registry, now: Now) -> Vec<u8> {
+        let mut out = Vec::new();
+        write(&owner(), &mut |step| step(registry, now), &mut out).unwrap();
+        out
+    }
+
+    /// Three thousand agents, some dead and owed, some with events.
+    fn busy() -> Registry {
+        let mut registry = registry();
+        for number in 0..3000_u32 {
+            let mode = Mode::ALL[number as usize % 3];
+            let beat = Beat { mode, uptime: f64::from(number) + 0.5, name: Some("näme".into()) };
+            registry
+                .beat(at(u64::from(number % 7)), &AgentId::new(&format!("agent {number}")).unwrap(), &beat)
+                .ok();
+        }
+        while registry.sweep(at(14), 100).more {}
+        registry
+    }
+
+    #[test]
+    fn a_continued_registry_is_the_same() {
+        let before = busy();
+        let now = at(20);
+        let saved = read("c", text(&before, now).as_slice()).unwrap();
+        assert_eq!((saved.agents.len(), saved.instance.as_str()), (3000, "i"));
+        let mut after = registry();
+        assert_eq!(after.restore(now, saved.agents, Resume::Continued), 0);
+        after.restore_events(now, saved.seq, saved.events);
+        after.audit();
+        assert_eq!(after.stats(), before.stats());
+        assert_eq!(after.outbox().owed(), before.outbox().owed());
+        assert_eq!(after.next_deadline(), before.next_deadline());
+        for number in 0..3000 {
+            let id = AgentId::new(&format!("agent {number}")).unwrap();
+            assert_eq!(after.view(now, &id), before.view(now, &id));
+        }
+    }
+
+    #[test]
+    fn after_a_restart_everyone_gets_a_full_deadline() {
+        let before = busy();
+        let saved = read("c", text(&before, at(20)).as_slice()).unwrap();
+        let mut after = registry();
+        after.restore(at(1000), saved.agents, Resume::Restarted);
+        assert_eq!(after.stats(), before.stats(), "verdicts are kept");
+        assert!(after.sweep(at(1009), 9).changes.iter().all(|change| change.agent.healthy));
+        let mut deaths = 0;
+        loop {
+            let swept = after.sweep(at(1010), 100);
+            deaths += swept.changes.iter().filter(|change| !change.agent.healthy).count();
+            if !swept.more {
+                break;
+            }
+        }
+        let alive = 1000 - before.stats().unhealthy();
+        assert_eq!(deaths, alive, "those in EMERGENCY who never came back");
+        after.audit();
+    }
+
+    #[test]
+    fn what_is_cut_or_foreign_is_not_used() {
+        let whole = text(&busy(), at(20));
+        for cut in [0, 1, 50, whole.len() / 2, whole.len() - 2] {
+            assert!(matches!(read("c", &whole[..cut]), Err(Unusable::Broken(_))), "{cut}");
+        }
+        assert!(matches!(read("other", whole.as_slice()), Err(Unusable::Foreign(_))));
+        let newer = String::from_utf8(whole).unwrap().replacen("\"version\":1", "\"version\":2", 1);
+        assert!(matches!(read("c", newer.as_bytes()), Err(Unusable::Foreign(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_state_or_a_reason(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(read("c", bytes.as_slice()).is_err());
+        }
+    }
+}

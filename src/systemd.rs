@@ -1,0 +1,41 @@
+//! systemd's own words (sd_notify(3)): a datagram to the socket it names.
+
+use std::env;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// The way to the service manager, where there is one.
+#[derive(Debug)]
+pub struct Notifier {
+    socket: Option<(UnixDatagram, SocketAddr)>,
+    /// How often it wants to hear that we are well.
+    pub watchdog: Option<Duration>,
+}
+
+impl Notifier {
+    /// From `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
+    pub fn from_environment() -> Self {
+        let address = env::var("NOTIFY_SOCKET").ok().and_then(|name| match name.strip_prefix('@') {
+            Some(name) => SocketAddr::from_abstract_name(name).ok(),
+            None => SocketAddr::from_pathname(name).ok(),
+        });
+        let socket = address.and_then(|address| Some((UnixDatagram::unbound().ok()?, address)));
+        let for_us = env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
+        let micros = env::var("WATCHDOG_USEC").ok().and_then(|micros| micros.parse().ok()).filter(|_| for_us);
+        Self { socket, watchdog: micros.map(Duration::from_micros) }
+    }
+
+    /// Whether anybody listens.
+    pub const fn is_on(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// Says something; lines of `NAME=value`.
+    pub fn say(&self, state: &str) {
+        if let Some((socket, address)) = &self.socket {
+            // If it is not heard, the manager draws its own conclusions.
+            let _ = socket.send_to_addr(state.as_bytes(), address);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Signs of life of our own threads, for the watchdog.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::registry::millis;
+
+/// A sweeper or a probe that was not seen for so long is stuck.
+const STUCK: Duration = Duration::from_secs(5);
+/// A post that takes so long is stuck: it has timeouts of its own.
+const STUCK_POST: Duration = Duration::from_secs(30);
+
+/// When each thread was last seen, in milliseconds since the start.
+#[derive(Debug)]
+pub struct Vitals {
+    sweeper: AtomicU64,
+    probe: AtomicU64,
+    /// When each sender began its post, 0 while it has none.
+    posts: Vec<AtomicU64>,
+}
+
+impl Vitals {
+    /// For so many senders.
+    pub fn new(senders: usize) -> Self {
+        Self {
+            sweeper: AtomicU64::new(0),
+            probe: AtomicU64::new(0),
+            posts: (0..senders).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// The sweeper is awake.
+    pub fn swept(&self, now: Duration) {
+        self.sweeper.store(millis(now), Ordering::Relaxed);
+    }
+
+    /// Our own port answered.
+    pub fn probed(&self, now: Duration) {
+        self.probe.store(millis(now), Ordering::Relaxed);
+    }
+
+    /// A sender begins a post.
+    pub fn posting(&self, sender: usize, now: Duration) {
+        self.posts[sender].store(millis(now).max(1), Ordering::Relaxed);
+    }
+
+    /// A sender is done with its post.
+    pub fn posted(&self, sender: usize) {
+        self.posts[sender].store(0, Ordering::Relaxed);
+    }
+
+    /// Whether all of them are well.
+    ///
+    /// # Errors
+    /// Who is not.
+    pub fn check(&self, now: Duration) -> Result<(), &'static str> {
+        let late = |since: &AtomicU64, allowed: Duration| {
+            millis(now).saturating_sub(since.load(Ordering::Relaxed)) > millis(allowed)
+        };
+        if late(&self.sweeper, STUCK) {
+            Err("the sweeper is stuck")
+        } else if late(&self.probe, STUCK) {
+            Err("the own port does not answer")
+        } else if self.posts.iter().any(|post| post.load(Ordering::Relaxed) > 0 && late(post, STUCK_POST)) {
+            Err("a post is stuck")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_seen_is_named() {
+        let at = Duration::from_secs;
+        let vitals = Vitals::new(2);
+        assert_eq!(vitals.check(at(4)), Ok(()));
+        vitals.probed(at(10));
+        assert_eq!(vitals.check(at(10)), Err("the sweeper is stuck"));
+        vitals.swept(at(10));
+        vitals.posting(1, at(0));
+        assert_eq!(vitals.check(at(12)), Ok(()));
+        vitals.swept(at(40));
+        assert_eq!(vitals.check(at(40)), Err("the own port does not answer"));
+        vitals.probed(at(40));
+        assert_eq!(vitals.check(at(40)), Err("a post is stuck"));
+        vitals.posted(1);
+        assert_eq!(vitals.check(at(40)), Ok(()));
+    }
+}
