@@ -146,9 +146,9 @@ pub fn run(config: &Config, log: &Log) -> Result<(), Failure> {
         threads.spawn(&format!("slow-{number}"), move || server.slow_lane(&slow))?;
     }
     {
-        let (guarding, asked) = (Arc::clone(&server), asked);
+        let (guarding, doomed, asked) = (Arc::clone(&server), ends.doomed, asked);
         threads.spawn("guard", move || {
-            guarding.guard(&|| {
+            guarding.guard(&doomed, &|| {
                 // If an order waits already, this one comes again.
                 let _ = asked.try_send(Order::Refresh);
             });

@@ -33,7 +33,7 @@ pub fn on_panic_of_ours(end: impl Fn(&str) + Send + Sync + 'static) {
             None => {
                 log::debug!("a connection's thread ended: {panic}");
                 // Only its accept loop starts threads and copies descriptors.
-                let text = panic.payload_as_str().unwrap_or_default();
+                let text = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
                 let spent = text.contains("failed to spawn thread") || text.contains("Os { code: 24");
                 if let Some(accept_loop_ended) = ACCEPT_LOOP_ENDED.get().filter(|_| spent) {
                     accept_loop_ended();

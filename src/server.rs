@@ -18,7 +18,7 @@ pub(crate) mod socket;
 mod target;
 mod watch;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +36,7 @@ pub(crate) use watch::loopback;
 use crate::metrics::{Closed, Refusal, Route};
 use crate::panics::on_end_of_accept_loop;
 use answer::{After, Answer};
-use closing::Closing;
+use closing::{Closing, Doomed};
 use framing::Body;
 use guard::Guard;
 use pipeline::Pipeline;
@@ -50,6 +50,10 @@ pub const SLOW_LANES: usize = 2;
 const BODY_WAIT: Duration = Duration::from_secs(1);
 /// How often the guard looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Between two looks for those that are doomed.
+const DOOM_PAUSE: Duration = Duration::from_millis(2);
+/// Connections that may wait to be ended.
+const MOST_DOOMED: usize = 4096;
 /// Every so many looks it looks for leaks too.
 const LOOKS_FOR_LEAKS: u32 = 5;
 /// Leaked connections beyond which the process goes on in a fresh image.
@@ -86,6 +90,7 @@ pub struct Server {
     guard: Mutex<Guard>,
     closing: Closing,
     slow: Sender<Slow>,
+    doomed: Sender<Doomed>,
     trouble: Sender<()>,
     /// The accept loop was ended on purpose.
     tap_closed: AtomicBool,
@@ -95,6 +100,8 @@ pub struct Server {
 pub struct Ends {
     /// For [`Server::slow_lane`].
     pub slow: Receiver<Slow>,
+    /// For [`Server::guard`].
+    pub doomed: Receiver<Doomed>,
     /// For [`Server::watch`].
     pub trouble: Receiver<()>,
 }
@@ -114,6 +121,7 @@ impl Server {
         let current =
             tiny_http::Server::from_listener(listener.try_clone()?, None).map_err(io::Error::other)?;
         let (slow, slow_end) = bounded(MOST_WAITING);
+        let (doomed, doomed_end) = bounded(MOST_DOOMED);
         let (trouble, trouble_end) = bounded(1);
         let spent = trouble.clone();
         on_end_of_accept_loop(move || {
@@ -132,10 +140,11 @@ impl Server {
             guard: Mutex::default(),
             closing: Closing::default(),
             slow,
+            doomed,
             trouble,
             tap_closed: AtomicBool::new(false),
         };
-        Ok((Arc::new(server), Ends { slow: slow_end, trouble: trouble_end }))
+        Ok((Arc::new(server), Ends { slow: slow_end, doomed: doomed_end, trouble: trouble_end }))
     }
 
     /// Where it listens.
@@ -184,10 +193,18 @@ impl Server {
     /// Calls `refresh` when more is leaked than can be borne: a connection
     /// that was closed and is still held keeps a thread and two descriptors
     /// until the process image ends.
-    pub fn guard(&self, refresh: &dyn Fn()) {
+    pub fn guard(&self, doomed: &Receiver<Doomed>, refresh: &dyn Fn()) {
         let budget = (self.most_connections / 8).clamp(4, MOST_LEAKED);
-        let mut looks = 0_u32;
+        let (clock, mut looks, mut looked) = (self.api.shared.clock(), 0_u32, Duration::ZERO);
         while !self.api.shared.is_stopping() {
+            if let Ok(first) = doomed.recv_timeout(LOOK_EVERY) {
+                self.end_doomed(std::iter::once(first).chain(doomed.try_iter()).collect());
+            }
+            if clock.uptime().saturating_sub(looked) < LOOK_EVERY {
+                self.api.shared.pause(DOOM_PAUSE);
+                continue;
+            }
+            looked = clock.uptime();
             self.look(self.most_connections);
             looks = looks.wrapping_add(1);
             if looks.is_multiple_of(LOOKS_FOR_LEAKS) {
@@ -199,7 +216,6 @@ impl Server {
                     refresh();
                 }
             }
-            self.api.shared.pause(LOOK_EVERY);
         }
     }
 
@@ -214,17 +230,20 @@ impl Server {
         let _ = self.trouble.try_send(());
     }
 
-    /// Waits until no request was in hand for `quiet`, at most for `longest`.
-    pub fn finish_requests(&self, longest: Duration, quiet: Duration) {
+    /// Waits until no request is in hand, and no connection has said something
+    /// for the first time within `fresh` that is not answered yet. At most for
+    /// `longest`.
+    pub fn finish_requests(&self, longest: Duration, fresh: Duration) {
         let clock = self.api.shared.clock();
-        let (started, mut busy_at) = (clock.uptime(), clock.uptime());
+        let started = clock.uptime();
         while clock.uptime().saturating_sub(started) < longest {
-            if !self.pipeline.is_idle() {
-                busy_at = clock.uptime();
-            } else if clock.uptime().saturating_sub(busy_at) >= quiet {
+            self.api.shared.pause(Duration::from_millis(2));
+            let connections = socket::connections(self.address.port());
+            let waits = |traffic: socket::Traffic| traffic.acknowledged <= 1 && traffic.quiet < fresh;
+            let waiting = connections.iter().filter_map(socket::Connection::traffic).any(waits);
+            if !waiting && self.pipeline.is_idle() {
                 return;
             }
-            self.api.shared.pause(Duration::from_millis(1));
         }
     }
 
@@ -256,8 +275,29 @@ impl Server {
         self.pipeline.look(&pending);
         self.api.connections.store(connections.len(), Ordering::Relaxed);
         for (cookie, why) in close {
-            if let Some(connection) = connections.iter().find(|connection| connection.cookie == cookie) {
-                self.close(connection, why);
+            if let Ok(at) = connections.binary_search_by_key(&cookie, |connection| connection.cookie) {
+                self.close(&connections[at], why);
+            }
+        }
+    }
+
+    /// Answers and closes those that are doomed, all with one look at the
+    /// descriptors.
+    fn end_doomed(&self, all: Vec<Doomed>) {
+        let connections = socket::connections(self.address.port());
+        let by_peer: HashMap<SocketAddr, &socket::Connection> =
+            connections.iter().map(|connection| (connection.peer, connection)).collect();
+        for doomed in all {
+            let (peer, refused) = (doomed.peer, doomed.refused.is_some());
+            // One that is not found has gone by itself.
+            if let Some(connection) = by_peer.get(&peer) {
+                doomed.answer(connection);
+                self.close(connection, doomed.why);
+            }
+            doomed.dispose();
+            // What was sent after it goes the same way.
+            while let Some(request) = refused.then(|| self.pipeline.done(peer)).flatten() {
+                closing::dispose(request);
             }
         }
     }
@@ -297,10 +337,10 @@ impl Server {
             };
             if self.pipeline.may_block(peer) || matches!(framing, Ok(Body::Unbuffered(_))) {
                 // It would have to wait, and there is no room to wait in.
-                self.refuse(request, &busy(), route, arrived, Closed::Flood);
-            } else {
-                self.send(request, busy(), route, arrived);
+                self.refuse(request, busy(), route, arrived, Closed::Flood);
+                return None;
             }
+            self.send(request, busy(), route, arrived);
             return self.pipeline.done(peer);
         }
         match framing {
@@ -309,10 +349,10 @@ impl Server {
                     self.api.metrics.refusal(Refusal::Body);
                 }
                 if refused.leaves_body() {
-                    self.refuse(request, &refused.answer(), route, arrived, Closed::Body);
-                } else {
-                    self.send(request, refused.answer(), route, arrived);
+                    self.refuse(request, refused.answer(), route, arrived, Closed::Body);
+                    return None;
                 }
+                self.send(request, refused.answer(), route, arrived);
             }
             Ok(body) => {
                 if let Body::Unbuffered(_) = body {
@@ -329,17 +369,12 @@ impl Server {
         self.pipeline.done(peer)
     }
 
-    /// Answers and closes, as what follows on the connection is not known.
-    fn refuse(&self, request: Request, answer: &Answer, route: Route, arrived: Duration, why: Closed) {
-        let connection =
-            request.remote_addr().and_then(|&peer| socket::connection_from(peer, self.address.port()));
-        let may_write = request.remote_addr().is_some_and(|&peer| !self.pipeline.may_block(peer));
-        if let Some(connection) = connection {
-            closing::answer(&connection, answer, may_write);
-            self.close(&connection, why);
-        }
-        closing::dispose(request);
+    /// Leaves it to the guard to answer and to close, as what follows on the
+    /// connection is not known.
+    fn refuse(&self, request: Request, answer: Answer, route: Route, arrived: Duration, why: Closed) {
         self.api.metrics.request(route, self.api.shared.clock().uptime().saturating_sub(arrived));
+        let Some(&peer) = request.remote_addr() else { return closing::dispose(request) };
+        self.doom(Doomed { peer, why, refused: Some((request, answer)) });
     }
 
     fn send(&self, request: Request, answer: Answer, route: Route, arrived: Duration) {
@@ -350,11 +385,21 @@ impl Server {
             // It did not take the answer in time; half of one is none.
             Err(_) => Some(Closed::Stalled),
         };
-        let connection = |peer| socket::connection_from(peer, self.address.port());
-        if let Some((why, connection)) = why.and_then(|why| Some((why, connection(peer?)?))) {
-            self.close(&connection, why);
+        if let (Some(peer), Some(why)) = (peer, why) {
+            self.doom(Doomed { peer, why, refused: None });
         }
         self.api.metrics.request(route, self.api.shared.clock().uptime().saturating_sub(arrived));
+    }
+
+    fn doom(&self, doomed: Doomed) {
+        if let Err(full) = self.doomed.try_send(doomed) {
+            // More bad requests than the guard can see to. To drop this one
+            // may mean to wait for its client.
+            if let Some((request, _)) = full.into_inner().refused {
+                self.closing.leak();
+                std::mem::forget(request);
+            }
+        }
     }
 }
 

@@ -15,9 +15,9 @@ use crate::systemd::Notifier;
 /// How long posts under way may take to end.
 const POSTS: Duration = Duration::from_secs(1);
 /// How long requests in hand may take to be answered.
-const REQUESTS: Duration = Duration::from_millis(50);
-/// No request for so long means that none is on its way.
-const QUIET: Duration = Duration::from_millis(4);
+const REQUESTS: Duration = Duration::from_millis(80);
+/// What a connection has said is answered within this, or is no request.
+const FRESH: Duration = Duration::from_millis(40);
 
 /// Where our program is.
 pub struct Program {
@@ -59,7 +59,7 @@ pub fn go_on(program: &Path, server: &Server, listener: &TcpListener, keeper: &K
     if let Err(error) = close_tap(listener) {
         log::error!("cannot go on in another image: {error}");
     } else {
-        server.finish_requests(REQUESTS, QUIET);
+        server.finish_requests(REQUESTS, FRESH);
         // From here on no heartbeat is taken by this image. The file is
         // memory, so nothing is waited for under the lock.
         shared.with(|registry, now| {

@@ -6,15 +6,18 @@
 //! even that would cost too much.
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::mem;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tiny_http::Request;
 
 use super::answer::Answer;
 use super::socket::{Connection, still_open};
+use crate::metrics::Closed;
 
 /// Dropping a request allocates as much as is left of its body. Beyond this
 /// the request is leaked instead, with its connection's thread.
@@ -23,11 +26,32 @@ const MOST_DROPPED: usize = 64 * 1024;
 /// it takes a moment.
 const RELEASE: Duration = Duration::from_secs(1);
 
-/// Writes an answer past tiny_http, to a connection that is shut after it.
-pub fn answer(connection: &Connection, answer: &Answer, may_write: bool) {
-    if let Some(mut stream) = connection.stream().filter(|_| may_write) {
-        // The peer may be gone; then nobody waits for the answer.
-        let _ = stream.write_all(&answer.to_bytes());
+/// A connection that is to be ended.
+pub struct Doomed {
+    /// Its other end.
+    pub peer: SocketAddr,
+    /// Why it is ended.
+    pub why: Closed,
+    /// A request that nobody reads, and what to answer it.
+    pub refused: Option<(Request, Answer)>,
+}
+
+impl Doomed {
+    /// Answers past tiny_http, if there is an answer and room for it in the
+    /// connection's buffer.
+    pub fn answer(&self, connection: &Connection) {
+        let stream = self.refused.as_ref().and_then(|(_, answer)| Some((answer, connection.stream()?)));
+        if let Some((answer, stream)) = stream {
+            // The peer may be gone; then nobody waits for the answer.
+            let _ = SockRef::from(&stream).send_with_flags(&answer.to_bytes(), libc::MSG_DONTWAIT);
+        }
+    }
+
+    /// Lets go of the request, now that its connection is shut or gone.
+    pub fn dispose(self) {
+        if let Some((request, _)) = self.refused {
+            dispose(request);
+        }
     }
 }
 
@@ -45,7 +69,10 @@ pub fn dispose(request: Request) {
 
 /// The connections that we closed and that may still be held.
 #[derive(Default)]
-pub struct Closing(Mutex<HashMap<u64, Duration>>);
+pub struct Closing {
+    noted: Mutex<HashMap<u64, Duration>>,
+    given_up: AtomicUsize,
+}
 
 impl Closing {
     /// Takes note that the connection with this cookie was closed.
@@ -53,21 +80,28 @@ impl Closing {
         self.lock().entry(cookie).or_insert(now);
     }
 
+    /// Counts a request that was given up as it was.
+    pub fn leak(&self) {
+        self.given_up.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// How many are held for longer than they should be: they are leaked.
     pub fn leaked(&self, now: Duration) -> usize {
         let noted = self.lock().clone();
         if noted.is_empty() {
-            return 0;
+            return self.given_up.load(Ordering::Relaxed);
         }
         let open = still_open(&|cookie| noted.contains_key(&cookie));
         // One that was noted since the copy was made is not to be forgotten.
         self.lock().retain(|cookie, _| !noted.contains_key(cookie) || open.binary_search(cookie).is_ok());
-        open.iter()
-            .filter(|cookie| noted.get(cookie).is_some_and(|&at| now.saturating_sub(at) > RELEASE))
-            .count()
+        self.given_up.load(Ordering::Relaxed)
+            + open
+                .iter()
+                .filter(|cookie| noted.get(cookie).is_some_and(|&at| now.saturating_sub(at) > RELEASE))
+                .count()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Duration>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

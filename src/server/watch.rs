@@ -110,8 +110,9 @@ impl Server {
     /// `reported`, nobody knows since when.
     fn rebuild(&self, reported: bool) {
         let shared = &self.api.shared;
-        self.look(self.most_connections / 2);
-        if !reported {
+        if reported {
+            self.look(self.most_connections / 2);
+        } else {
             shared.set_reachable(false);
         }
         self.api.metrics.rebuilt();
