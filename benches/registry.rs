@@ -126,6 +126,18 @@ fn sweeps(criterion: &mut Criterion) {
     });
 }
 
+fn saving(criterion: &mut Criterion) {
+    let (registry, _) = registry(MILLION);
+    let mut from = 0;
+    criterion.bench_function("save, one step of 1,024 of 1,000,000", |bencher| {
+        bencher.iter(|| {
+            let mut step = Vec::with_capacity(1024);
+            from = registry.save(at(42.0), from, 1024, &mut step).unwrap_or(0);
+            black_box(step)
+        });
+    });
+}
+
 fn listing(criterion: &mut Criterion) {
     let (registry, _) = registry(10_000);
     criterion.bench_function("JSON of 10,000 agents", |bencher| {
@@ -141,6 +153,6 @@ fn listing(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).without_plots();
-    targets = memory, heartbeats, sweeps, listing
+    targets = memory, heartbeats, sweeps, saving, listing
 }
 criterion_main!(benches);

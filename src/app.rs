@@ -48,6 +48,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 const JOIN: Duration = Duration::from_secs(3);
 /// How long the log may take to go out.
 const FLUSH: Duration = Duration::from_millis(500);
+/// After a fresh image could not be had, it is tried again after this.
+const REFRESH_PAUSE: Duration = Duration::from_secs(60);
 /// How often the service manager is told how we are, if it does not ask.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
@@ -105,7 +107,8 @@ pub fn run(config: &Config, log: &Log) -> Result<(), Failure> {
     let listener = listener.map_err(Failure::Listen)?;
     server::raise_descriptor_limit();
     let (asked, orders) = bounded(1);
-    take_signals(log.clone(), asked.clone())?;
+    let stopping = Arc::new(AtomicBool::new(false));
+    take_signals(log.clone(), asked.clone(), Arc::clone(&stopping))?;
 
     let shared = Arc::new(Shared::new(config.rules));
     let keeper = Arc::new(Keeper::new(config, Arc::clone(&shared), new_instance(), handed.as_ref()));
@@ -117,7 +120,6 @@ pub fn run(config: &Config, log: &Log) -> Result<(), Failure> {
     let api = Api::new(config, Arc::clone(&shared), Arc::clone(&metrics));
     let other_threads = config.rules.outbox.senders + config.http_workers;
     let most_connections = server::most_connections(config.max_connections, other_threads);
-    let own_listener = listener.try_clone().map_err(Failure::Listen)?;
     let (server, ends) =
         Server::new(listener, api, config.http_workers, most_connections).map_err(Failure::Listen)?;
     announce(config, &server, handed.is_some());
@@ -170,7 +172,8 @@ pub fn run(config: &Config, log: &Log) -> Result<(), Failure> {
     shared.enter(Phase::Ready);
     notifier.say("READY=1");
 
-    wait_for_stop(&orders, &program, &server, &own_listener, &keeper, &notifier);
+    let must_stop = || stopping.load(Ordering::SeqCst);
+    wait_for_stop(&orders, &program, &server, &keeper, &notifier, &must_stop);
     log::info!("stopping: finishing what is in hand");
     notifier.say("STOPPING=1");
     shared.enter(Phase::Draining);
@@ -183,6 +186,9 @@ pub fn run(config: &Config, log: &Log) -> Result<(), Failure> {
     threads.join(JOIN);
     keeper.save();
     log::info!("stopped");
+    // Requests that nobody took would be answered once more when they are
+    // dropped, and may wait for their clients; they end with the process.
+    std::mem::forget(server);
     Ok(())
 }
 
@@ -191,16 +197,29 @@ fn wait_for_stop(
     orders: &Receiver<Order>,
     program: &Program,
     server: &Server,
-    listener: &std::net::TcpListener,
     keeper: &Keeper,
     notifier: &Notifier,
+    must_stop: &dyn Fn() -> bool,
 ) {
+    let clock = keeper.shared().clock();
+    let mut refresh_after = Duration::ZERO;
     // The handler keeps the other end; it cannot go away before us.
     while let Ok(order) = orders.recv() {
         match order {
             Order::Stop => return,
-            Order::Upgrade => image::go_on(program.now_at_path(), server, listener, keeper, notifier),
-            Order::Refresh => image::go_on(program.itself(), server, listener, keeper, notifier),
+            Order::Upgrade => match image::check(program.now_at_path()) {
+                Ok(()) => image::go_on(program.now_at_path(), server, keeper, notifier, must_stop),
+                Err(error) => log::error!("cannot go on in {}: {error}", program.now_at_path().display()),
+            },
+            Order::Refresh if clock.uptime() < refresh_after => {}
+            Order::Refresh => {
+                image::go_on(program.itself(), server, keeper, notifier, must_stop);
+                // It failed, and will again.
+                refresh_after = clock.uptime() + REFRESH_PAUSE;
+            }
+        }
+        if must_stop() {
+            return;
         }
     }
 }
@@ -248,9 +267,8 @@ fn new_instance() -> String {
 }
 
 /// Turns signals into orders. The second request to stop ends the process.
-fn take_signals(log: Log, orders: Sender<Order>) -> Result<(), Failure> {
+fn take_signals(log: Log, orders: Sender<Order>, stopping: Arc<AtomicBool>) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(Failure::Signals)?;
-    let stopping = AtomicBool::new(false);
     let work = move || {
         for signal in signals.forever() {
             if signal == SIGHUP {

@@ -19,7 +19,7 @@ mod target;
 mod watch;
 
 use std::collections::{HashMap, HashSet};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -39,7 +39,7 @@ use answer::{After, Answer};
 use closing::{Closing, Doomed};
 use framing::Body;
 use guard::Guard;
-use pipeline::Pipeline;
+use pipeline::{Admitted, Pipeline};
 use target::Target;
 
 /// Requests that may wait for the slow lane; more are told to come back.
@@ -52,12 +52,14 @@ const BODY_WAIT: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Between two looks for those that are doomed.
 const DOOM_PAUSE: Duration = Duration::from_millis(2);
+/// So many looks that find nobody asking mean that nobody is.
+const QUIET_LOOKS: u32 = 2;
 /// Connections that may wait to be ended.
 const MOST_DOOMED: usize = 4096;
 /// Every so many looks it looks for leaks too.
 const LOOKS_FOR_LEAKS: u32 = 5;
 /// Leaked connections beyond which the process goes on in a fresh image.
-const MOST_LEAKED: usize = 64;
+const MOST_LEAKED: usize = 256;
 /// Ended accept loops beyond which it does so too.
 const MOST_FORMER: usize = 64;
 
@@ -87,6 +89,8 @@ pub struct Server {
     /// Those whose accept loop ended; their connections live on.
     former: Mutex<Vec<watch::Former>>,
     pipeline: Pipeline,
+    /// Whose turn it is to take a request.
+    turn: Mutex<()>,
     guard: Mutex<Guard>,
     closing: Closing,
     slow: Sender<Slow>,
@@ -137,6 +141,7 @@ impl Server {
             current: RwLock::new(Arc::new(current)),
             former: Mutex::default(),
             pipeline: Pipeline::default(),
+            turn: Mutex::default(),
             guard: Mutex::default(),
             closing: Closing::default(),
             slow,
@@ -145,6 +150,11 @@ impl Server {
             tap_closed: AtomicBool::new(false),
         };
         Ok((Arc::new(server), Ends { slow: slow_end, doomed: doomed_end, trouble: trouble_end }))
+    }
+
+    /// The socket it listens on.
+    pub const fn listener(&self) -> &TcpListener {
+        &self.listener
     }
 
     /// Where it listens.
@@ -160,17 +170,28 @@ impl Server {
     /// Answers requests until it is stopped.
     pub fn work(&self) {
         while !self.api.shared.is_stopping() {
-            match self.current().recv() {
-                Ok(request) => self.handle(request),
+            // One worker at a time takes a request and admits it: two that
+            // took two of one connection could admit them in the wrong order,
+            // and then wait for each other.
+            let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let admitted = match self.current().recv() {
+                Ok(request) => Some(self.pipeline.admit(request)),
                 // The accept loop ended. One call for the watch is enough.
-                Err(error) if error.raw_os_error().is_some() => drop(self.trouble.try_send(())),
+                Err(error) if error.raw_os_error().is_some() => {
+                    let _ = self.trouble.try_send(());
+                    None
+                }
                 // It was replaced, or we are to stop.
-                Err(_) => {}
+                Err(_) => None,
+            };
+            drop(turn);
+            if let Some(admitted) = admitted {
+                self.handle(admitted);
             }
         }
         // What has arrived is answered.
-        while let Ok(Some(request)) = self.current().try_recv() {
-            self.handle(request);
+        while let Some(admitted) = self.take_admitted(&self.current()) {
+            self.handle(admitted);
         }
         // The look for what has arrived may have taken another worker's call.
         self.current().unblock();
@@ -181,9 +202,9 @@ impl Server {
         // What still waits at the end is answered too.
         while !self.api.shared.is_stopping() || !waiting.is_empty() {
             if let Ok(Slow { request, arrived }) = waiting.recv_timeout(Duration::from_millis(100)) {
-                let mut next = self.take(request, Lane::Slow, arrived);
-                while let Some(request) = next {
-                    next = self.take(request, Lane::Slow, self.api.shared.clock().uptime());
+                // The next of the same connection goes to the end of the line.
+                if let Some(next) = self.take(request, Lane::Slow, arrived) {
+                    self.hand_to_slow_lane(next, self.api.shared.clock().uptime());
                 }
             }
         }
@@ -194,7 +215,7 @@ impl Server {
     /// that was closed and is still held keeps a thread and two descriptors
     /// until the process image ends.
     pub fn guard(&self, doomed: &Receiver<Doomed>, refresh: &dyn Fn()) {
-        let budget = (self.most_connections / 8).clamp(4, MOST_LEAKED);
+        let budget = (self.most_connections / 4).clamp(4, MOST_LEAKED);
         let (clock, mut looks, mut looked) = (self.api.shared.clock(), 0_u32, Duration::ZERO);
         while !self.api.shared.is_stopping() {
             if let Ok(first) = doomed.recv_timeout(LOOK_EVERY) {
@@ -226,24 +247,25 @@ impl Server {
 
     /// Puts a new accept loop on the listener.
     pub fn open_tap(&self) {
+        self.rebuild();
         self.tap_closed.store(false, Ordering::SeqCst);
-        let _ = self.trouble.try_send(());
     }
 
-    /// Waits until no request is in hand, and no connection has said something
-    /// for the first time within `fresh` that is not answered yet. At most for
-    /// `longest`.
+    /// Waits until no request is in hand and nothing that was sent is unread
+    /// or has just been read, at most for `longest`.
     pub fn finish_requests(&self, longest: Duration, fresh: Duration) {
         let clock = self.api.shared.clock();
-        let started = clock.uptime();
-        while clock.uptime().saturating_sub(started) < longest {
+        let (started, mut quiet_looks) = (clock.uptime(), 0);
+        while quiet_looks < QUIET_LOOKS && clock.uptime().saturating_sub(started) < longest {
             self.api.shared.pause(Duration::from_millis(2));
-            let connections = socket::connections(self.address.port());
-            let waits = |traffic: socket::Traffic| traffic.acknowledged <= 1 && traffic.quiet < fresh;
-            let waiting = connections.iter().filter_map(socket::Connection::traffic).any(waits);
-            if !waiting && self.pipeline.is_idle() {
-                return;
-            }
+            let asks = |connection: &socket::Connection| {
+                connection.has_unread()
+                    || connection.traffic().is_some_and(|traffic| {
+                        traffic.received > 0 && traffic.acknowledged <= 1 && traffic.quiet < fresh
+                    })
+            };
+            let asked = socket::connections(self.address.port()).iter().any(asks);
+            quiet_looks = if asked || !self.pipeline.is_idle() { 0 } else { quiet_looks + 1 };
         }
     }
 
@@ -273,6 +295,11 @@ impl Server {
         let close = guard.look(now, &traffic, most);
         drop(guard);
         self.pipeline.look(&pending);
+        // A peer that resets leaves a socket without a name. If it stays, the
+        // thread behind it is blocked for ever.
+        for cookie in socket::orphans(self.address.port()) {
+            self.closing.note(cookie, self.api.shared.clock().uptime());
+        }
         self.api.connections.store(connections.len(), Ordering::Relaxed);
         for (cookie, why) in close {
             if let Ok(at) = connections.binary_search_by_key(&cookie, |connection| connection.cookie) {
@@ -314,34 +341,55 @@ impl Server {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn handle(&self, request: Request) {
-        let mut next = self.pipeline.admit(request);
+    /// Takes a request that is there already, and admits it.
+    fn take_admitted(&self, from: &tiny_http::Server) -> Option<Admitted> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        from.try_recv().ok().flatten().map(|request| self.pipeline.admit(request))
+    }
+
+    fn handle(&self, admitted: Admitted) {
+        let mut next = match admitted {
+            Admitted::Now(request) => Some(request),
+            Admitted::Later => None,
+            Admitted::TooMany(request, is_first) => {
+                if let Some(&peer) = request.remote_addr().filter(|_| is_first) {
+                    self.doom(Doomed { peer, why: Closed::Flood, refused: None });
+                }
+                return self.discard(request);
+            }
+        };
         while let Some(request) = next {
             next = self.take(request, Lane::Worker, self.api.shared.clock().uptime());
+        }
+    }
+
+    /// Queues a request whose turn it is for the slow lane, or refuses it.
+    fn hand_to_slow_lane(&self, request: Request, arrived: Duration) {
+        if let Err(full) = self.slow.try_send(Slow { request, arrived }) {
+            self.refuse(full.into_inner().request, busy(), Route::Other, arrived, Closed::Flood);
         }
     }
 
     /// Answers a request whose turn it is, or hands it to the slow lane.
     /// Returns the next one of the same connection.
     fn take(&self, mut request: Request, lane: Lane, arrived: Duration) -> Option<Request> {
-        let peer = request.remote_addr().copied()?;
+        let Some(&peer) = request.remote_addr() else {
+            closing::dispose(request);
+            return None;
+        };
         let target = Target::parse(request.method(), request.url());
         let route = target.route();
         let framing = framing::body(request.headers(), target.wants_body());
         let waits =
             target.is_big() || matches!(framing, Ok(Body::Unbuffered(_))) || self.pipeline.may_block(peer);
         if waits && lane == Lane::Worker {
-            request = match self.slow.try_send(Slow { request, arrived }) {
-                Ok(()) => return None,
-                Err(full) => full.into_inner().request,
-            };
-            if self.pipeline.may_block(peer) || matches!(framing, Ok(Body::Unbuffered(_))) {
-                // It would have to wait, and there is no room to wait in.
-                self.refuse(request, busy(), route, arrived, Closed::Flood);
-                return None;
+            if self.slow.is_full() && target.is_big() && !self.pipeline.may_block(peer) {
+                // There is no room to wait in, but this answer needs none.
+                self.send(request, busy(), route, arrived);
+                return self.pipeline.done(peer);
             }
-            self.send(request, busy(), route, arrived);
-            return self.pipeline.done(peer);
+            self.hand_to_slow_lane(request, arrived);
+            return None;
         }
         match framing {
             Err(refused) => {
@@ -380,10 +428,13 @@ impl Server {
     fn send(&self, request: Request, answer: Answer, route: Route, arrived: Duration) {
         let peer = request.remote_addr().copied();
         let why = match answer.send(request) {
-            Ok(After::Open) => None,
             Ok(After::Close) => Some(Closed::Done),
             // It did not take the answer in time; half of one is none.
-            Err(_) => Some(Closed::Stalled),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Some(Closed::Stalled)
+            }
+            // It stays, or it is gone, and its address may be another's by now.
+            Ok(After::Open) | Err(_) => None,
         };
         if let (Some(peer), Some(why)) = (peer, why) {
             self.doom(Doomed { peer, why, refused: None });
@@ -395,10 +446,24 @@ impl Server {
         if let Err(full) = self.doomed.try_send(doomed) {
             // More bad requests than the guard can see to. To drop this one
             // may mean to wait for its client.
-            if let Some((request, _)) = full.into_inner().refused {
-                self.closing.leak();
-                std::mem::forget(request);
+            let Doomed { peer, refused, .. } = full.into_inner();
+            let mut next = refused.map(|(request, _)| request);
+            while let Some(request) = next {
+                self.discard(request);
+                next = self.pipeline.done(peer);
             }
+        }
+    }
+
+    /// Gets rid of a request whose connection is still open, without waiting.
+    fn discard(&self, request: Request) {
+        let is_read = matches!(framing::body(request.headers(), false), Ok(Body::None | Body::Buffered(_)));
+        if is_read || request.body_length().is_none_or(|length| length == 0) {
+            drop(request.into_writer());
+        } else {
+            // To drop it would be to wait for the rest of its body.
+            self.closing.leak();
+            std::mem::forget(request);
         }
     }
 }

@@ -90,9 +90,16 @@ fn honest_beat(port: u16) -> Result<Duration, String> {
 }
 
 /// Where the system is at its end, the connection that finds it so is reset
-/// (SECURITY.md). Its second attempt must do.
-fn honest_beat_or_two(port: u16) -> Result<Duration, String> {
-    honest_beat(port).or_else(|_| honest_beat(port))
+/// (SECURITY.md). Another attempt must do, and all within the same second.
+fn honest_beat_in_the_end(port: u16) -> Result<Duration, String> {
+    let started = Instant::now();
+    loop {
+        match honest_beat(port) {
+            Ok(_) => return Ok(started.elapsed()),
+            Err(error) if started.elapsed() > HONEST => return Err(error),
+            Err(_) => {}
+        }
+    }
 }
 
 fn wait(time: Duration) {
@@ -348,7 +355,7 @@ fn three_thousand_connections_with_a_thousand_descriptors() {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     let raised = rustix::process::Rlimit { current: most, maximum: most };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
-    beside(Honest::start_with(collector.port, honest_beat_or_two), &collector, |collector| {
+    beside(Honest::start_with(collector.port, honest_beat_in_the_end), &collector, |collector| {
         for _ in 0..3 {
             let held = hold(collector, 3000, b"");
             drop(held);
@@ -377,7 +384,7 @@ fn a_system_without_threads() {
     limit(&mut limited, rustix::process::Resource::Nproc, 80);
     limited.uid(54_321).gid(54_321).stdin(Stdio::null()).stdout(Stdio::null());
     let collector = Collector::spawn(&mut limited);
-    beside(Honest::start_with(collector.port, honest_beat_or_two), &collector, |collector| {
+    beside(Honest::start_with(collector.port, honest_beat_in_the_end), &collector, |collector| {
         for _ in 0..10 {
             drop(hold(collector, 300, b"GET / HTT"));
         }

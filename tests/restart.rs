@@ -145,6 +145,29 @@ fn an_upgrade_in_place_keeps_the_port_the_process_and_the_silence() {
 }
 
 #[test]
+fn an_upgrade_to_something_broken_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("pap-collector");
+    std::fs::copy(env!("CARGO_BIN_EXE_pap-collector"), &program).unwrap();
+    let mut started = Command::new(&program);
+    started.env_clear().env("CLUSTER_ID", "test-cluster").env("COLLECTOR_PORT", "0").stdout(Stdio::null());
+    let collector = Collector::spawn(&mut started);
+    collector.beat("a", "SLEEP", 1.0);
+    std::fs::remove_file(&program).unwrap();
+    std::fs::write(&program, "no program at all").unwrap();
+    collector.signal("HUP");
+    collector.await_log("cannot go on in");
+    collector.poll("the port is open again", || collector.beat("a", "SLEEP", 901.0).status == 200);
+    assert_eq!(collector.get("/agents/a").json()["agent"]["consecutive_heartbeats"], 2);
+    // The program itself can still be had.
+    std::fs::remove_file(&program).unwrap();
+    collector.signal("HUP");
+    collector.await_log("going on where");
+    collector.poll("it is ready again", || collector.get("/ready").status == 200);
+    assert_eq!(collector.get("/agents/a").json()["agent"]["consecutive_heartbeats"], 2);
+}
+
+#[test]
 fn a_pause_of_the_collector_accuses_nobody() {
     let station = judging();
     let collector = Collector::with_station(&station, &[]);

@@ -3,8 +3,8 @@
 
 use std::env;
 use std::io::{BufWriter, Seek as _};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use super::state::Keeper;
@@ -15,9 +15,9 @@ use crate::systemd::Notifier;
 /// How long posts under way may take to end.
 const POSTS: Duration = Duration::from_secs(1);
 /// How long requests in hand may take to be answered.
-const REQUESTS: Duration = Duration::from_millis(80);
+const REQUESTS: Duration = Duration::from_millis(90);
 /// What a connection has said is answered within this, or is no request.
-const FRESH: Duration = Duration::from_millis(40);
+const FRESH: Duration = Duration::from_millis(60);
 
 /// Where our program is.
 pub struct Program {
@@ -42,21 +42,45 @@ impl Program {
     }
 }
 
-/// Goes on in the image at `program`. Returns only if that failed; then all
-/// goes on as before.
-pub fn go_on(program: &Path, server: &Server, listener: &TcpListener, keeper: &Keeper, notifier: &Notifier) {
+/// Whether the program at `path` would start with our configuration.
+///
+/// # Errors
+/// What it says, or what keeps it from saying anything.
+pub fn check(path: &Path) -> Result<(), String> {
+    let output = Command::new(path).args(env::args_os().skip(1)).arg("--check-config").output();
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Goes on in the image at `program`. Returns only if that failed, or if
+/// `must_stop` by then; all goes on as before.
+pub fn go_on(
+    program: &Path,
+    server: &Server,
+    keeper: &Keeper,
+    notifier: &Notifier,
+    must_stop: &dyn Fn() -> bool,
+) {
     let shared = keeper.shared();
     log::info!("going on in {}", program.display());
+    // If the new image fails, a file is better than nothing.
+    keeper.save();
     notifier.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", crate::clock::monotonic_micros()));
     let mut state = match memory() {
         Ok(state) => state,
-        Err(error) => return log::error!("cannot go on in another image: {error}"),
+        Err(error) => {
+            notifier.say("READY=1");
+            return log::error!("cannot go on in another image: {error}");
+        }
     };
     // What is being posted is waited for, so that nothing is told twice.
     shared.hold_alerts(true);
     shared.wait_until(POSTS, |registry| !registry.outbox().is_posting());
     server.close_tap();
-    if let Err(error) = close_tap(listener) {
+    if let Err(error) = close_tap(server.listener()) {
         log::error!("cannot go on in another image: {error}");
     } else {
         server.finish_requests(REQUESTS, FRESH);
@@ -67,8 +91,10 @@ pub fn go_on(program: &Path, server: &Server, listener: &TcpListener, keeper: &K
             let written = keeper.write(&mut |step| step(registry, now), &mut out);
             drop(out);
             match written.and_then(|()| state.rewind()) {
+                // A signal would be lost with this image.
+                Ok(()) if must_stop() => {}
                 Ok(()) => {
-                    let error = replace(program, listener, &state);
+                    let error = replace(program, server.listener(), &state);
                     log::error!("cannot go on in {}: {error}", program.display());
                 }
                 Err(error) => log::error!("cannot hand over the state: {error}"),

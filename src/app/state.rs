@@ -15,6 +15,9 @@ use crate::state_file::{self, Locked, Owner, Saved, StateFile};
 /// The same trouble with the file is worth a line only this often.
 const REMARK_PAUSE: Duration = Duration::from_secs(60);
 
+/// More alerts than can be told between two saves.
+const UNSAVED_ALERTS: u64 = 1 << 20;
+
 /// The keeper of the state.
 pub struct Keeper {
     shared: Arc<Shared>,
@@ -53,7 +56,9 @@ impl Keeper {
         let (agents, events) = (saved.agents.len(), saved.events.len());
         let no_room = self.shared.with(|registry, now| {
             let no_room = registry.restore(now, saved.agents, resume);
-            registry.restore_events(now, saved.seq, saved.events);
+            // After a kill, numbers beyond the saved one may have been used.
+            let skipped = if resume == Resume::Restarted { UNSAVED_ALERTS } else { 0 };
+            registry.restore_events(now, saved.seq + skipped, saved.events);
             no_room
         });
         self.owner.instance = saved.instance;

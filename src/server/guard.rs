@@ -19,6 +19,22 @@ const STALLED: Duration = Duration::from_secs(10);
 /// What may arrive between two answers.
 const FLOOD: u64 = 64 * 1024;
 
+/// A request may be on its way for so long before it counts as held back.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Who goes first where there are too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// It has never said a word.
+    Silent,
+    /// It holds something back.
+    Waiting,
+    /// It has had its answers.
+    Idle,
+    /// It has just asked.
+    Asking,
+}
+
 /// What is remembered of a connection.
 #[derive(Clone, Copy, Debug)]
 struct Track {
@@ -37,7 +53,8 @@ pub struct Guard {
 
 impl Guard {
     /// Looks at all connections, given by their cookies, and names those to
-    /// close. At most `most` are left, the longest quiet go first.
+    /// close. At most `most` are left; who is asking goes last, else the longest
+    /// quiet go first.
     pub fn look(&mut self, now: Tick, all: &[(u64, Traffic)], most: usize) -> Vec<(u64, Closed)> {
         let mut close = Vec::new();
         let mut left = Vec::with_capacity(all.len());
@@ -52,13 +69,13 @@ impl Guard {
             tracks.insert(cookie, track);
             match track.verdict(now, &traffic) {
                 Some(why) => close.push((cookie, why)),
-                None => left.push((traffic.quiet, cookie)),
+                None => left.push((track.rank(now, &traffic), traffic.quiet, cookie)),
             }
         }
         self.tracks = tracks;
         if left.len() > most {
-            left.sort_unstable_by(|a, b| b.cmp(a));
-            close.extend(left.drain(..left.len() - most).map(|(_, cookie)| (cookie, Closed::Surplus)));
+            left.sort_unstable_by_key(|&(rank, quiet, _)| (rank, std::cmp::Reverse(quiet)));
+            close.extend(left.drain(..left.len() - most).map(|(_, _, cookie)| (cookie, Closed::Surplus)));
         }
         close
     }
@@ -81,6 +98,15 @@ impl Track {
             self.unanswered_since.get_or_insert(now);
         }
         self
+    }
+
+    fn rank(&self, now: Tick, traffic: &Traffic) -> Rank {
+        match self.unanswered_since {
+            _ if traffic.received == 0 => Rank::Silent,
+            None => Rank::Idle,
+            Some(since) if now.since(since) < FRESH => Rank::Asking,
+            Some(_) => Rank::Waiting,
+        }
     }
 
     fn verdict(&self, now: Tick, traffic: &Traffic) -> Option<Closed> {
@@ -148,6 +174,18 @@ mod tests {
         let mut guard = Guard::default();
         let all = [(1, traffic(65_536, 1, 0)), (2, traffic(65_537, 1, 0)), (3, traffic(0, 1, 100_000))];
         assert_eq!(guard.look(at(0), &all, 100), [(2, Closed::Flood), (3, Closed::Idle)]);
+    }
+
+    #[test]
+    fn who_has_just_asked_stays() {
+        let mut guard = Guard::default();
+        let idle = traffic(200, 150, 20);
+        let all = [(1, traffic(90, 1, 30)), (2, idle), (3, traffic(0, 1, 5))];
+        guard.look(at(0), &all, 100);
+        assert_eq!(guard.look(at(50), &all, 2), [(3, Closed::Surplus)]);
+        assert_eq!(guard.look(at(100), &all[..2], 1), [(2, Closed::Surplus)]);
+        guard.look(at(150), &all[..2], 100);
+        assert_eq!(guard.look(at(1200), &all[..2], 1), [(1, Closed::Surplus)], "it held back for too long");
     }
 
     #[test]

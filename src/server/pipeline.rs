@@ -12,10 +12,25 @@ use tiny_http::Request;
 /// takes up to 4 KiB of the 256 KiB there (see `listener`).
 const UNREAD_ANSWERS: u32 = 50;
 
+/// Requests of one connection that may wait for their turn.
+const MOST_WAITING: usize = 64;
+
+/// What becomes of a request.
+pub enum Admitted {
+    /// It is its turn.
+    Now(Request),
+    /// It comes from [`Pipeline::done`] when it is.
+    Later,
+    /// Too many of its connection wait already; whether it is the first.
+    TooMany(Request, bool),
+}
+
 #[derive(Default)]
 struct Connection {
     busy: bool,
     waiting: VecDeque<Request>,
+    /// More came than may wait.
+    floods: bool,
     /// Answers given since the peer was last seen to have taken all.
     unread: u32,
 }
@@ -25,18 +40,22 @@ struct Connection {
 pub struct Pipeline(Mutex<HashMap<SocketAddr, Connection>>);
 
 impl Pipeline {
-    /// Takes a request in. It comes back when it is its turn now; else it
-    /// comes from [`done`](Self::done) later.
-    pub fn admit(&self, request: Request) -> Option<Request> {
-        let Some(&peer) = request.remote_addr() else { return Some(request) };
+    /// Takes a request in. Requests of one connection must come in the order
+    /// in which they were sent.
+    pub fn admit(&self, request: Request) -> Admitted {
+        let Some(&peer) = request.remote_addr() else { return Admitted::Now(request) };
         let mut connections = self.lock();
         let connection = connections.entry(peer).or_default();
-        if connection.busy {
+        if !connection.busy {
+            connection.busy = true;
+            Admitted::Now(request)
+        } else if connection.waiting.len() < MOST_WAITING {
             connection.waiting.push_back(request);
-            return None;
+            Admitted::Later
+        } else {
+            let is_first = !std::mem::replace(&mut connection.floods, true);
+            Admitted::TooMany(request, is_first)
         }
-        connection.busy = true;
-        Some(request)
     }
 
     /// Takes note that a request of `peer` was answered, and gives the next.

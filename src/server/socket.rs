@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+/// Packets that may be under way without anybody's falling behind.
+const UNDERWAY_PACKETS: u32 = 16;
+
 /// Where descriptors are looked for when there is none left to list them with.
 const BLIND_END: RawFd = 1 << 16;
 
@@ -31,7 +34,8 @@ pub struct Traffic {
     pub received: u64,
     /// Bytes of ours that the peer has taken.
     pub acknowledged: u64,
-    /// Whether something of ours waits to be taken.
+    /// Whether something of ours waits to be taken, beyond what a busy
+    /// connection always has under way.
     pub pending: bool,
     /// How long the peer has sent nothing.
     pub quiet: Duration,
@@ -42,6 +46,14 @@ impl Connection {
     pub fn traffic(&self) -> Option<Traffic> {
         with_borrowed(self.descriptor, |borrowed| {
             (SockRef::from(&borrowed).cookie().ok()? == self.cookie).then(|| traffic(borrowed))?
+        })
+    }
+
+    /// Whether something that the peer sent has not been read yet.
+    pub fn has_unread(&self) -> bool {
+        with_borrowed(self.descriptor, |borrowed| {
+            SockRef::from(&borrowed).cookie().ok() == Some(self.cookie)
+                && rustix::io::ioctl_fionread(borrowed).is_ok_and(|bytes| bytes > 0)
         })
     }
 
@@ -85,6 +97,19 @@ pub fn connections(port: u16) -> Vec<Connection> {
     found.sort_unstable_by_key(|connection| connection.cookie);
     found.dedup_by_key(|connection| connection.cookie);
     found
+}
+
+/// The sockets that were connections to our `port` and have no peer any more,
+/// by their cookies.
+pub fn orphans(port: u16) -> Vec<u64> {
+    let orphan = |descriptor| {
+        with_borrowed(descriptor, |borrowed| {
+            let socket = SockRef::from(&borrowed);
+            let is_ours = local_port(&socket) == Some(port) && socket.peer_addr().is_err();
+            (is_ours && !socket.is_listener().unwrap_or(true)).then(|| socket.cookie().ok()).flatten()
+        })
+    };
+    descriptors().into_iter().filter_map(orphan).collect()
 }
 
 /// The connection from `peer` to our `port`.
@@ -182,7 +207,7 @@ fn traffic(socket: BorrowedFd<'_>) -> Option<Traffic> {
     Some(Traffic {
         received: big(128),
         acknowledged: big(120),
-        pending: small(24) > 0 || small(144) > 0,
+        pending: small(24) > UNDERWAY_PACKETS || small(144) > 0,
         quiet: Duration::from_millis(small(52).into()),
     })
 }

@@ -7,7 +7,7 @@
 //! is never closed. The old one's connections are served on.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread;
@@ -45,17 +45,23 @@ impl Server {
     /// Tries the port and repairs the accept loop, until it is stopped.
     pub fn watch(&self, trouble: &Receiver<()>, vitals: &Vitals) {
         let shared = &self.api.shared;
+        let mut probed = Duration::ZERO;
         while !shared.is_stopping() {
-            let reported = trouble.recv_timeout(PROBE_EVERY).is_ok();
+            let due = (probed + PROBE_EVERY).saturating_sub(shared.clock().uptime());
+            // However often the loop ends, the port is tried each second.
+            let reported = trouble.recv_timeout(due).is_ok() && !due.is_zero();
             if shared.is_stopping() {
                 return;
+            }
+            if !reported {
+                probed = shared.clock().uptime();
             }
             if self.tap_closed.load(Ordering::SeqCst) {
                 continue;
             }
             let started = shared.clock().uptime();
-            let probed = if reported { Err(io::Error::other("the accept loop ended")) } else { self.probe() };
-            match probed {
+            let result = if reported { Err(io::Error::other("the accept loop ended")) } else { self.probe() };
+            match result {
                 Ok(()) => {
                     self.api.metrics.self_probe.record(shared.clock().uptime().saturating_sub(started));
                     shared.set_reachable(true);
@@ -63,7 +69,13 @@ impl Server {
                 }
                 Err(error) => {
                     log::debug!("the port needs a new accept loop: {error}");
-                    self.rebuild(reported);
+                    if reported {
+                        // Descriptors or threads ran out: this makes room.
+                        self.look(self.most_connections / 2);
+                    } else {
+                        shared.set_reachable(false);
+                    }
+                    self.rebuild();
                     shared.pause(REBUILD_PAUSE);
                 }
             }
@@ -74,19 +86,21 @@ impl Server {
     pub fn drain_former(&self) {
         while !self.api.shared.is_stopping() {
             let now = self.api.shared.clock().uptime();
-            let mut requests = Vec::new();
-            let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
-            for former in former.iter_mut() {
-                while let Ok(Some(request)) = former.server.try_recv() {
-                    requests.push(request);
+            let (mut admitted, mut retired) = (Vec::new(), Vec::new());
+            let mut all = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+            for former in all.iter_mut() {
+                while let Some(request) = self.take_admitted(&former.server) {
+                    admitted.push(request);
                     former.quiet_since = now;
                 }
             }
-            former.retain(|former| now.saturating_sub(former.quiet_since) < RETIRED);
-            let pause = if former.is_empty() { PROBE_EVERY } else { DRAIN_EVERY };
-            drop(former);
-            for request in requests {
-                self.handle(request);
+            retired.extend(all.extract_if(.., |former| now.saturating_sub(former.quiet_since) >= RETIRED));
+            let pause = if all.is_empty() { PROBE_EVERY } else { DRAIN_EVERY };
+            drop(all);
+            // A server that is dropped calls its own port, which may take time.
+            drop(retired);
+            for admitted in admitted {
+                self.handle(admitted);
             }
             self.api.shared.pause(pause);
         }
@@ -94,9 +108,15 @@ impl Server {
 
     /// Asks our own port for anything, as a client would.
     fn probe(&self) -> io::Result<()> {
-        let ip = loopback(self.address.ip());
-        let mut stream =
-            TcpStream::connect_timeout(&SocketAddr::new(ip, self.address.port()), PROBE_TIMEOUT)?;
+        let to = |ip| TcpStream::connect_timeout(&SocketAddr::new(ip, self.address.port()), PROBE_TIMEOUT);
+        let mut stream = to(loopback(self.address.ip())).or_else(|error| {
+            // Somebody else may have bound it for IPv6 alone.
+            if self.address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED) {
+                to(Ipv6Addr::LOCALHOST.into())
+            } else {
+                Err(error)
+            }
+        })?;
         stream.set_read_timeout(Some(PROBE_TIMEOUT))?;
         stream.set_write_timeout(Some(PROBE_TIMEOUT))?;
         stream.write_all(b"GET /ready HTTP/1.1\r\nHost: self\r\nConnection: close\r\n\r\n")?;
@@ -105,16 +125,9 @@ impl Server {
         if &start == b"HTTP/1.1" { Ok(()) } else { Err(io::Error::other("somebody else answered")) }
     }
 
-    /// Puts a new accept loop on the listener, and makes room for it: the old
-    /// one ended because descriptors or threads ran out. Unless that was
-    /// `reported`, nobody knows since when.
-    fn rebuild(&self, reported: bool) {
+    /// Puts a new accept loop on the listener.
+    pub(super) fn rebuild(&self) {
         let shared = &self.api.shared;
-        if reported {
-            self.look(self.most_connections / 2);
-        } else {
-            shared.set_reachable(false);
-        }
         self.api.metrics.rebuilt();
         // tiny_http panics where it cannot start a thread. In a thread
         // without a name that ends nothing but this attempt.
