@@ -14,10 +14,11 @@ use crate::systemd::Notifier;
 
 /// How long posts under way may take to end.
 const POSTS: Duration = Duration::from_secs(1);
-/// How long requests in hand may take to be answered.
-const REQUESTS: Duration = Duration::from_millis(90);
+/// How long requests in hand may take to be answered. Without an attack there
+/// are none after a few milliseconds.
+const REQUESTS: Duration = Duration::from_millis(300);
 /// What a connection has said is answered within this, or is no request.
-const FRESH: Duration = Duration::from_millis(60);
+const FRESH: Duration = Duration::from_millis(100);
 
 /// Where our program is.
 pub struct Program {
