@@ -94,7 +94,8 @@ fn a_kill_in_the_middle_loses_nobody_and_accuses_nobody() {
         .iter()
         .map(|post| post.body["details"]["seq"].as_u64().unwrap())
         .collect();
-    assert!(seqs.is_sorted(), "seq goes on rising: {seqs:?}");
+    // The two after the restart were posted side by side.
+    assert!(seqs[1..].iter().all(|&seq| seq > seqs[0]), "seq goes on rising: {seqs:?}");
 }
 
 #[test]
