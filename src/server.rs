@@ -190,7 +190,7 @@ impl Server {
             }
         }
         // What has arrived is answered.
-        while let Some(admitted) = self.take_admitted(&self.current()) {
+        while let Some(admitted) = self.take_arrived() {
             self.handle(admitted);
         }
         // The look for what has arrived may have taken another worker's call.
@@ -342,9 +342,9 @@ impl Server {
     }
 
     /// Takes a request that is there already, and admits it.
-    fn take_admitted(&self, from: &tiny_http::Server) -> Option<Admitted> {
+    fn take_arrived(&self) -> Option<Admitted> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        from.try_recv().ok().flatten().map(|request| self.pipeline.admit(request))
+        self.current().try_recv().ok().flatten().map(|request| self.pipeline.admit(request))
     }
 
     fn handle(&self, admitted: Admitted) {

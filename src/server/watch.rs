@@ -89,8 +89,10 @@ impl Server {
             let (mut admitted, mut retired) = (Vec::new(), Vec::new());
             let mut all = self.former.lock().unwrap_or_else(PoisonError::into_inner);
             for former in all.iter_mut() {
-                while let Some(request) = self.take_admitted(&former.server) {
-                    admitted.push(request);
+                // Without the workers' turn: one of them holds it while it
+                // waits, and this thread alone takes from former servers.
+                while let Ok(Some(request)) = former.server.try_recv() {
+                    admitted.push(self.pipeline.admit(request));
                     former.quiet_since = now;
                 }
             }
