@@ -20,11 +20,11 @@ use signal_hook::iterator::Signals;
 use crate::alerter::{self, Troubles};
 use crate::clock::{deadline_in, wall};
 use crate::config::Config;
-use crate::handover::{Inherited, inherited};
+use crate::handover::{Image, Inherited, inherited};
 use crate::logging::Log;
 use crate::metrics::Metrics;
 use crate::panics::on_panic_of_ours;
-use crate::server::{self, Api, SLOW_LANES, Server};
+use crate::server::{self, Api, DOOR, SLOW_LANES, Server};
 use crate::shared::{Phase, Shared};
 use crate::station::Station;
 use crate::systemd::Notifier;
@@ -102,7 +102,10 @@ pub fn run(config: &Config, log: &Log) -> Result<(), Failure> {
     let (listener, handed) = match inherited() {
         Inherited::Nothing => (server::bind(config.bind, config.port), None),
         Inherited::Listener(listener) => (server::adopt(listener), None),
-        Inherited::Image(listener, state) => (server::adopt(listener), Some(state)),
+        Inherited::Image(Image { listener, state, connections }) => {
+            DOOR.hand_on(connections);
+            (server::adopt(listener), Some(state))
+        }
     };
     let listener = listener.map_err(Failure::Listen)?;
     server::raise_descriptor_limit();
@@ -148,9 +151,9 @@ pub fn run(config: &Config, log: &Log) -> Result<(), Failure> {
         threads.spawn(&format!("slow-{number}"), move || server.slow_lane(&slow))?;
     }
     {
-        let (guarding, doomed, asked) = (Arc::clone(&server), ends.doomed, asked);
+        let (guarding, doomed, crowd, asked) = (Arc::clone(&server), ends.doomed, ends.crowd, asked);
         threads.spawn("guard", move || {
-            guarding.guard(&doomed, &|| {
+            guarding.guard(&doomed, &crowd, &|| {
                 // If an order waits already, this one comes again.
                 let _ = asked.try_send(Order::Refresh);
             });

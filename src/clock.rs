@@ -151,10 +151,10 @@ pub fn wall() -> Wall {
     Wall(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The system's monotonic clock, as systemd wants it: microseconds.
-pub fn monotonic_micros() -> u128 {
+/// The system's monotonic clock, which every image of the process sees alike.
+pub fn monotonic() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Duration::try_from(now).unwrap_or_default().as_micros()
+    Duration::try_from(now).unwrap_or_default()
 }
 
 /// The moment `wait` from now, for a thread that waits and gives up.

@@ -5,20 +5,18 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::net::TcpListener;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{self, Command};
-use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::io::{FdFlags, dup2, fcntl_setfd};
+use rustix::io::{FdFlags, fcntl_setfd};
 
-use crate::server::socket::listeners;
-
-/// `pid:listener:state`, for ourselves.
+/// `pid:listener:state:connections`, for ourselves; the last is a file with the
+/// descriptors of the connections as text.
 const OURS: &str = "PAP_COLLECTOR_HANDOVER";
 /// Where systemd puts the first descriptor.
 const FIRST_OF_SYSTEMD: RawFd = 3;
@@ -30,8 +28,19 @@ pub enum Inherited {
     Nothing,
     /// A socket that listens, from systemd.
     Listener(OwnedFd),
-    /// A socket that listens and the state, from the former image.
-    Image(OwnedFd, File),
+    /// Everything, from the former image.
+    Image(Image),
+}
+
+/// What one image hands over to the next.
+#[derive(Debug)]
+pub struct Image {
+    /// The socket that listens.
+    pub listener: OwnedFd,
+    /// The state, as in a state file.
+    pub state: File,
+    /// Connections that nobody has read a request from.
+    pub connections: Vec<OwnedFd>,
 }
 
 /// What this process inherited. To be called once, before any descriptor is
@@ -39,11 +48,20 @@ pub enum Inherited {
 pub fn inherited() -> Inherited {
     let own = process::id().to_string();
     if let Ok(text) = env::var(OURS) {
-        let mut parts = text.split(':');
-        let mut number = |expected: bool| parts.next().filter(|_| expected)?.parse::<RawFd>().ok();
-        let pid = number(true).filter(|pid| pid.to_string() == own);
-        if let (Some(_), Some(listener), Some(state)) = (pid, number(true), number(true)) {
-            return Inherited::Image(take(listener), File::from(take(state)));
+        let parts: Option<Vec<i32>> = text.split(':').map(|part| part.parse().ok()).collect();
+        if let Some(&[pid, listener, state, connections]) = parts.as_deref()
+            && pid.to_string() == own
+        {
+            let mut text = String::new();
+            // Without the list the connections are lost, and nothing else.
+            let _ = File::from(take(connections)).read_to_string(&mut text);
+            let connections = text.split_whitespace().filter_map(|number| number.parse().ok());
+            let connections = connections.map(take).collect();
+            return Inherited::Image(Image {
+                listener: take(listener),
+                state: take(state).into(),
+                connections,
+            });
         }
     }
     let for_us = env::var("LISTEN_PID").is_ok_and(|pid| pid == own);
@@ -62,43 +80,41 @@ pub fn memory() -> io::Result<File> {
     Ok(File::from(memfd_create("pap-collector-state", MemfdFlags::CLOEXEC)?))
 }
 
-/// Goes on in the image at `program`, with the same arguments, the listener
-/// and the state. Returns only when that failed.
-pub fn replace(program: &Path, listener: &TcpListener, state: &File) -> io::Error {
-    let keep = |descriptor| fcntl_setfd(descriptor, FdFlags::empty());
-    if let Err(error) = keep(listener.as_fd()).and_then(|()| keep(state.as_fd())) {
+/// Goes on in the image at `program`, with the same arguments. Returns only when
+/// that failed.
+pub fn replace(program: &Path, listener: &TcpListener, state: &File, connections: &[OwnedFd]) -> io::Error {
+    let list = || -> io::Result<File> {
+        let mut list = memory()?;
+        let numbers = connections.iter().map(|connection| format!("{} ", connection.as_raw_fd()));
+        list.write_all(numbers.collect::<String>().as_bytes())?;
+        list.rewind()?;
+        Ok(list)
+    };
+    let list = match list() {
+        Ok(list) => list,
+        Err(error) => return error,
+    };
+    let keep = |how: FdFlags| {
+        let fixed = [listener.as_fd(), state.as_fd(), list.as_fd()].into_iter();
+        fixed.chain(connections.iter().map(OwnedFd::as_fd)).try_for_each(|it| fcntl_setfd(it, how))
+    };
+    if let Err(error) = keep(FdFlags::empty()) {
         return error.into();
     }
-    let ours = format!("{}:{}:{}", process::id(), listener.as_raw_fd(), state.as_raw_fd());
+    let numbers =
+        [listener.as_raw_fd(), state.as_raw_fd(), list.as_raw_fd()].map(|number| number.to_string());
+    let ours = format!("{}:{}", process::id(), numbers.join(":"));
     let mut arguments = env::args_os();
     let name = arguments.next().unwrap_or_else(|| OsString::from("pap-collector"));
-    Command::new(program).arg0(name).args(arguments).env(OURS, ours).exec()
-}
-
-/// Ends all accept loops on `port` but leaves the port open: whoever connects
-/// from now on waits for the next loop. `own` is the listener that we keep.
-///
-/// # Errors
-/// No socket can be made.
-pub fn close_tap(own: &TcpListener) -> io::Result<()> {
-    let address = own.local_addr()?;
-    // Something that is no listener takes the place of tiny_http's: its next
-    // accept() fails, and the one it is in is ended by a last connection.
-    let blind = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-    let theirs = listeners(address.port()).into_iter().filter(|&descriptor| descriptor != own.as_raw_fd());
-    for descriptor in theirs {
-        let mut place = std::mem::ManuallyDrop::new(take(descriptor));
-        dup2(&blind, &mut place)?;
-        let loopback = std::net::SocketAddr::new(crate::server::loopback(address.ip()), address.port());
-        drop(TcpStream::connect_timeout(&loopback, Duration::from_millis(50)));
-    }
-    Ok(())
+    let error = Command::new(program).arg0(name).args(arguments).env(OURS, ours).exec();
+    // Programs that are started from now on have no use for them.
+    let _ = keep(FdFlags::CLOEXEC);
+    error
 }
 
 #[expect(unsafe_code, reason = "an inherited descriptor is only a number")]
 fn take(descriptor: RawFd) -> OwnedFd {
-    // SAFETY: the number is one that nothing else in this process owns (it was
-    // inherited under a name for us), or it is only borrowed as a place for
-    // dup2 and never dropped.
+    // SAFETY: nothing else in this process owns the number: it was inherited
+    // under a name for us, and is taken once.
     unsafe { OwnedFd::from_raw_fd(descriptor) }
 }

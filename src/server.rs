@@ -4,6 +4,7 @@
 //! refused, a connection has one answer in hand at a time, and whatever may be
 //! big or may have to wait goes to a slow lane with a bounded queue.
 
+mod accept;
 mod agents;
 mod answer;
 mod api;
@@ -11,6 +12,7 @@ mod auth;
 mod closing;
 mod framing;
 mod guard;
+mod leave;
 mod limits;
 mod listener;
 mod pipeline;
@@ -21,17 +23,17 @@ mod watch;
 use std::collections::{HashMap, HashSet};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use tiny_http::Request;
 
+pub use accept::DOOR;
 pub use api::Api;
 pub use limits::{most_connections, raise_descriptor_limit};
 pub use listener::{adopt, bind};
-pub(crate) use watch::loopback;
 
 use crate::metrics::{Closed, Refusal, Route};
 use crate::panics::on_end_of_accept_loop;
@@ -50,10 +52,10 @@ pub const SLOW_LANES: usize = 2;
 const BODY_WAIT: Duration = Duration::from_secs(1);
 /// How often the guard looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Between two looks while somebody waits for room.
+const CROWD_PAUSE: Duration = Duration::from_millis(3);
 /// Between two looks for those that are doomed.
 const DOOM_PAUSE: Duration = Duration::from_millis(2);
-/// So many looks that find nobody asking mean that nobody is.
-const QUIET_LOOKS: u32 = 2;
 /// Connections that may wait to be ended.
 const MOST_DOOMED: usize = 4096;
 /// Every so many looks it looks for leaks too.
@@ -96,8 +98,6 @@ pub struct Server {
     slow: Sender<Slow>,
     doomed: Sender<Doomed>,
     trouble: Sender<()>,
-    /// The accept loop was ended on purpose.
-    tap_closed: AtomicBool,
 }
 
 /// The ends of the server's channels, for its threads.
@@ -106,6 +106,8 @@ pub struct Ends {
     pub slow: Receiver<Slow>,
     /// For [`Server::guard`].
     pub doomed: Receiver<Doomed>,
+    /// For [`Server::guard`] too.
+    pub crowd: Receiver<()>,
     /// For [`Server::watch`].
     pub trouble: Receiver<()>,
 }
@@ -122,11 +124,14 @@ impl Server {
         most_connections: usize,
     ) -> io::Result<(Arc<Self>, Ends)> {
         let address = listener.local_addr()?;
-        let current =
-            tiny_http::Server::from_listener(listener.try_clone()?, None).map_err(io::Error::other)?;
+        let inner = listener.try_clone()?;
+        DOOR.serve(&inner)?;
+        let current = tiny_http::Server::from_listener(inner, None).map_err(io::Error::other)?;
         let (slow, slow_end) = bounded(MOST_WAITING);
         let (doomed, doomed_end) = bounded(MOST_DOOMED);
         let (trouble, trouble_end) = bounded(1);
+        let (crowd, crowd_end) = bounded(1);
+        DOOR.ask_for_room(crowd);
         let spent = trouble.clone();
         on_end_of_accept_loop(move || {
             // One call that waits is enough.
@@ -147,9 +152,9 @@ impl Server {
             slow,
             doomed,
             trouble,
-            tap_closed: AtomicBool::new(false),
         };
-        Ok((Arc::new(server), Ends { slow: slow_end, doomed: doomed_end, trouble: trouble_end }))
+        let ends = Ends { slow: slow_end, doomed: doomed_end, crowd: crowd_end, trouble: trouble_end };
+        Ok((Arc::new(server), ends))
     }
 
     /// The socket it listens on.
@@ -170,28 +175,22 @@ impl Server {
     /// Answers requests until it is stopped.
     pub fn work(&self) {
         while !self.api.shared.is_stopping() {
-            // One worker at a time takes a request and admits it: two that
-            // took two of one connection could admit them in the wrong order,
-            // and then wait for each other.
-            let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            let admitted = match self.current().recv() {
-                Ok(request) => Some(self.pipeline.admit(request)),
-                // The accept loop ended. One call for the watch is enough.
-                Err(error) if error.raw_os_error().is_some() => {
-                    let _ = self.trouble.try_send(());
-                    None
-                }
-                // It was replaced, or we are to stop.
-                Err(_) => None,
-            };
-            drop(turn);
+            let admitted = self.receive();
             if let Some(admitted) = admitted {
                 self.handle(admitted);
+            }
+            // Those of a connection that sends many at once take turns with
+            // everybody's first.
+            if let Some(request) = self.pipeline.next() {
+                self.take(request, Lane::Worker, self.api.shared.clock().uptime());
             }
         }
         // What has arrived is answered.
         while let Some(admitted) = self.take_arrived() {
             self.handle(admitted);
+        }
+        while let Some(request) = self.pipeline.next() {
+            self.take(request, Lane::Worker, self.api.shared.clock().uptime());
         }
         // The look for what has arrived may have taken another worker's call.
         self.current().unblock();
@@ -202,10 +201,7 @@ impl Server {
         // What still waits at the end is answered too.
         while !self.api.shared.is_stopping() || !waiting.is_empty() {
             if let Ok(Slow { request, arrived }) = waiting.recv_timeout(Duration::from_millis(100)) {
-                // The next of the same connection goes to the end of the line.
-                if let Some(next) = self.take(request, Lane::Slow, arrived) {
-                    self.hand_to_slow_lane(next, self.api.shared.clock().uptime());
-                }
+                self.take(request, Lane::Slow, arrived);
             }
         }
     }
@@ -214,22 +210,28 @@ impl Server {
     /// Calls `refresh` when more is leaked than can be borne: a connection
     /// that was closed and is still held keeps a thread and two descriptors
     /// until the process image ends.
-    pub fn guard(&self, doomed: &Receiver<Doomed>, refresh: &dyn Fn()) {
+    pub fn guard(&self, doomed: &Receiver<Doomed>, crowd: &Receiver<()>, refresh: &dyn Fn()) {
         let budget = (self.most_connections / 4).clamp(4, MOST_LEAKED);
         let (clock, mut looks, mut looked) = (self.api.shared.clock(), 0_u32, Duration::ZERO);
+        let mut due = Duration::ZERO;
         while !self.api.shared.is_stopping() {
-            if let Ok(first) = doomed.recv_timeout(LOOK_EVERY) {
-                self.end_doomed(std::iter::once(first).chain(doomed.try_iter()).collect());
+            select! {
+                recv(doomed) -> first => {
+                    self.end_doomed(first.into_iter().chain(doomed.try_iter()).collect());
+                    self.api.shared.pause(DOOM_PAUSE);
+                }
+                recv(crowd) -> _ => due = due.min(looked + CROWD_PAUSE),
+                default(due.saturating_sub(clock.uptime())) => {}
             }
-            if clock.uptime().saturating_sub(looked) < LOOK_EVERY {
-                self.api.shared.pause(DOOM_PAUSE);
+            if clock.uptime() < due {
                 continue;
             }
             looked = clock.uptime();
-            self.look(self.most_connections);
+            due = looked + LOOK_EVERY;
+            self.look();
             looks = looks.wrapping_add(1);
             if looks.is_multiple_of(LOOKS_FOR_LEAKS) {
-                let leaked = self.closing.leaked(self.api.shared.clock().uptime());
+                let leaked = self.closing.leaked(clock.uptime());
                 self.api.leaked.store(leaked, Ordering::Relaxed);
                 let former = self.former.lock().unwrap_or_else(PoisonError::into_inner).len();
                 if leaked > budget || former > MOST_FORMER {
@@ -237,35 +239,6 @@ impl Server {
                     refresh();
                 }
             }
-        }
-    }
-
-    /// Takes note that the accept loop is ended on purpose.
-    pub fn close_tap(&self) {
-        self.tap_closed.store(true, Ordering::SeqCst);
-    }
-
-    /// Puts a new accept loop on the listener.
-    pub fn open_tap(&self) {
-        self.rebuild();
-        self.tap_closed.store(false, Ordering::SeqCst);
-    }
-
-    /// Waits until no request is in hand and nothing that was sent is unread
-    /// or has just been read, at most for `longest`.
-    pub fn finish_requests(&self, longest: Duration, fresh: Duration) {
-        let clock = self.api.shared.clock();
-        let (started, mut quiet_looks) = (clock.uptime(), 0);
-        while quiet_looks < QUIET_LOOKS && clock.uptime().saturating_sub(started) < longest {
-            self.api.shared.pause(Duration::from_millis(2));
-            let asks = |connection: &socket::Connection| {
-                connection.has_unread()
-                    || connection.traffic().is_some_and(|traffic| {
-                        traffic.received > 0 && traffic.acknowledged <= 1 && traffic.quiet < fresh
-                    })
-            };
-            let asked = socket::connections(self.address.port()).iter().any(asks);
-            quiet_looks = if asked || !self.pipeline.is_idle() { 0 } else { quiet_looks + 1 };
         }
     }
 
@@ -277,8 +250,9 @@ impl Server {
         let _ = self.trouble.try_send(());
     }
 
-    /// Closes by rule, so that at most `most` connections are left.
-    fn look(&self, most: usize) {
+    /// Closes by rule, and lets in as many as there is room for.
+    fn look(&self) {
+        let accepted = DOOR.accepted();
         let connections = socket::connections(self.address.port());
         let mut pending = HashSet::new();
         let mut traffic = Vec::with_capacity(connections.len());
@@ -290,14 +264,20 @@ impl Server {
                 traffic.push((connection.cookie, seen));
             }
         }
+        // A peer that resets leaves a socket without a name. If it stays, the
+        // thread behind it is blocked for ever.
+        let orphans = socket::orphans(self.address.port());
+        let held = connections.len() + orphans.len();
+        let is_crowded = DOOR.set_room(self.most_connections.saturating_sub(held), accepted);
+        // Who waits gets a quarter of all places, and what has no peer takes up some.
+        let most = if is_crowded { self.most_connections / 4 * 3 } else { self.most_connections };
+        let most = most.saturating_sub(orphans.len());
         let now = self.api.shared.clock().now().tick;
         let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
         let close = guard.look(now, &traffic, most);
         drop(guard);
         self.pipeline.look(&pending);
-        // A peer that resets leaves a socket without a name. If it stays, the
-        // thread behind it is blocked for ever.
-        for cookie in socket::orphans(self.address.port()) {
+        for cookie in orphans {
             self.closing.note(cookie, self.api.shared.clock().uptime());
         }
         self.api.connections.store(connections.len(), Ordering::Relaxed);
@@ -323,8 +303,8 @@ impl Server {
             }
             doomed.dispose();
             // What was sent after it goes the same way.
-            while let Some(request) = refused.then(|| self.pipeline.done(peer)).flatten() {
-                closing::dispose(request);
+            if refused {
+                self.pipeline.give_up(peer).into_iter().for_each(closing::dispose);
             }
         }
     }
@@ -341,6 +321,31 @@ impl Server {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Waits for a request, unless there is something to do, and admits it.
+    fn receive(&self) -> Option<Admitted> {
+        // One worker at a time takes a request and admits it: two that took two
+        // of one connection could admit them in the wrong order.
+        let (_turn, request) = if self.pipeline.has_next() {
+            // Who holds the turn may be waiting.
+            let turn = self.turn.try_lock().ok()?;
+            (turn, self.current().try_recv().transpose()?)
+        } else {
+            let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            (turn, self.current().recv())
+        };
+        match request {
+            Ok(request) => Some(self.pipeline.admit(request)),
+            Err(error) => {
+                // The accept loop ended, and one call for the watch is enough;
+                // or it was replaced, or there is something else to do.
+                if error.raw_os_error().is_some() {
+                    let _ = self.trouble.try_send(());
+                }
+                None
+            }
+        }
+    }
+
     /// Takes a request that is there already, and admits it.
     fn take_arrived(&self) -> Option<Admitted> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -348,18 +353,23 @@ impl Server {
     }
 
     fn handle(&self, admitted: Admitted) {
-        let mut next = match admitted {
-            Admitted::Now(request) => Some(request),
-            Admitted::Later => None,
+        match admitted {
+            Admitted::Now(request) => self.take(request, Lane::Worker, self.api.shared.clock().uptime()),
+            Admitted::Later => {}
             Admitted::TooMany(request, is_first) => {
                 if let Some(&peer) = request.remote_addr().filter(|_| is_first) {
                     self.doom(Doomed { peer, why: Closed::Flood, refused: None });
                 }
-                return self.discard(request);
+                self.discard(request);
             }
-        };
-        while let Some(request) = next {
-            next = self.take(request, Lane::Worker, self.api.shared.clock().uptime());
+        }
+    }
+
+    /// Takes note that a request of `peer` was answered.
+    fn done(&self, peer: SocketAddr, lane: Lane) {
+        if self.pipeline.done(peer) && lane != Lane::Worker {
+            // All workers may be waiting; this one comes back by itself.
+            self.current().unblock();
         }
     }
 
@@ -371,12 +381,8 @@ impl Server {
     }
 
     /// Answers a request whose turn it is, or hands it to the slow lane.
-    /// Returns the next one of the same connection.
-    fn take(&self, mut request: Request, lane: Lane, arrived: Duration) -> Option<Request> {
-        let Some(&peer) = request.remote_addr() else {
-            closing::dispose(request);
-            return None;
-        };
+    fn take(&self, mut request: Request, lane: Lane, arrived: Duration) {
+        let Some(&peer) = request.remote_addr() else { return closing::dispose(request) };
         let target = Target::parse(request.method(), request.url());
         let route = target.route();
         let framing = framing::body(request.headers(), target.wants_body());
@@ -386,10 +392,9 @@ impl Server {
             if self.slow.is_full() && target.is_big() && !self.pipeline.may_block(peer) {
                 // There is no room to wait in, but this answer needs none.
                 self.send(request, busy(), route, arrived);
-                return self.pipeline.done(peer);
+                return self.done(peer, lane);
             }
-            self.hand_to_slow_lane(request, arrived);
-            return None;
+            return self.hand_to_slow_lane(request, arrived);
         }
         match framing {
             Err(refused) => {
@@ -397,8 +402,7 @@ impl Server {
                     self.api.metrics.refusal(Refusal::Body);
                 }
                 if refused.leaves_body() {
-                    self.refuse(request, refused.answer(), route, arrived, Closed::Body);
-                    return None;
+                    return self.refuse(request, refused.answer(), route, arrived, Closed::Body);
                 }
                 self.send(request, refused.answer(), route, arrived);
             }
@@ -414,7 +418,7 @@ impl Server {
                 self.send(request, answer, route, arrived);
             }
         }
-        self.pipeline.done(peer)
+        self.done(peer, lane);
     }
 
     /// Leaves it to the guard to answer and to close, as what follows on the
@@ -447,10 +451,9 @@ impl Server {
             // More bad requests than the guard can see to. To drop this one
             // may mean to wait for its client.
             let Doomed { peer, refused, .. } = full.into_inner();
-            let mut next = refused.map(|(request, _)| request);
-            while let Some(request) = next {
+            if let Some((request, _)) = refused {
                 self.discard(request);
-                next = self.pipeline.done(peer);
+                self.pipeline.give_up(peer).into_iter().for_each(|request| self.discard(request));
             }
         }
     }

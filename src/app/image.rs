@@ -8,8 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::state::Keeper;
-use crate::handover::{close_tap, memory, replace};
-use crate::server::Server;
+use crate::handover::{memory, replace};
+use crate::server::{DOOR, Server};
 use crate::systemd::Notifier;
 
 /// How long posts under way may take to end.
@@ -17,9 +17,6 @@ const POSTS: Duration = Duration::from_secs(1);
 /// How long requests in hand may take to be answered. Without an attack there
 /// are none after a few milliseconds.
 const REQUESTS: Duration = Duration::from_millis(300);
-/// What a connection has said is answered within this, or is no request.
-const FRESH: Duration = Duration::from_millis(100);
-
 /// Where our program is.
 pub struct Program {
     path: Option<PathBuf>,
@@ -69,7 +66,7 @@ pub fn go_on(
     log::info!("going on in {}", program.display());
     // If the new image fails, a file is better than nothing.
     keeper.save();
-    notifier.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", crate::clock::monotonic_micros()));
+    notifier.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", crate::clock::monotonic().as_micros()));
     let mut state = match memory() {
         Ok(state) => state,
         Err(error) => {
@@ -80,29 +77,26 @@ pub fn go_on(
     // What is being posted is waited for, so that nothing is told twice.
     shared.hold_alerts(true);
     shared.wait_until(POSTS, |registry| !registry.outbox().is_posting());
-    server.close_tap();
-    if let Err(error) = close_tap(server.listener()) {
-        log::error!("cannot go on in another image: {error}");
-    } else {
-        server.finish_requests(REQUESTS, FRESH);
-        // From here on no heartbeat is taken by this image. The file is
-        // memory, so nothing is waited for under the lock.
-        shared.with(|registry, now| {
-            let mut out = BufWriter::with_capacity(64 * 1024, &mut state);
-            let written = keeper.write(&mut |step| step(registry, now), &mut out);
-            drop(out);
-            match written.and_then(|()| state.rewind()) {
-                // A signal would be lost with this image.
-                Ok(()) if must_stop() => {}
-                Ok(()) => {
-                    let error = replace(program, server.listener(), &state);
-                    log::error!("cannot go on in {}: {error}", program.display());
-                }
-                Err(error) => log::error!("cannot hand over the state: {error}"),
+    // Whoever connects from now on waits for the next image.
+    DOOR.close();
+    server.finish_begun(REQUESTS);
+    // From here on no heartbeat is taken by this image. The file is memory, so
+    // nothing is waited for under the lock.
+    shared.with(|registry, now| {
+        let mut out = BufWriter::with_capacity(64 * 1024, &mut state);
+        let written = keeper.write(&mut |step| step(registry, now), &mut out);
+        drop(out);
+        match written.and_then(|()| state.rewind()) {
+            // A signal would be lost with this image.
+            Ok(()) if must_stop() => {}
+            Ok(()) => {
+                let error = replace(program, server.listener(), &state, &server.not_begun());
+                log::error!("cannot go on in {}: {error}", program.display());
             }
-        });
-    }
+            Err(error) => log::error!("cannot hand over the state: {error}"),
+        }
+    });
     shared.hold_alerts(false);
-    server.open_tap();
+    DOOR.open();
     notifier.say("READY=1");
 }

@@ -56,28 +56,38 @@ impl Guard {
     /// close. At most `most` are left; who is asking goes last, else the longest
     /// quiet go first.
     pub fn look(&mut self, now: Tick, all: &[(u64, Traffic)], most: usize) -> Vec<(u64, Closed)> {
+        self.note(now, all);
         let mut close = Vec::new();
         let mut left = Vec::with_capacity(all.len());
-        let mut tracks = HashMap::with_capacity(all.len());
-        for &(cookie, traffic) in all {
-            let track = self
-                .tracks
-                .get(&cookie)
-                .copied()
-                .unwrap_or_else(|| Track::new(&traffic))
-                .after(now, &traffic);
-            tracks.insert(cookie, track);
-            match track.verdict(now, &traffic) {
-                Some(why) => close.push((cookie, why)),
-                None => left.push((track.rank(now, &traffic), traffic.quiet, cookie)),
+        for (cookie, traffic) in all {
+            let Some(track) = self.tracks.get(cookie) else { continue };
+            match track.verdict(now, traffic) {
+                Some(why) => close.push((*cookie, why)),
+                None => left.push((track.rank(now, traffic), traffic.quiet, *cookie)),
             }
         }
-        self.tracks = tracks;
         if left.len() > most {
             left.sort_unstable_by_key(|&(rank, quiet, _)| (rank, std::cmp::Reverse(quiet)));
             close.extend(left.drain(..left.len() - most).map(|(_, _, cookie)| (cookie, Closed::Surplus)));
         }
         close
+    }
+
+    /// Takes note of all connections.
+    pub fn note(&mut self, now: Tick, all: &[(u64, Traffic)]) {
+        let track = |(cookie, traffic): &(u64, Traffic)| {
+            let track = self.tracks.get(cookie).copied().unwrap_or_else(|| Track::new(traffic));
+            (*cookie, track.after(now, traffic))
+        };
+        self.tracks = all.iter().map(track).collect();
+    }
+
+    /// For how long something of a request has been read that is not answered;
+    /// none where nothing has.
+    pub fn begun(&self, now: Tick, cookie: u64, traffic: &Traffic) -> Option<Duration> {
+        let track = self.tracks.get(&cookie)?;
+        let is_begun = traffic.received.saturating_sub(traffic.unread) > track.answered;
+        is_begun.then(|| track.unanswered_since.map_or(Duration::ZERO, |since| now.since(since)))
     }
 }
 
@@ -132,7 +142,22 @@ mod tests {
     }
 
     fn traffic(received: u64, acknowledged: u64, quiet: u64) -> Traffic {
-        Traffic { received, acknowledged, pending: false, quiet: Duration::from_millis(quiet) }
+        let quiet = Duration::from_millis(quiet);
+        Traffic { received, unread: 0, acknowledged, pending: false, quiet }
+    }
+
+    #[test]
+    fn what_is_read_and_not_answered_is_begun() {
+        let mut guard = Guard::default();
+        let waiting = Traffic { unread: 90, ..traffic(90, 1, 5) };
+        let all = [(1, traffic(0, 1, 5)), (2, waiting), (3, traffic(90, 1, 5)), (4, traffic(90, 130, 5))];
+        guard.note(at(0), &all);
+        guard.note(at(70), &all);
+        let begun: Vec<_> = all.iter().map(|(cookie, seen)| guard.begun(at(70), *cookie, seen)).collect();
+        assert_eq!(begun, [None, None, Some(Duration::from_millis(70)), None]);
+        let second = [(4, traffic(180, 130, 5))];
+        guard.note(at(80), &second);
+        assert_eq!(guard.begun(at(80), 4, &second[0].1), Some(Duration::ZERO));
     }
 
     #[test]

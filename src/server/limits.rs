@@ -25,10 +25,9 @@ pub fn most_connections(configured: usize, other_threads: usize) -> usize {
         .map_or(u64::MAX, |most| most.saturating_sub(OTHER_DESCRIPTORS) / 2);
     let other_threads = OTHER_THREADS + other_threads as u64;
     let threads = [thread_limit(), getrlimit(Resource::Nproc).current.unwrap_or(u64::MAX)];
-    let threads = threads.into_iter().min().unwrap_or(u64::MAX).saturating_sub(other_threads);
-    // A burst comes between two looks: three quarters of what would break us leave room for it.
-    let bearable = usize::try_from(descriptors.min(threads)).unwrap_or(usize::MAX) / 4 * 3;
-    configured.min(bearable).max(8)
+    // Others may count towards the same limit: a quarter is left to them.
+    let threads = threads.into_iter().min().unwrap_or(u64::MAX).saturating_sub(other_threads) / 4 * 3;
+    configured.min(usize::try_from(descriptors.min(threads)).unwrap_or(usize::MAX)).max(8)
 }
 
 /// What the container allows, if it is one.

@@ -1,6 +1,7 @@
 //! One answer at a time for each connection, so that no thread of ours waits
-//! for another's answer on the same connection, and a look at how many were
-//! given, so that no worker fills the buffer of a peer that does not read.
+//! for another's answer on the same connection; turns among those that send
+//! many requests at once; and a look at how many answers were given, so that
+//! no worker fills the buffer of a peer that does not read.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ const MOST_WAITING: usize = 64;
 pub enum Admitted {
     /// It is its turn.
     Now(Request),
-    /// It comes from [`Pipeline::done`] when it is.
+    /// It comes from [`Pipeline::next`] when it is.
     Later,
     /// Too many of its connection wait already; whether it is the first.
     TooMany(Request, bool),
@@ -35,17 +36,24 @@ struct Connection {
     unread: u32,
 }
 
+#[derive(Default)]
+struct State {
+    connections: HashMap<SocketAddr, Connection>,
+    /// Whose next request can be taken, in turn.
+    turns: VecDeque<SocketAddr>,
+}
+
 /// The connections that ask for something.
 #[derive(Default)]
-pub struct Pipeline(Mutex<HashMap<SocketAddr, Connection>>);
+pub struct Pipeline(Mutex<State>);
 
 impl Pipeline {
     /// Takes a request in. Requests of one connection must come in the order
     /// in which they were sent.
     pub fn admit(&self, request: Request) -> Admitted {
         let Some(&peer) = request.remote_addr() else { return Admitted::Now(request) };
-        let mut connections = self.lock();
-        let connection = connections.entry(peer).or_default();
+        let mut state = self.lock();
+        let connection = state.connections.entry(peer).or_default();
         if !connection.busy {
             connection.busy = true;
             Admitted::Now(request)
@@ -58,30 +66,56 @@ impl Pipeline {
         }
     }
 
-    /// Takes note that a request of `peer` was answered, and gives the next.
-    pub fn done(&self, peer: SocketAddr) -> Option<Request> {
-        let mut connections = self.lock();
-        let connection = connections.get_mut(&peer)?;
+    /// Takes note that a request of `peer` was answered. Returns whether its
+    /// next one can be taken.
+    pub fn done(&self, peer: SocketAddr) -> bool {
+        let State { connections, turns } = &mut *self.lock();
+        let Some(connection) = connections.get_mut(&peer) else { return false };
         connection.unread = connection.unread.saturating_add(1);
-        let next = connection.waiting.pop_front();
-        connection.busy = next.is_some();
-        next
+        connection.busy = !connection.waiting.is_empty();
+        if connection.busy {
+            turns.push_back(peer);
+        }
+        connection.busy
+    }
+
+    /// Gives up what waits of a connection that is being ended.
+    pub fn give_up(&self, peer: SocketAddr) -> VecDeque<Request> {
+        self.lock().connections.remove(&peer).map_or_else(VecDeque::new, |connection| connection.waiting)
+    }
+
+    /// The next request of somebody who has sent several.
+    pub fn next(&self) -> Option<Request> {
+        let State { connections, turns } = &mut *self.lock();
+        // Who was given up has none.
+        std::iter::from_fn(|| turns.pop_front())
+            .find_map(|peer| connections.get_mut(&peer)?.waiting.pop_front())
+    }
+
+    /// Whether there may be a next request.
+    pub fn has_next(&self) -> bool {
+        !self.lock().turns.is_empty()
     }
 
     /// Whether the next answer to `peer` may have to wait until it reads.
     pub fn may_block(&self, peer: SocketAddr) -> bool {
-        self.lock().get(&peer).is_some_and(|connection| connection.unread >= UNREAD_ANSWERS)
+        self.lock().connections.get(&peer).is_some_and(|connection| connection.unread >= UNREAD_ANSWERS)
+    }
+
+    /// Whether a request of `peer` is in hand.
+    pub fn is_busy(&self, peer: SocketAddr) -> bool {
+        self.lock().connections.get(&peer).is_some_and(|connection| connection.busy)
     }
 
     /// Whether nothing is in hand.
     pub fn is_idle(&self) -> bool {
-        self.lock().values().all(|connection| !connection.busy)
+        self.lock().connections.values().all(|connection| !connection.busy)
     }
 
     /// Takes note of who has something of ours still to take; all others have
     /// taken all, or are gone.
     pub fn look(&self, pending: &HashSet<SocketAddr>) {
-        self.lock().retain(|peer, connection| {
+        self.lock().connections.retain(|peer, connection| {
             if !pending.contains(peer) {
                 connection.unread = 0;
             }
@@ -89,7 +123,7 @@ impl Pipeline {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Connection>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! tiny_http owns them and lends none, and gives no way to look at one or to
 //! close one. So they are found among our own descriptors by their addresses.
-//! All `unsafe` code of the project is here, and in [`crate::handover`].
+//! `unsafe` code is here, in `accept` and in [`crate::handover`], and nowhere else.
 
 use std::fs::read_dir;
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -32,6 +32,8 @@ pub struct Connection {
 pub struct Traffic {
     /// Bytes that the peer sent.
     pub received: u64,
+    /// Those of them that nobody has read yet.
+    pub unread: u64,
     /// Bytes of ours that the peer has taken.
     pub acknowledged: u64,
     /// Whether something of ours waits to be taken, beyond what a busy
@@ -46,14 +48,6 @@ impl Connection {
     pub fn traffic(&self) -> Option<Traffic> {
         with_borrowed(self.descriptor, |borrowed| {
             (SockRef::from(&borrowed).cookie().ok()? == self.cookie).then(|| traffic(borrowed))?
-        })
-    }
-
-    /// Whether something that the peer sent has not been read yet.
-    pub fn has_unread(&self) -> bool {
-        with_borrowed(self.descriptor, |borrowed| {
-            SockRef::from(&borrowed).cookie().ok() == Some(self.cookie)
-                && rustix::io::ioctl_fionread(borrowed).is_ok_and(|bytes| bytes > 0)
         })
     }
 
@@ -128,17 +122,6 @@ pub fn still_open(cookies: &dyn Fn(u64) -> bool) -> Vec<u64> {
     open
 }
 
-/// The descriptors that listen on `port`.
-pub fn listeners(port: u16) -> Vec<RawFd> {
-    let listens = |&descriptor: &RawFd| {
-        with_borrowed(descriptor, |borrowed| {
-            let socket = SockRef::from(&borrowed);
-            socket.is_listener().unwrap_or(false) && local_port(&socket) == Some(port)
-        })
-    };
-    descriptors().into_iter().filter(listens).collect()
-}
-
 /// Our own open descriptors.
 fn descriptors() -> Vec<RawFd> {
     match read_dir("/proc/self/fd") {
@@ -206,6 +189,7 @@ fn traffic(socket: BorrowedFd<'_>) -> Option<Traffic> {
     let big = |at: usize| u64::from_ne_bytes(info[at..at + 8].try_into().unwrap_or_default());
     Some(Traffic {
         received: big(128),
+        unread: rustix::io::ioctl_fionread(socket).unwrap_or(0),
         acknowledged: big(120),
         pending: small(24) > UNDERWAY_PACKETS || small(144) > 0,
         quiet: Duration::from_millis(small(52).into()),

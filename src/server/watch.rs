@@ -8,14 +8,13 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use super::Server;
+use super::{DOOR, Server};
 use crate::vitals::Vitals;
 
 /// How often the port is tried.
@@ -56,7 +55,7 @@ impl Server {
             if !reported {
                 probed = shared.clock().uptime();
             }
-            if self.tap_closed.load(Ordering::SeqCst) {
+            if !DOOR.is_open() {
                 continue;
             }
             let started = shared.clock().uptime();
@@ -69,10 +68,7 @@ impl Server {
                 }
                 Err(error) => {
                     log::debug!("the port needs a new accept loop: {error}");
-                    if reported {
-                        // Descriptors or threads ran out: this makes room.
-                        self.look(self.most_connections / 2);
-                    } else {
+                    if !reported {
                         shared.set_reachable(false);
                     }
                     self.rebuild();
@@ -137,6 +133,9 @@ impl Server {
             Ok(listener) => listener,
             Err(error) => return log::warn!("no new accept loop yet: {error}"),
         };
+        if let Err(error) = DOOR.serve(&listener) {
+            return log::warn!("no new accept loop yet: {error}");
+        }
         let attempt = thread::Builder::new().spawn(move || tiny_http::Server::from_listener(listener, None));
         match attempt.map(thread::JoinHandle::join) {
             Ok(Ok(Ok(server))) => {

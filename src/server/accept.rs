@@ -1,0 +1,320 @@
+//! Accepting connections, for tiny_http.
+//!
+//! Its accept loop ends for good at the first error, takes in more than the
+//! process can bear, cannot be told to wait, and now and then leaves a
+//! connection lying in the queue of its threads. It offers no way to accept
+//! for it; but what it calls in the end is `accept4`, and a program may bring
+//! its own. This one never fails, waits while there is no room, and follows
+//! every connection with an empty one that picks up what was left lying.
+//! Listeners that are not ours are passed on to the kernel.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::os::fd::{AsRawFd as _, BorrowedFd, IntoRawFd as _, OwnedFd, RawFd};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use libc::{c_int, sockaddr, socklen_t};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{FdFlags, fcntl_setfd};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+use crate::clock::monotonic;
+
+/// How often one who waits for room asks for it again.
+const ASK_EVERY: Duration = Duration::from_millis(10);
+/// After a connection an empty one follows within about this.
+const FOLLOW_WITHIN: Duration = Duration::from_millis(20);
+
+/// Where connections come in. There is one, as there is one `accept4`.
+pub static DOOR: Door = Door::new();
+
+/// Decides when tiny_http gets a connection.
+pub struct Door {
+    state: Mutex<State>,
+    changed: Condvar,
+    guard: OnceLock<Sender<()>>,
+}
+
+struct State {
+    /// Our listener: the kernel's own number for it, and the descriptor by
+    /// which the current accept loop knows it.
+    ours: Option<(u64, RawFd)>,
+    /// Connections that the former image of the process had accepted.
+    inherited: Vec<OwnedFd>,
+    is_open: bool,
+    room: usize,
+    /// Connections given out so far.
+    accepted: u64,
+    /// Somebody waited for room since this was asked.
+    was_full: bool,
+    /// When a connection was given out that no empty one has followed.
+    to_follow: Option<Duration>,
+}
+
+/// What the accept loop gets.
+enum Turn {
+    /// Whatever the kernel says: the listener is not ours.
+    Foreign,
+    /// Nothing more: another loop has taken its place.
+    Over,
+    /// A connection, from the kernel.
+    Accepted(c_int),
+    /// A connection, from us.
+    Given(OwnedFd),
+}
+
+impl Door {
+    const fn new() -> Self {
+        let state = State {
+            ours: None,
+            inherited: Vec::new(),
+            is_open: true,
+            room: 1,
+            accepted: 0,
+            was_full: false,
+            to_follow: None,
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new(), guard: OnceLock::new() }
+    }
+
+    /// Lets the accept loop on `listener` in, and none before it any more.
+    ///
+    /// # Errors
+    /// It is no listener.
+    pub fn serve(&self, listener: &TcpListener) -> io::Result<()> {
+        // Whether there is a connection is asked before it is taken.
+        listener.set_nonblocking(true)?;
+        self.lock().ours = Some((SockRef::from(listener).cookie()?, listener.as_raw_fd()));
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Gives these connections out first.
+    pub fn hand_on(&self, mut connections: Vec<OwnedFd>) {
+        connections.retain(|it| fcntl_setfd(it, FdFlags::CLOEXEC).is_ok());
+        self.lock().inherited = connections;
+    }
+
+    /// Sends a word to `guard` whenever there is no room.
+    pub fn ask_for_room(&self, guard: Sender<()>) {
+        // Set once: there is one server.
+        let _ = self.guard.set(guard);
+    }
+
+    /// From now on whoever connects waits in the kernel.
+    pub fn close(&self) {
+        self.lock().is_open = false;
+    }
+
+    /// Lets them in again.
+    pub fn open(&self) {
+        self.lock().is_open = true;
+        self.changed.notify_all();
+    }
+
+    /// Whether anybody is let in.
+    pub fn is_open(&self) -> bool {
+        self.lock().is_open
+    }
+
+    /// How many connections were given out.
+    pub fn accepted(&self) -> u64 {
+        self.lock().accepted
+    }
+
+    /// There is room for so many, counted when `accepted` had been given out.
+    /// Returns whether somebody has waited for room.
+    pub fn set_room(&self, room: usize, accepted: u64) -> bool {
+        let mut state = self.lock();
+        let since = usize::try_from(state.accepted - accepted).unwrap_or(usize::MAX);
+        state.room = room.saturating_sub(since);
+        self.changed.notify_all();
+        std::mem::take(&mut state.was_full)
+    }
+
+    /// Gives the next connection, when there is one and room for it.
+    fn next(&self, listener: RawFd, take: impl Fn() -> c_int) -> Turn {
+        loop {
+            let mut state = self.lock();
+            match state.ours {
+                Some((_, descriptor)) if descriptor == listener => {}
+                Some((cookie, _))
+                    if borrowed(listener, |it| SockRef::from(&it).cookie().ok()) == Some(cookie) =>
+                {
+                    return Turn::Over;
+                }
+                _ => return Turn::Foreign,
+            }
+            let left = state.to_follow.map(|since| (since + FOLLOW_WITHIN).saturating_sub(monotonic()));
+            if left.is_some_and(|left| left.is_zero()) {
+                state.to_follow = None;
+                // It was never connected: there is nothing to read. Without a
+                // descriptor left nothing follows.
+                if let Ok(empty) = Socket::new(Domain::IPV4, Type::STREAM, None) {
+                    return Turn::Given(empty.into());
+                }
+            }
+            if !state.is_open || state.room == 0 {
+                if state.is_open {
+                    state.was_full = true;
+                    // One call that waits is enough.
+                    let _ = self.guard.get().map(|guard| guard.try_send(()));
+                }
+                drop(self.changed.wait_timeout(state, ASK_EVERY));
+                continue;
+            }
+            let inherited = state.inherited.pop();
+            let accepted = if inherited.is_none() { take() } else { 0 };
+            if accepted >= 0 {
+                state.room -= 1;
+                state.accepted += 1;
+                state.to_follow.get_or_insert_with(monotonic);
+                return inherited.map_or(Turn::Accepted(accepted), Turn::Given);
+            }
+            let error = io::Error::last_os_error();
+            match error.raw_os_error() {
+                Some(libc::EAGAIN) => {
+                    drop(state);
+                    wait_for_connection(listener, left);
+                }
+                Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => return Turn::Over,
+                // Out of descriptors or memory: the guard makes room.
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => state.room = 0,
+                // The peer has given up, or a signal came.
+                _ => {}
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until somebody connects, at most for `longest`.
+fn wait_for_connection(listener: RawFd, longest: Option<Duration>) {
+    let longest = longest.and_then(|longest| Timespec::try_from(longest).ok());
+    borrowed(listener, |listener| {
+        // If it fails, the next attempt to accept says why.
+        let _ = poll(&mut [PollFd::from_borrowed_fd(listener, PollFlags::IN)], longest.as_ref());
+    });
+}
+
+#[expect(unsafe_code, reason = "the caller of accept4 lends a number")]
+fn borrowed<R>(descriptor: RawFd, look: impl FnOnce(BorrowedFd<'_>) -> R) -> R {
+    // SAFETY: the caller of accept4 holds it open for as long as the call takes.
+    look(unsafe { BorrowedFd::borrow_raw(descriptor) })
+}
+
+/// `accept4(2)` as the standard library calls it.
+///
+/// # Safety
+/// As for the system call: `address` and `length` are null, or `length` says
+/// how many bytes may be written to `address`.
+#[expect(unsafe_code, reason = "it takes the place of a function of the C library")]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn accept4(
+    listener: c_int,
+    address: *mut sockaddr,
+    length: *mut socklen_t,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: the arguments are the caller's, who keeps to the rules of the call.
+    let call = || unsafe { libc::syscall(libc::SYS_accept4, listener, address, length, flags) };
+    #[expect(clippy::cast_possible_truncation, reason = "a descriptor or -1")]
+    let take = || call() as c_int;
+    match DOOR.next(listener, take) {
+        Turn::Foreign => take(),
+        Turn::Accepted(accepted) => accepted,
+        Turn::Over => {
+            // SAFETY: the place of this thread's errno is always there.
+            unsafe { *libc::__errno_location() = libc::EINVAL };
+            -1
+        }
+        Turn::Given(given) => {
+            if !address.is_null() && !length.is_null() {
+                // Any will do: tiny_http asks the connection itself.
+                let nobody = SockAddr::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+                // SAFETY: no more bytes are written than there is room for, and
+                // the address has that many.
+                unsafe {
+                    let room = (*length).min(nobody.len());
+                    let from = nobody.as_ptr().cast::<u8>();
+                    from.copy_to_nonoverlapping(address.cast(), room as usize);
+                    *length = nobody.len();
+                }
+            }
+            given.into_raw_fd()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+    use std::net::TcpStream;
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+    use std::thread;
+
+    /// All in one test, as there is one door.
+    #[test]
+    fn the_door_lets_in_whom_there_is_room_for() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(foreign.local_addr().unwrap()).unwrap();
+        foreign.accept().unwrap();
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (hurry, hurried) = crossbeam_channel::bounded(1);
+        DOOR.ask_for_room(hurry);
+        let former = listener.try_clone().unwrap();
+        DOOR.serve(&former).unwrap();
+        let (given, taken) = channel();
+        let start = |listener: TcpListener| {
+            let given = given.clone();
+            thread::spawn(move || {
+                // The standard library comes through our accept4.
+                while let Ok((mut stream, _)) = listener.accept() {
+                    if stream.peer_addr().is_ok() {
+                        given.send(stream).unwrap();
+                    } else {
+                        assert!(stream.read(&mut [0]).is_err(), "there is nothing to read");
+                    }
+                }
+            })
+        };
+        let loop_of_former = start(former);
+        let first = TcpStream::connect(address).unwrap();
+        let got = taken.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(got.peer_addr().unwrap(), first.local_addr().unwrap());
+        assert_eq!(DOOR.accepted(), 1);
+
+        // There was room for one.
+        let second = TcpStream::connect(address).unwrap();
+        hurried.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(taken.try_recv().unwrap_err(), std::sync::mpsc::TryRecvError::Empty);
+        assert!(DOOR.set_room(1, 0), "somebody waits, but one was given out since this was counted");
+        hurried.recv_timeout(PATIENCE).unwrap();
+        assert!(DOOR.set_room(1, 1));
+        assert_eq!(taken.recv_timeout(PATIENCE).unwrap().peer_addr().unwrap(), second.local_addr().unwrap());
+
+        // Closed, then given to another loop.
+        DOOR.close();
+        DOOR.set_room(10, 2);
+        let third = TcpStream::connect(address).unwrap();
+        assert_eq!(taken.recv_timeout(Duration::from_millis(50)).unwrap_err(), RecvTimeoutError::Timeout);
+        DOOR.serve(&listener).unwrap();
+        let _loop = start(listener);
+        DOOR.open();
+        assert_eq!(taken.recv_timeout(PATIENCE).unwrap().peer_addr().unwrap(), third.local_addr().unwrap());
+        while !loop_of_former.is_finished() {
+            // It looks up when somebody connects, unless the other is quicker.
+            TcpStream::connect(address).unwrap();
+        }
+        loop_of_former.join().unwrap();
+    }
+}
