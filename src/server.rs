@@ -257,10 +257,12 @@ impl Server {
         let mut pending = HashSet::new();
         let mut traffic = Vec::with_capacity(connections.len());
         for connection in &connections {
-            if let Some(seen) = connection.traffic() {
+            if let Some(mut seen) = connection.traffic() {
                 if seen.pending {
                     pending.insert(connection.peer);
                 }
+                let is_unread = seen.received > 0 && seen.unread == seen.received;
+                seen.in_hand = !seen.pending && (is_unread || self.pipeline.is_busy(connection.peer));
                 traffic.push((connection.cookie, seen));
             }
         }
@@ -269,12 +271,12 @@ impl Server {
         let orphans = socket::orphans(self.address.port());
         let held = connections.len() + orphans.len();
         let is_crowded = DOOR.set_room(self.most_connections.saturating_sub(held), accepted);
-        // Who waits gets a quarter of all places, and what has no peer takes up some.
-        let most = if is_crowded { self.most_connections / 4 * 3 } else { self.most_connections };
-        let most = most.saturating_sub(orphans.len());
+        // What has no peer takes up places too; who waits gets a quarter of all.
+        let most = self.most_connections.saturating_sub(orphans.len());
+        let wanted = if is_crowded { most.saturating_sub(self.most_connections / 4) } else { most };
         let now = self.api.shared.clock().now().tick;
         let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-        let close = guard.look(now, &traffic, most);
+        let close = guard.look(now, &traffic, most, wanted);
         drop(guard);
         self.pipeline.look(&pending);
         for cookie in orphans {

@@ -2,7 +2,8 @@
 //! state. For an upgrade, and to get rid of what tiny_http leaks.
 
 use std::env;
-use std::io::{BufWriter, Seek as _};
+use std::fs::File;
+use std::io::{self, BufWriter, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use crate::systemd::Notifier;
 
 /// How long posts under way may take to end.
 const POSTS: Duration = Duration::from_secs(1);
+/// How often it is tried to find a moment in which nobody asks.
+const ATTEMPTS: u32 = 3;
 /// How long requests in hand may take to be answered. Without an attack there
 /// are none after a few milliseconds.
 const REQUESTS: Duration = Duration::from_millis(300);
@@ -79,24 +82,45 @@ pub fn go_on(
     shared.wait_until(POSTS, |registry| !registry.outbox().is_posting());
     // Whoever connects from now on waits for the next image.
     DOOR.close();
-    server.finish_begun(REQUESTS);
-    // From here on no heartbeat is taken by this image. The file is memory, so
-    // nothing is waited for under the lock.
-    shared.with(|registry, now| {
-        let mut out = BufWriter::with_capacity(64 * 1024, &mut state);
-        let written = keeper.write(&mut |step| step(registry, now), &mut out);
-        drop(out);
-        match written.and_then(|()| state.rewind()) {
-            // A signal would be lost with this image.
-            Ok(()) if must_stop() => {}
-            Ok(()) => {
-                let error = replace(program, server.listener(), &state, &server.not_begun());
-                log::error!("cannot go on in {}: {error}", program.display());
+    for attempt in 1..=ATTEMPTS {
+        server.finish_begun(REQUESTS);
+        // From here on no heartbeat is taken by this image. The file is memory,
+        // so nothing is waited for under the lock.
+        let is_asked = shared.with(|registry, now| {
+            let written = write(&mut state, &mut |out| keeper.write(&mut |step| step(registry, now), out));
+            match written {
+                // A signal would be lost with this image.
+                Ok(()) if must_stop() => false,
+                // Somebody on an old connection was quicker.
+                Ok(()) if attempt < ATTEMPTS && server.is_asked() => true,
+                Ok(()) => {
+                    let error = replace(program, server.listener(), &state, &server.not_begun());
+                    log::error!("cannot go on in {}: {error}", program.display());
+                    false
+                }
+                Err(error) => {
+                    log::error!("cannot hand over the state: {error}");
+                    false
+                }
             }
-            Err(error) => log::error!("cannot hand over the state: {error}"),
+        });
+        if !is_asked {
+            break;
         }
-    });
+    }
     shared.hold_alerts(false);
     DOOR.open();
     notifier.say("READY=1");
+}
+
+/// Writes to a file from its start on, and leaves it ready to be read.
+fn write(
+    file: &mut File,
+    work: &mut dyn FnMut(&mut BufWriter<&mut File>) -> io::Result<()>,
+) -> io::Result<()> {
+    file.rewind()?;
+    file.set_len(0)?;
+    let mut out = BufWriter::with_capacity(64 * 1024, &mut *file);
+    work(&mut out)?;
+    out.into_inner()?.rewind()
 }

@@ -4,6 +4,7 @@
 //! connections many times a second, from the kernel's own counters, and names
 //! those that have used up their time, their bytes or their place.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ const STALLED: Duration = Duration::from_secs(10);
 const FLOOD: u64 = 64 * 1024;
 
 /// A request may be on its way for so long before it counts as held back.
-const FRESH: Duration = Duration::from_secs(1);
+const FRESH: Duration = Duration::from_millis(300);
 
 /// Who goes first where there are too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +32,7 @@ enum Rank {
     Waiting,
     /// It has had its answers.
     Idle,
-    /// It has just asked.
+    /// It has just asked, or it is our turn.
     Asking,
 }
 
@@ -53,9 +54,16 @@ pub struct Guard {
 
 impl Guard {
     /// Looks at all connections, given by their cookies, and names those to
-    /// close. At most `most` are left; who is asking goes last, else the longest
-    /// quiet go first.
-    pub fn look(&mut self, now: Tick, all: &[(u64, Traffic)], most: usize) -> Vec<(u64, Closed)> {
+    /// close. At most `most` are left, or where others wait for room, if
+    /// possible, `wanted`; the longest quiet go first, and who is asking only
+    /// where there is no other way.
+    pub fn look(
+        &mut self,
+        now: Tick,
+        all: &[(u64, Traffic)],
+        most: usize,
+        wanted: usize,
+    ) -> Vec<(u64, Closed)> {
         self.note(now, all);
         let mut close = Vec::new();
         let mut left = Vec::with_capacity(all.len());
@@ -63,12 +71,14 @@ impl Guard {
             let Some(track) = self.tracks.get(cookie) else { continue };
             match track.verdict(now, traffic) {
                 Some(why) => close.push((*cookie, why)),
-                None => left.push((track.rank(now, traffic), traffic.quiet, *cookie)),
+                None => left.push((track.rank(now, traffic), Reverse(traffic.quiet), *cookie)),
             }
         }
-        if left.len() > most {
-            left.sort_unstable_by_key(|&(rank, quiet, _)| (rank, std::cmp::Reverse(quiet)));
-            close.extend(left.drain(..left.len() - most).map(|(_, _, cookie)| (cookie, Closed::Surplus)));
+        let others = left.iter().filter(|(rank, ..)| *rank < Rank::Asking).count();
+        let surplus = left.len().saturating_sub(wanted).min(others).max(left.len().saturating_sub(most));
+        if surplus > 0 {
+            left.sort_unstable();
+            close.extend(left[..surplus].iter().map(|&(_, _, cookie)| (cookie, Closed::Surplus)));
         }
         close
     }
@@ -82,12 +92,15 @@ impl Guard {
         self.tracks = all.iter().map(track).collect();
     }
 
-    /// For how long something of a request has been read that is not answered;
-    /// none where nothing has.
-    pub fn begun(&self, now: Tick, cookie: u64, traffic: &Traffic) -> Option<Duration> {
-        let track = self.tracks.get(&cookie)?;
-        let is_begun = traffic.received.saturating_sub(traffic.unread) > track.answered;
-        is_begun.then(|| track.unanswered_since.map_or(Duration::ZERO, |since| now.since(since)))
+    /// For how long something has been unanswered; none where nothing is.
+    pub fn unanswered(&self, now: Tick, cookie: u64) -> Option<Duration> {
+        Some(now.since(self.tracks.get(&cookie)?.unanswered_since?))
+    }
+
+    /// Whether something of a request has been read that is not answered.
+    pub fn is_begun(&self, cookie: u64, traffic: &Traffic) -> bool {
+        let answered = self.tracks.get(&cookie).map_or(0, |track| track.answered);
+        traffic.received.saturating_sub(traffic.unread) > answered
     }
 }
 
@@ -114,6 +127,7 @@ impl Track {
         match self.unanswered_since {
             _ if traffic.received == 0 => Rank::Silent,
             None => Rank::Idle,
+            _ if traffic.in_hand => Rank::Asking,
             Some(since) if now.since(since) < FRESH => Rank::Asking,
             Some(_) => Rank::Waiting,
         }
@@ -143,21 +157,24 @@ mod tests {
 
     fn traffic(received: u64, acknowledged: u64, quiet: u64) -> Traffic {
         let quiet = Duration::from_millis(quiet);
-        Traffic { received, unread: 0, acknowledged, pending: false, quiet }
+        Traffic { received, unread: 0, acknowledged, pending: false, quiet, in_hand: false }
     }
 
     #[test]
     fn what_is_read_and_not_answered_is_begun() {
         let mut guard = Guard::default();
-        let waiting = Traffic { unread: 90, ..traffic(90, 1, 5) };
-        let all = [(1, traffic(0, 1, 5)), (2, waiting), (3, traffic(90, 1, 5)), (4, traffic(90, 130, 5))];
+        let unread = Traffic { unread: 90, ..traffic(90, 1, 5) };
+        let all = [(1, traffic(0, 1, 5)), (2, unread), (3, traffic(90, 1, 5)), (4, traffic(90, 130, 5))];
         guard.note(at(0), &all);
         guard.note(at(70), &all);
-        let begun: Vec<_> = all.iter().map(|(cookie, seen)| guard.begun(at(70), *cookie, seen)).collect();
-        assert_eq!(begun, [None, None, Some(Duration::from_millis(70)), None]);
+        let begun: Vec<_> = all.iter().map(|(cookie, seen)| guard.is_begun(*cookie, seen)).collect();
+        assert_eq!(begun, [false, false, true, false]);
+        let ages: Vec<_> = all.iter().map(|(cookie, _)| guard.unanswered(at(70), *cookie)).collect();
+        let age = Some(Duration::from_millis(70));
+        assert_eq!(ages, [None, age, age, None]);
         let second = [(4, traffic(180, 130, 5))];
         guard.note(at(80), &second);
-        assert_eq!(guard.begun(at(80), 4, &second[0].1), Some(Duration::ZERO));
+        assert!(guard.is_begun(4, &second[0].1));
     }
 
     #[test]
@@ -165,10 +182,10 @@ mod tests {
         let mut guard = Guard::default();
         for millis in (0..10_000).step_by(100) {
             // A byte now and then keeps nothing alive.
-            let look = guard.look(at(millis), &[(1, traffic(10 + millis / 100, 1, 50))], 100);
+            let look = guard.look(at(millis), &[(1, traffic(10 + millis / 100, 1, 50))], 100, 100);
             assert_eq!(look, [], "{millis}");
         }
-        assert_eq!(guard.look(at(10_200), &[(1, traffic(111, 1, 50))], 100), [(1, Closed::Stalled)]);
+        assert_eq!(guard.look(at(10_200), &[(1, traffic(111, 1, 50))], 100, 100), [(1, Closed::Stalled)]);
     }
 
     #[test]
@@ -179,7 +196,7 @@ mod tests {
             let beats = second / 30 + 1;
             let quiet = (second % 30) * 1000;
             assert_eq!(
-                guard.look(at(second * 1000), &[(1, traffic(200 * beats, 1 + 150 * beats, quiet))], 100),
+                guard.look(at(second * 1000), &[(1, traffic(200 * beats, 1 + 150 * beats, quiet))], 100, 100),
                 []
             );
         }
@@ -189,35 +206,38 @@ mod tests {
     fn a_peer_that_does_not_take_its_answer_is_closed() {
         let mut guard = Guard::default();
         let stuck = Traffic { pending: true, ..traffic(200, 50_000, 0) };
-        guard.look(at(0), &[(1, stuck)], 100);
-        assert_eq!(guard.look(at(5_000), &[(1, stuck)], 100), []);
-        assert_eq!(guard.look(at(15_100), &[(1, stuck)], 100), [(1, Closed::Stalled)]);
+        guard.look(at(0), &[(1, stuck)], 100, 100);
+        assert_eq!(guard.look(at(5_000), &[(1, stuck)], 100, 100), []);
+        assert_eq!(guard.look(at(15_100), &[(1, stuck)], 100, 100), [(1, Closed::Stalled)]);
     }
 
     #[test]
     fn an_endless_head_is_a_flood_and_silence_is_idle() {
         let mut guard = Guard::default();
         let all = [(1, traffic(65_536, 1, 0)), (2, traffic(65_537, 1, 0)), (3, traffic(0, 1, 100_000))];
-        assert_eq!(guard.look(at(0), &all, 100), [(2, Closed::Flood), (3, Closed::Idle)]);
+        assert_eq!(guard.look(at(0), &all, 100, 100), [(2, Closed::Flood), (3, Closed::Idle)]);
     }
 
     #[test]
     fn who_has_just_asked_stays() {
         let mut guard = Guard::default();
-        let idle = traffic(200, 150, 20);
-        let all = [(1, traffic(90, 1, 30)), (2, idle), (3, traffic(0, 1, 5))];
-        guard.look(at(0), &all, 100);
-        assert_eq!(guard.look(at(50), &all, 2), [(3, Closed::Surplus)]);
-        assert_eq!(guard.look(at(100), &all[..2], 1), [(2, Closed::Surplus)]);
-        guard.look(at(150), &all[..2], 100);
-        assert_eq!(guard.look(at(1200), &all[..2], 1), [(1, Closed::Surplus)], "it held back for too long");
+        let all = [(1, traffic(90, 1, 30)), (2, traffic(200, 150, 20)), (3, traffic(0, 1, 5))];
+        guard.look(at(0), &all, 100, 100);
+        assert_eq!(guard.look(at(50), &all, 2, 2), [(3, Closed::Surplus)]);
+        assert_eq!(guard.look(at(100), &all[..2], 1, 1), [(2, Closed::Surplus)]);
+        assert_eq!(guard.look(at(150), &all, 3, 0), [(3, Closed::Surplus), (2, Closed::Surplus)]);
+        let in_hand = [(1, Traffic { in_hand: true, ..all[0].1 })];
+        guard.look(at(200), &all[..2], 100, 100);
+        assert_eq!(guard.look(at(600), &in_hand, 1, 0), [], "it is our turn");
+        assert_eq!(guard.look(at(650), &all[..1], 1, 0), [(1, Closed::Surplus)], "it is held back");
+        assert_eq!(guard.look(at(650), &in_hand, 0, 0), [(1, Closed::Surplus)]);
     }
 
     #[test]
     fn of_too_many_the_longest_quiet_go_first() {
         let mut guard = Guard::default();
         let all: Vec<_> = (0..10).map(|cookie| (cookie, traffic(0, 1, cookie * 10))).collect();
-        let mut closed = guard.look(at(0), &all, 7);
+        let mut closed = guard.look(at(0), &all, 7, 7);
         closed.sort_unstable_by_key(|(cookie, _)| *cookie);
         assert_eq!(closed, [(7, Closed::Surplus), (8, Closed::Surplus), (9, Closed::Surplus)]);
     }

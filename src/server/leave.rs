@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use super::{Server, socket};
+use super::Server;
+use super::socket::{self, Connection, Traffic};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -15,38 +16,51 @@ const QUIET_LOOKS: u32 = 2;
 const STALE: Duration = Duration::from_millis(100);
 
 impl Server {
-    /// Waits until nothing is in hand, and nothing was begun a moment ago, at
-    /// most for `longest`. To be called while the door is closed.
+    /// Waits until nothing is in hand and nothing that came a moment ago is
+    /// unanswered, at most for `longest`. To be called while the door is closed.
     pub fn finish_begun(&self, longest: Duration) {
         let clock = self.api.shared.clock();
         let (started, mut quiet_looks) = (clock.uptime(), 0);
         while quiet_looks < QUIET_LOOKS && clock.uptime().saturating_sub(started) < longest {
             self.api.shared.pause(PAUSE);
-            let is_begun = !self.pipeline.is_idle()
-                || self.survey().iter().any(|(_, begun)| begun.is_some_and(|age| age < STALE));
-            quiet_looks = if is_begun { 0 } else { quiet_looks + 1 };
+            quiet_looks = if self.is_asked() { 0 } else { quiet_looks + 1 };
         }
+    }
+
+    /// Whether something is in hand, or has come a moment ago.
+    pub fn is_asked(&self) -> bool {
+        let is_recent = |one: &Seen| one.unanswered.is_some_and(|age| age < STALE);
+        !self.pipeline.is_idle() || self.survey().iter().any(is_recent)
     }
 
     /// The connections of which nothing is in hand, nor read without an answer.
     pub fn not_begun(&self) -> Vec<OwnedFd> {
-        let mut all = self.survey();
-        all.retain(|(connection, begun)| begun.is_none() && !self.pipeline.is_busy(connection.peer));
-        all.iter().filter_map(|(connection, _)| connection.stream()).map(OwnedFd::from).collect()
+        let all = self.survey().into_iter();
+        let left = all.filter(|one| !one.is_begun && !self.pipeline.is_busy(one.connection.peer));
+        left.filter_map(|one| one.connection.stream()).map(OwnedFd::from).collect()
     }
 
-    /// All connections, and for how long something of a request has been read
-    /// without an answer.
-    fn survey(&self) -> Vec<(socket::Connection, Option<Duration>)> {
-        let all = socket::connections(self.address.port());
-        let seen = |connection: &socket::Connection| Some((connection.cookie, connection.traffic()?));
-        let traffic: Vec<_> = all.iter().filter_map(seen).collect();
+    fn survey(&self) -> Vec<Seen> {
+        let all = socket::connections(self.address.port()).into_iter();
+        let all: Vec<_> = all.filter_map(|connection| Some((connection, connection.traffic()?))).collect();
+        let traffic: Vec<_> = all.iter().map(|(connection, seen)| (connection.cookie, *seen)).collect();
         let now = self.api.shared.clock().now().tick;
         let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
         guard.note(now, &traffic);
-        let begun = traffic.iter().map(|(cookie, seen)| (cookie, guard.begun(now, *cookie, seen)));
-        let begun: std::collections::HashMap<_, _> = begun.collect();
-        // One without traffic has gone.
-        all.into_iter().filter_map(|connection| Some((connection, *begun.get(&connection.cookie)?))).collect()
+        let look = |(connection, traffic): (Connection, Traffic)| Seen {
+            connection,
+            unanswered: guard.unanswered(now, connection.cookie),
+            is_begun: guard.is_begun(connection.cookie, &traffic),
+        };
+        all.into_iter().map(look).collect()
     }
+}
+
+/// A connection, and what it waits for.
+struct Seen {
+    connection: Connection,
+    /// For how long something has been unanswered.
+    unanswered: Option<Duration>,
+    /// Something has been read that is not answered.
+    is_begun: bool,
 }

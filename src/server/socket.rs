@@ -41,6 +41,8 @@ pub struct Traffic {
     pub pending: bool,
     /// How long the peer has sent nothing.
     pub quiet: Duration,
+    /// Whether the next move is ours. The kernel does not know that.
+    pub in_hand: bool,
 }
 
 impl Connection {
@@ -193,5 +195,6 @@ fn traffic(socket: BorrowedFd<'_>) -> Option<Traffic> {
         acknowledged: big(120),
         pending: small(24) > UNDERWAY_PACKETS || small(144) > 0,
         quiet: Duration::from_millis(small(52).into()),
+        in_hand: false,
     })
 }
