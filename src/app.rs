@@ -146,6 +146,10 @@ pub fn run(config: &Config, log: &Log) -> Result<(), Failure> {
         let server = Arc::clone(&server);
         threads.spawn(&format!("http-{number}"), move || server.work())?;
     }
+    {
+        let (server, late) = (Arc::clone(&server), ends.late);
+        threads.spawn("bodies", move || server.bodies(&late))?;
+    }
     for number in 0..SLOW_LANES {
         let (server, slow) = (Arc::clone(&server), ends.slow.clone());
         threads.spawn(&format!("slow-{number}"), move || server.slow_lane(&slow))?;

@@ -2,14 +2,16 @@
 //!
 //! No worker ever waits for a client: bodies that are not in memory are
 //! refused, a connection has one answer in hand at a time, and whatever may be
-//! big or may have to wait goes to a slow lane with a bounded queue.
+//! big or may have to wait goes to a lane of its own with a bounded queue.
 
 mod accept;
 mod agents;
 mod answer;
 mod api;
 mod auth;
+mod bodies;
 mod closing;
+mod flow;
 mod framing;
 mod guard;
 mod leave;
@@ -21,35 +23,31 @@ mod target;
 mod watch;
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use tiny_http::Request;
 
 pub use accept::DOOR;
 pub use api::Api;
 pub use limits::{most_connections, raise_descriptor_limit};
 pub use listener::{adopt, bind};
 
-use crate::metrics::{Closed, Refusal, Route};
+use crate::metrics::Closed;
 use crate::panics::on_end_of_accept_loop;
-use answer::{After, Answer};
+use bodies::Late;
 use closing::{Closing, Doomed};
-use framing::Body;
+use flow::{Slow, SlowPeers};
 use guard::Guard;
-use pipeline::{Admitted, Pipeline};
-use target::Target;
+use pipeline::Pipeline;
 
 /// Requests that may wait for the slow lane; more are told to come back.
 const MOST_WAITING: usize = 32;
 /// Threads of the slow lane.
 pub const SLOW_LANES: usize = 2;
-/// How long the slow lane waits for a body that comes with an upgrade.
-const BODY_WAIT: Duration = Duration::from_secs(1);
 /// How often the guard looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Between two looks while somebody waits for room.
@@ -64,21 +62,6 @@ const LOOKS_FOR_LEAKS: u32 = 5;
 const MOST_LEAKED: usize = 256;
 /// Ended accept loops beyond which it does so too.
 const MOST_FORMER: usize = 64;
-
-/// Who is answering.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lane {
-    /// A worker, who must not wait.
-    Worker,
-    /// The slow lane, who may.
-    Slow,
-}
-
-/// A request for the slow lane.
-pub struct Slow {
-    request: Request,
-    arrived: Duration,
-}
 
 /// The server, shared by its threads.
 pub struct Server {
@@ -96,6 +79,8 @@ pub struct Server {
     guard: Mutex<Guard>,
     closing: Closing,
     slow: Sender<Slow>,
+    slow_peers: SlowPeers,
+    late: Sender<Late>,
     doomed: Sender<Doomed>,
     trouble: Sender<()>,
 }
@@ -104,6 +89,8 @@ pub struct Server {
 pub struct Ends {
     /// For [`Server::slow_lane`].
     pub slow: Receiver<Slow>,
+    /// For [`Server::bodies`].
+    pub late: Receiver<Late>,
     /// For [`Server::guard`].
     pub doomed: Receiver<Doomed>,
     /// For [`Server::guard`] too.
@@ -128,6 +115,7 @@ impl Server {
         DOOR.serve(&inner)?;
         let current = tiny_http::Server::from_listener(inner, None).map_err(io::Error::other)?;
         let (slow, slow_end) = bounded(MOST_WAITING);
+        let (late, late_end) = bounded(bodies::MOST);
         let (doomed, doomed_end) = bounded(MOST_DOOMED);
         let (trouble, trouble_end) = bounded(1);
         let (crowd, crowd_end) = bounded(1);
@@ -150,10 +138,18 @@ impl Server {
             guard: Mutex::default(),
             closing: Closing::default(),
             slow,
+            slow_peers: SlowPeers::default(),
+            late,
             doomed,
             trouble,
         };
-        let ends = Ends { slow: slow_end, doomed: doomed_end, crowd: crowd_end, trouble: trouble_end };
+        let ends = Ends {
+            slow: slow_end,
+            late: late_end,
+            doomed: doomed_end,
+            crowd: crowd_end,
+            trouble: trouble_end,
+        };
         Ok((Arc::new(server), ends))
     }
 
@@ -170,40 +166,6 @@ impl Server {
     /// The most connections it keeps.
     pub const fn most_connections(&self) -> usize {
         self.most_connections
-    }
-
-    /// Answers requests until it is stopped.
-    pub fn work(&self) {
-        while !self.api.shared.is_stopping() {
-            let admitted = self.receive();
-            if let Some(admitted) = admitted {
-                self.handle(admitted);
-            }
-            // Those of a connection that sends many at once take turns with
-            // everybody's first.
-            if let Some(request) = self.pipeline.next() {
-                self.take(request, Lane::Worker, self.api.shared.clock().uptime());
-            }
-        }
-        // What has arrived is answered.
-        while let Some(admitted) = self.take_arrived() {
-            self.handle(admitted);
-        }
-        while let Some(request) = self.pipeline.next() {
-            self.take(request, Lane::Worker, self.api.shared.clock().uptime());
-        }
-        // The look for what has arrived may have taken another worker's call.
-        self.current().unblock();
-    }
-
-    /// Gives the answers that may have to wait, until it is stopped.
-    pub fn slow_lane(&self, waiting: &Receiver<Slow>) {
-        // What still waits at the end is answered too.
-        while !self.api.shared.is_stopping() || !waiting.is_empty() {
-            if let Ok(Slow { request, arrived }) = waiting.recv_timeout(Duration::from_millis(100)) {
-                self.take(request, Lane::Slow, arrived);
-            }
-        }
     }
 
     /// Looks at all connections, many times a second, until it is stopped.
@@ -272,17 +234,23 @@ impl Server {
         let held = connections.len() + orphans.len();
         let is_crowded = DOOR.set_room(self.most_connections.saturating_sub(held), accepted);
         // What has no peer takes up places too; who waits gets a quarter of all.
-        let most = self.most_connections.saturating_sub(orphans.len());
-        let wanted = if is_crowded { most.saturating_sub(self.most_connections / 4) } else { most };
+        let most = if is_crowded { self.most_connections / 4 * 3 } else { self.most_connections };
+        let most = most.saturating_sub(orphans.len());
         let now = self.api.shared.clock().now().tick;
         let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
-        let close = guard.look(now, &traffic, most, wanted);
+        let close = guard.look(now, &traffic, most);
         drop(guard);
         self.pipeline.look(&pending);
         for cookie in orphans {
             self.closing.note(cookie, self.api.shared.clock().uptime());
         }
         self.api.connections.store(connections.len(), Ordering::Relaxed);
+        let (uptime, others_wait) = (self.api.shared.clock().uptime(), !self.slow.is_empty());
+        for connection in &connections {
+            if self.slow_peers.is_over(connection.peer, uptime, others_wait) {
+                self.close(connection, Closed::Stalled);
+            }
+        }
         for (cookie, why) in close {
             if let Ok(at) = connections.binary_search_by_key(&cookie, |connection| connection.cookie) {
                 self.close(&connections[at], why);
@@ -322,157 +290,4 @@ impl Server {
     fn current(&self) -> Arc<tiny_http::Server> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
-
-    /// Waits for a request, unless there is something to do, and admits it.
-    fn receive(&self) -> Option<Admitted> {
-        // One worker at a time takes a request and admits it: two that took two
-        // of one connection could admit them in the wrong order.
-        let (_turn, request) = if self.pipeline.has_next() {
-            // Who holds the turn may be waiting.
-            let turn = self.turn.try_lock().ok()?;
-            (turn, self.current().try_recv().transpose()?)
-        } else {
-            let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            (turn, self.current().recv())
-        };
-        match request {
-            Ok(request) => Some(self.pipeline.admit(request)),
-            Err(error) => {
-                // The accept loop ended, and one call for the watch is enough;
-                // or it was replaced, or there is something else to do.
-                if error.raw_os_error().is_some() {
-                    let _ = self.trouble.try_send(());
-                }
-                None
-            }
-        }
-    }
-
-    /// Takes a request that is there already, and admits it.
-    fn take_arrived(&self) -> Option<Admitted> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.current().try_recv().ok().flatten().map(|request| self.pipeline.admit(request))
-    }
-
-    fn handle(&self, admitted: Admitted) {
-        match admitted {
-            Admitted::Now(request) => self.take(request, Lane::Worker, self.api.shared.clock().uptime()),
-            Admitted::Later => {}
-            Admitted::TooMany(request, is_first) => {
-                if let Some(&peer) = request.remote_addr().filter(|_| is_first) {
-                    self.doom(Doomed { peer, why: Closed::Flood, refused: None });
-                }
-                self.discard(request);
-            }
-        }
-    }
-
-    /// Takes note that a request of `peer` was answered.
-    fn done(&self, peer: SocketAddr, lane: Lane) {
-        if self.pipeline.done(peer) && lane != Lane::Worker {
-            // All workers may be waiting; this one comes back by itself.
-            self.current().unblock();
-        }
-    }
-
-    /// Queues a request whose turn it is for the slow lane, or refuses it.
-    fn hand_to_slow_lane(&self, request: Request, arrived: Duration) {
-        if let Err(full) = self.slow.try_send(Slow { request, arrived }) {
-            self.refuse(full.into_inner().request, busy(), Route::Other, arrived, Closed::Flood);
-        }
-    }
-
-    /// Answers a request whose turn it is, or hands it to the slow lane.
-    fn take(&self, mut request: Request, lane: Lane, arrived: Duration) {
-        let Some(&peer) = request.remote_addr() else { return closing::dispose(request) };
-        let target = Target::parse(request.method(), request.url());
-        let route = target.route();
-        let framing = framing::body(request.headers(), target.wants_body());
-        let waits =
-            target.is_big() || matches!(framing, Ok(Body::Unbuffered(_))) || self.pipeline.may_block(peer);
-        if waits && lane == Lane::Worker {
-            if self.slow.is_full() && target.is_big() && !self.pipeline.may_block(peer) {
-                // There is no room to wait in, but this answer needs none.
-                self.send(request, busy(), route, arrived);
-                return self.done(peer, lane);
-            }
-            return self.hand_to_slow_lane(request, arrived);
-        }
-        match framing {
-            Err(refused) => {
-                if route == Route::Heartbeat {
-                    self.api.metrics.refusal(Refusal::Body);
-                }
-                if refused.leaves_body() {
-                    return self.refuse(request, refused.answer(), route, arrived, Closed::Body);
-                }
-                self.send(request, refused.answer(), route, arrived);
-            }
-            Ok(body) => {
-                if let Body::Unbuffered(_) = body {
-                    let stream = socket::connection_from(peer, self.address.port())
-                        .and_then(|connection| connection.stream());
-                    // Without it the guard ends the wait, a little later.
-                    stream.map(|stream| stream.set_read_timeout(Some(BODY_WAIT)));
-                }
-                let body = framing::read(&mut request, body);
-                let answer = self.api.answer(&target, request.headers(), &body);
-                self.send(request, answer, route, arrived);
-            }
-        }
-        self.done(peer, lane);
-    }
-
-    /// Leaves it to the guard to answer and to close, as what follows on the
-    /// connection is not known.
-    fn refuse(&self, request: Request, answer: Answer, route: Route, arrived: Duration, why: Closed) {
-        self.api.metrics.request(route, self.api.shared.clock().uptime().saturating_sub(arrived));
-        let Some(&peer) = request.remote_addr() else { return closing::dispose(request) };
-        self.doom(Doomed { peer, why, refused: Some((request, answer)) });
-    }
-
-    fn send(&self, request: Request, answer: Answer, route: Route, arrived: Duration) {
-        let peer = request.remote_addr().copied();
-        let why = match answer.send(request) {
-            Ok(After::Close) => Some(Closed::Done),
-            // It did not take the answer in time; half of one is none.
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                Some(Closed::Stalled)
-            }
-            // It stays, or it is gone, and its address may be another's by now.
-            Ok(After::Open) | Err(_) => None,
-        };
-        if let (Some(peer), Some(why)) = (peer, why) {
-            self.doom(Doomed { peer, why, refused: None });
-        }
-        self.api.metrics.request(route, self.api.shared.clock().uptime().saturating_sub(arrived));
-    }
-
-    fn doom(&self, doomed: Doomed) {
-        if let Err(full) = self.doomed.try_send(doomed) {
-            // More bad requests than the guard can see to. To drop this one
-            // may mean to wait for its client.
-            let Doomed { peer, refused, .. } = full.into_inner();
-            if let Some((request, _)) = refused {
-                self.discard(request);
-                self.pipeline.give_up(peer).into_iter().for_each(|request| self.discard(request));
-            }
-        }
-    }
-
-    /// Gets rid of a request whose connection is still open, without waiting.
-    fn discard(&self, request: Request) {
-        let is_read = matches!(framing::body(request.headers(), false), Ok(Body::None | Body::Buffered(_)));
-        if is_read || request.body_length().is_none_or(|length| length == 0) {
-            drop(request.into_writer());
-        } else {
-            // To drop it would be to wait for the rest of its body.
-            self.closing.leak();
-            std::mem::forget(request);
-        }
-    }
-}
-
-fn busy() -> Answer {
-    Answer::error(503, "Too many big answers are waiting, try again").retry_after(1)
 }

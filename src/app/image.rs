@@ -19,7 +19,7 @@ const POSTS: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 3;
 /// How long requests in hand may take to be answered. Without an attack there
 /// are none after a few milliseconds.
-const REQUESTS: Duration = Duration::from_millis(300);
+const REQUESTS: Duration = Duration::from_secs(1);
 /// Where our program is.
 pub struct Program {
     path: Option<PathBuf>,

@@ -3,7 +3,6 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -16,9 +15,6 @@ use crate::shared::Shared;
 const SCAN_STEP: usize = 4096;
 /// Agents copied while the lock is held.
 const COPY_STEP: usize = 128;
-
-/// A client that takes its time is cut off after this: others wait.
-const LONGEST: Duration = Duration::from_secs(30);
 
 /// `stats` of the answer.
 #[derive(Serialize)]
@@ -47,8 +43,6 @@ impl From<Stats> for StatsText {
 /// A list of agents on its way out.
 pub struct AgentList {
     shared: Arc<Shared>,
-    /// By then the client must have taken all of it.
-    give_up: Duration,
     ids: std::vec::IntoIter<AgentId>,
     next: Option<AgentId>,
     is_first: bool,
@@ -82,14 +76,10 @@ impl AgentList {
         text.pop();
         text.extend_from_slice(b",\"agents\":[");
         let text = io::Cursor::new(text);
-        let give_up = shared.clock().uptime() + LONGEST;
-        Ok(Self { shared, give_up, ids: ids.into_iter(), next, is_first: true, is_done: false, text })
+        Ok(Self { shared, ids: ids.into_iter(), next, is_first: true, is_done: false, text })
     }
 
     fn refill(&mut self) -> io::Result<()> {
-        if self.shared.clock().uptime() > self.give_up {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
         let ids: Vec<AgentId> = self.ids.by_ref().take(COPY_STEP).collect();
         let views: Vec<AgentView> = self.shared.with(|registry, now| {
             // One that was forgotten meanwhile is no longer listed.

@@ -90,12 +90,9 @@ pub fn body(headers: &[Header], wanted: bool) -> Result<Body, Refused> {
     }
 }
 
-/// Takes a body. Only an unbuffered one may have to wait for the client.
+/// Takes a body that is in memory.
 pub fn read(request: &mut Request, body: Body) -> Vec<u8> {
-    let length = match body {
-        Body::None => 0,
-        Body::Buffered(length) | Body::Unbuffered(length) => length,
-    };
+    let (Body::Buffered(length) | Body::Unbuffered(length)) = body else { return Vec::new() };
     let mut body = Vec::with_capacity(length);
     // A body that ends too early fails as a heartbeat.
     let _ = request.as_reader().take(length as u64).read_to_end(&mut body);

@@ -54,16 +54,9 @@ pub struct Guard {
 
 impl Guard {
     /// Looks at all connections, given by their cookies, and names those to
-    /// close. At most `most` are left, or where others wait for room, if
-    /// possible, `wanted`; the longest quiet go first, and who is asking only
-    /// where there is no other way.
-    pub fn look(
-        &mut self,
-        now: Tick,
-        all: &[(u64, Traffic)],
-        most: usize,
-        wanted: usize,
-    ) -> Vec<(u64, Closed)> {
+    /// close. At most `most` are left, the longest quiet go first; but who is
+    /// asking stays: others can wait outside until it is answered.
+    pub fn look(&mut self, now: Tick, all: &[(u64, Traffic)], most: usize) -> Vec<(u64, Closed)> {
         self.note(now, all);
         let mut close = Vec::new();
         let mut left = Vec::with_capacity(all.len());
@@ -75,7 +68,7 @@ impl Guard {
             }
         }
         let others = left.iter().filter(|(rank, ..)| *rank < Rank::Asking).count();
-        let surplus = left.len().saturating_sub(wanted).min(others).max(left.len().saturating_sub(most));
+        let surplus = left.len().saturating_sub(most).min(others);
         if surplus > 0 {
             left.sort_unstable();
             close.extend(left[..surplus].iter().map(|&(_, _, cookie)| (cookie, Closed::Surplus)));
@@ -182,10 +175,10 @@ mod tests {
         let mut guard = Guard::default();
         for millis in (0..10_000).step_by(100) {
             // A byte now and then keeps nothing alive.
-            let look = guard.look(at(millis), &[(1, traffic(10 + millis / 100, 1, 50))], 100, 100);
+            let look = guard.look(at(millis), &[(1, traffic(10 + millis / 100, 1, 50))], 100);
             assert_eq!(look, [], "{millis}");
         }
-        assert_eq!(guard.look(at(10_200), &[(1, traffic(111, 1, 50))], 100, 100), [(1, Closed::Stalled)]);
+        assert_eq!(guard.look(at(10_200), &[(1, traffic(111, 1, 50))], 100), [(1, Closed::Stalled)]);
     }
 
     #[test]
@@ -196,7 +189,7 @@ mod tests {
             let beats = second / 30 + 1;
             let quiet = (second % 30) * 1000;
             assert_eq!(
-                guard.look(at(second * 1000), &[(1, traffic(200 * beats, 1 + 150 * beats, quiet))], 100, 100),
+                guard.look(at(second * 1000), &[(1, traffic(200 * beats, 1 + 150 * beats, quiet))], 100),
                 []
             );
         }
@@ -206,38 +199,35 @@ mod tests {
     fn a_peer_that_does_not_take_its_answer_is_closed() {
         let mut guard = Guard::default();
         let stuck = Traffic { pending: true, ..traffic(200, 50_000, 0) };
-        guard.look(at(0), &[(1, stuck)], 100, 100);
-        assert_eq!(guard.look(at(5_000), &[(1, stuck)], 100, 100), []);
-        assert_eq!(guard.look(at(15_100), &[(1, stuck)], 100, 100), [(1, Closed::Stalled)]);
+        guard.look(at(0), &[(1, stuck)], 100);
+        assert_eq!(guard.look(at(5_000), &[(1, stuck)], 100), []);
+        assert_eq!(guard.look(at(15_100), &[(1, stuck)], 100), [(1, Closed::Stalled)]);
     }
 
     #[test]
     fn an_endless_head_is_a_flood_and_silence_is_idle() {
         let mut guard = Guard::default();
         let all = [(1, traffic(65_536, 1, 0)), (2, traffic(65_537, 1, 0)), (3, traffic(0, 1, 100_000))];
-        assert_eq!(guard.look(at(0), &all, 100, 100), [(2, Closed::Flood), (3, Closed::Idle)]);
+        assert_eq!(guard.look(at(0), &all, 100), [(2, Closed::Flood), (3, Closed::Idle)]);
     }
 
     #[test]
     fn who_has_just_asked_stays() {
         let mut guard = Guard::default();
         let all = [(1, traffic(90, 1, 30)), (2, traffic(200, 150, 20)), (3, traffic(0, 1, 5))];
-        guard.look(at(0), &all, 100, 100);
-        assert_eq!(guard.look(at(50), &all, 2, 2), [(3, Closed::Surplus)]);
-        assert_eq!(guard.look(at(100), &all[..2], 1, 1), [(2, Closed::Surplus)]);
-        assert_eq!(guard.look(at(150), &all, 3, 0), [(3, Closed::Surplus), (2, Closed::Surplus)]);
+        guard.look(at(0), &all, 100);
+        assert_eq!(guard.look(at(50), &all, 2), [(3, Closed::Surplus)]);
+        assert_eq!(guard.look(at(150), &all, 0), [(3, Closed::Surplus), (2, Closed::Surplus)]);
         let in_hand = [(1, Traffic { in_hand: true, ..all[0].1 })];
-        guard.look(at(200), &all[..2], 100, 100);
-        assert_eq!(guard.look(at(600), &in_hand, 1, 0), [], "it is our turn");
-        assert_eq!(guard.look(at(650), &all[..1], 1, 0), [(1, Closed::Surplus)], "it is held back");
-        assert_eq!(guard.look(at(650), &in_hand, 0, 0), [(1, Closed::Surplus)]);
+        assert_eq!(guard.look(at(600), &in_hand, 0), [], "it is our turn");
+        assert_eq!(guard.look(at(650), &all[..1], 0), [(1, Closed::Surplus)], "it is held back");
     }
 
     #[test]
     fn of_too_many_the_longest_quiet_go_first() {
         let mut guard = Guard::default();
         let all: Vec<_> = (0..10).map(|cookie| (cookie, traffic(0, 1, cookie * 10))).collect();
-        let mut closed = guard.look(at(0), &all, 7, 7);
+        let mut closed = guard.look(at(0), &all, 7);
         closed.sort_unstable_by_key(|(cookie, _)| *cookie);
         assert_eq!(closed, [(7, Closed::Surplus), (8, Closed::Surplus), (9, Closed::Surplus)]);
     }

@@ -13,7 +13,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// So many looks that find nothing begun mean that nothing is.
 const QUIET_LOOKS: u32 = 2;
 /// A request of which more does not come within this is none.
-const STALE: Duration = Duration::from_millis(100);
+const STALE: Duration = Duration::from_millis(250);
 
 impl Server {
     /// Waits until nothing is in hand and nothing that came a moment ago is

@@ -108,12 +108,6 @@ pub fn orphans(port: u16) -> Vec<u64> {
     descriptors().into_iter().filter_map(orphan).collect()
 }
 
-/// The connection from `peer` to our `port`.
-pub fn connection_from(peer: SocketAddr, port: u16) -> Option<Connection> {
-    let all = descriptors().into_iter();
-    all.filter_map(|descriptor| connection(descriptor, port)).find(|connection| connection.peer == peer)
-}
-
 /// Which of these sockets, given by their cookies, are still open.
 pub fn still_open(cookies: &dyn Fn(u64) -> bool) -> Vec<u64> {
     let cookie = |descriptor| with_borrowed(descriptor, |borrowed| SockRef::from(&borrowed).cookie().ok());

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
+use super::flow::Lane;
 use super::{DOOR, Server};
 use crate::vitals::Vitals;
 
@@ -99,6 +100,9 @@ impl Server {
             drop(retired);
             for admitted in admitted {
                 self.handle(admitted);
+            }
+            while let Some(request) = self.pipeline.next() {
+                self.take(request, Lane::Worker, self.api.shared.clock().uptime());
             }
             self.api.shared.pause(pause);
         }

@@ -1,0 +1,172 @@
+//! All attacks at random, from a seed, beside agents that live and die: no death
+//! is invented and none missed, and every heartbeat is answered.
+//!
+//! `SOAK_SECONDS` sets the length, `SOAK_SEED` repeats one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test ends where something is not as it should be, and may look at the time"
+)]
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::station::{Answer as Reply, Station};
+use support::{Answer, Collector, PATIENCE, uuid};
+
+fn wait(time: Duration) {
+    let _ = crossbeam_channel::never::<()>().recv_timeout(time);
+}
+
+#[test]
+fn a_soak_invents_no_death_and_misses_none() {
+    let seconds = std::env::var("SOAK_SECONDS").map_or(60, |seconds| seconds.parse().unwrap());
+    let seed = std::env::var("SOAK_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("SOAK_SEED={seed}");
+    let station = Station::start(0, |post| Reply::Status(post.judge("k"))).unwrap();
+    let collector = Collector::with_station(&station, &[("RUST_LOG", "info,pap_collector=info")]);
+    let port = collector.port;
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let attackers: Vec<_> = (0..2)
+        .map(|number| {
+            let mut rng = fastrand::Rng::with_seed(seed + number);
+            thread::spawn(move || {
+                while Instant::now() < end {
+                    harass(port, &mut rng);
+                    wait(Duration::from_millis(rng.u64(0..40)));
+                }
+            })
+        })
+        .collect();
+    // 500 agents in EMERGENCY; every tenth falls silent on the way.
+    let started = Instant::now();
+    let agents = 500_u64;
+    let dies = move |agent: u64| -> Option<Duration> {
+        let latest = seconds.saturating_sub(16).max(6);
+        (agent.is_multiple_of(10)).then(|| Duration::from_secs(5 + agent * 7919 % (latest - 5)))
+    };
+    let beats: Vec<_> = (0..8_u64)
+        .map(|lane| {
+            thread::spawn(move || -> Result<(), String> {
+                for round in 0_u64.. {
+                    for agent in (0..agents).filter(|agent| agent % 8 == lane) {
+                        let due = started + Duration::from_millis(round * 5000 + agent * 5000 / agents);
+                        wait(due.saturating_duration_since(Instant::now()));
+                        if Instant::now() >= end {
+                            return Ok(());
+                        }
+                        if dies(agent).is_some_and(|at| started + at <= due) {
+                            continue;
+                        }
+                        soak_beat(port, agent, round)?;
+                    }
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    for beat in beats {
+        if let Err(error) = beat.join().unwrap() {
+            panic!("{error}; log:\n{}", collector.log().join("\n"));
+        }
+    }
+    for attacker in attackers {
+        attacker.join().unwrap();
+    }
+    let deaths = |posts: &[support::station::Post]| -> Vec<String> {
+        let deaths = posts.iter().filter(|post| post.text("type") == "AGENT_DEATH");
+        let mut ids: Vec<String> = deaths.map(|post| post.text("agent_uuid").to_owned()).collect();
+        ids.sort();
+        ids
+    };
+    let mut expected: Vec<String> = (0..agents)
+        .filter(|&agent| dies(agent).is_some())
+        .map(|agent| uuid(usize::try_from(agent).unwrap()))
+        .collect();
+    expected.sort();
+    // Those who live have just stopped, and would be dead in 10 seconds.
+    for agent in (0..agents).filter(|&agent| dies(agent).is_none()) {
+        let path = format!("/heartbeat/{}", uuid(usize::try_from(agent).unwrap()));
+        assert_eq!(collector.request("DELETE", &path, &[], "").status, 200);
+    }
+    let all_told = station.wait_until(PATIENCE, |posts| deaths(posts).len() >= expected.len());
+    assert_eq!(
+        deaths(&station.posts()),
+        expected,
+        "all told: {all_told}; log:\n{}",
+        collector.log().join("\n")
+    );
+}
+
+/// One heartbeat as a common client sends it: 5 s for an answer.
+fn soak_beat(port: u16, agent: u64, round: u64) -> Result<(), String> {
+    let beat = || -> std::io::Result<u16> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let body = format!(r#"{{"mode":"EMERGENCY","uptime_seconds":{}.5}}"#, round * 5);
+        let id = uuid(usize::try_from(agent).unwrap_or_default());
+        stream.write_all(
+            format!(
+                "POST /heartbeat/{id} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .as_bytes(),
+        )?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        if answer.is_empty() {
+            return Err(std::io::Error::other(format!("no answer on {}", stream.local_addr()?)));
+        }
+        Ok(Answer::parse(&answer).status)
+    };
+    match beat() {
+        Ok(200) => Ok(()),
+        Ok(status) => Err(format!("agent {agent} was answered {status}")),
+        Err(error) => Err(format!("agent {agent}, round {round}: {error}")),
+    }
+}
+
+/// One attack of any kind. Connections go on in the background for a while.
+fn harass(port: u16, rng: &mut fastrand::Rng) {
+    let attacks: [&[u8]; 14] = [
+        b"",
+        b"GET / HT",
+        b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 900\r\n\r\n{",
+        b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 9000\r\n\r\n{",
+        b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 100000000000000\r\n\r\n",
+        b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: -1\r\n\r\nGET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+        b"POST /heartbeat/a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
+        b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 9\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"GET / HTTP/2.0\r\n\r\n",
+        b"GET / HTTP/3.0\r\n\r\n",
+        b"\xff\xfe\x00\r\n\r\n",
+        b"GET /agents HTTP/1.1\r\n\r\nGET /metrics HTTP/1.1\r\n\r\nGET /health HTTP/1.1\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nTE: a;q=nan, b;q=1, c;q=nan\r\n\r\n",
+    ];
+    let bytes = attacks[rng.usize(0..attacks.len())].repeat(if rng.usize(0..10) == 0 { 200 } else { 1 });
+    let mut held = Vec::new();
+    for _ in 0..rng.usize(1..30) {
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return };
+        let _ = stream.set_write_timeout(Some(Duration::from_millis(200)));
+        let _ = stream.write_all(&bytes);
+        if rng.usize(0..4) == 0 {
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        } else {
+            held.push(stream);
+        }
+    }
+    if rng.bool() {
+        let stay = Duration::from_millis(rng.u64(0..3000));
+        thread::spawn(move || {
+            wait(stay);
+            drop(held);
+        });
+    }
+}
