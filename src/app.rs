@@ -4,6 +4,7 @@
 mod image;
 mod state;
 
+use std::cell::Cell;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
@@ -14,8 +15,6 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::alerter::{self, Troubles};
 use crate::clock::{deadline_in, wall};
@@ -26,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::panics::on_panic_of_ours;
 use crate::server::{self, Api, DOOR, SLOW_LANES, Server};
 use crate::shared::{Phase, Shared};
+use crate::signals::{Signal, Signals};
 use crate::station::Station;
 use crate::systemd::Notifier;
 use crate::vitals::Vitals;
@@ -50,8 +50,13 @@ const JOIN: Duration = Duration::from_secs(3);
 const FLUSH: Duration = Duration::from_millis(500);
 /// After a fresh image could not be had, it is tried again after this.
 const REFRESH_PAUSE: Duration = Duration::from_secs(60);
+/// Orders that may wait.
+const MOST_ORDERS: usize = 16;
 /// How often the service manager is told how we are, if it does not ask.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// The signals that [`run`] obeys.
+pub const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// Why the process could not do its work.
 #[derive(Debug)]
@@ -60,8 +65,6 @@ pub enum Failure {
     Listen(io::Error),
     /// It cannot start a thread.
     Thread(io::Error),
-    /// It cannot take signals.
-    Signals(io::Error),
 }
 
 impl fmt::Display for Failure {
@@ -71,7 +74,6 @@ impl fmt::Display for Failure {
                 write!(f, "cannot listen: {error}; check COLLECTOR_PORT and COLLECTOR_BIND")
             }
             Self::Thread(error) => write!(f, "cannot start a thread: {error}; check the limit on processes"),
-            Self::Signals(error) => write!(f, "cannot take signals: {error}"),
         }
     }
 }
@@ -87,11 +89,24 @@ enum Order {
     Refresh,
 }
 
+/// What signals have asked for and is not done yet.
+struct Demands {
+    signals: Signals,
+    stop: AtomicBool,
+    upgrade: AtomicBool,
+}
+
+impl Demands {
+    fn any(&self) -> bool {
+        self.stop.load(Ordering::SeqCst) || self.upgrade.load(Ordering::SeqCst)
+    }
+}
+
 /// Runs the collector until it is told to stop.
 ///
 /// # Errors
 /// What kept it from starting. Nothing is left running.
-pub fn run(config: &Config, log: &Log) -> Result<(), Failure> {
+pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> {
     let panic_log = log.clone();
     on_panic_of_ours(move |panic| {
         log::error!("{panic}");
@@ -109,9 +124,10 @@ pub fn run(config: &Config, log: &Log) -> Result<(), Failure> {
     };
     let listener = listener.map_err(Failure::Listen)?;
     server::raise_descriptor_limit();
-    let (asked, orders) = bounded(1);
-    let stopping = Arc::new(AtomicBool::new(false));
-    take_signals(log.clone(), asked.clone(), Arc::clone(&stopping))?;
+    let (asked, orders) = bounded(MOST_ORDERS);
+    let demands =
+        Arc::new(Demands { signals, stop: AtomicBool::new(false), upgrade: AtomicBool::new(false) });
+    obey_signals(Arc::clone(&demands), log.clone(), asked.clone())?;
 
     let shared = Arc::new(Shared::new(config.rules));
     let keeper = Arc::new(Keeper::new(config, Arc::clone(&shared), new_instance(), handed.as_ref()));
@@ -179,8 +195,7 @@ pub fn run(config: &Config, log: &Log) -> Result<(), Failure> {
     shared.enter(Phase::Ready);
     notifier.say("READY=1");
 
-    let must_stop = || stopping.load(Ordering::SeqCst);
-    wait_for_stop(&orders, &program, &server, &keeper, &notifier, &must_stop);
+    wait_for_stop(&orders, &program, &server, &keeper, &notifier, &demands);
     log::info!("stopping: finishing what is in hand");
     notifier.say("STOPPING=1");
     shared.enter(Phase::Draining);
@@ -206,7 +221,7 @@ fn wait_for_stop(
     server: &Server,
     keeper: &Keeper,
     notifier: &Notifier,
-    must_stop: &dyn Fn() -> bool,
+    demands: &Demands,
 ) {
     let clock = keeper.shared().clock();
     let mut refresh_after = Duration::ZERO;
@@ -214,18 +229,22 @@ fn wait_for_stop(
     while let Ok(order) = orders.recv() {
         match order {
             Order::Stop => return,
-            Order::Upgrade => match image::check(program.now_at_path()) {
-                Ok(()) => image::go_on(program.now_at_path(), server, keeper, notifier, must_stop),
-                Err(error) => log::error!("cannot go on in {}: {error}", program.now_at_path().display()),
-            },
+            Order::Upgrade => {
+                demands.upgrade.store(false, Ordering::SeqCst);
+                let path = program.now_at_path();
+                match image::check(path) {
+                    Ok(()) => image::go_on(path, server, keeper, notifier, demands),
+                    Err(error) => log::error!("cannot go on in {}: {error}", path.display()),
+                }
+            }
             Order::Refresh if clock.uptime() < refresh_after => {}
             Order::Refresh => {
-                image::go_on(program.itself(), server, keeper, notifier, must_stop);
+                image::go_on(program.itself(), server, keeper, notifier, demands);
                 // It failed, and will again.
                 refresh_after = clock.uptime() + REFRESH_PAUSE;
             }
         }
-        if must_stop() {
+        if demands.stop.load(Ordering::SeqCst) {
             return;
         }
     }
@@ -274,19 +293,19 @@ fn new_instance() -> String {
 }
 
 /// Turns signals into orders. The second request to stop ends the process.
-fn take_signals(log: Log, orders: Sender<Order>, stopping: Arc<AtomicBool>) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(Failure::Signals)?;
-    let work = move || {
-        for signal in signals.forever() {
-            if signal == SIGHUP {
-                let _ = orders.try_send(Order::Upgrade);
-            } else if stopping.swap(true, Ordering::SeqCst) {
-                log.flush_within(FLUSH);
-                process::exit(STOPPED);
-            } else {
-                let _ = orders.send(Order::Stop);
-            }
+fn obey_signals(demands: Arc<Demands>, log: Log, orders: Sender<Order>) -> Result<(), Failure> {
+    let work = move || loop {
+        let again = Cell::new(false);
+        let signal = demands.signals.next(|signal| match signal {
+            Signal::SIGHUP => demands.upgrade.store(true, Ordering::SeqCst),
+            _ => again.set(demands.stop.swap(true, Ordering::SeqCst)),
+        });
+        if again.get() {
+            log.flush_within(FLUSH);
+            process::exit(STOPPED);
         }
+        let order = if signal == Signal::SIGHUP { Order::Upgrade } else { Order::Stop };
+        let _ = orders.send(order);
     };
     spawn("signals", work).map(drop)
 }

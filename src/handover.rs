@@ -2,16 +2,18 @@
 //! (`LISTEN_FDS`, sd_listen_fds(3)), or from ourselves, when the process goes
 //! on in another image with its port open and its state kept.
 
+use std::convert::Infallible;
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::net::TcpListener;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
-use std::process::{self, Command};
+use std::process;
 
+use nix::unistd::execve;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
 
@@ -104,12 +106,32 @@ pub fn replace(program: &Path, listener: &TcpListener, state: &File, connections
     let numbers =
         [listener.as_raw_fd(), state.as_raw_fd(), list.as_raw_fd()].map(|number| number.to_string());
     let ours = format!("{}:{}", process::id(), numbers.join(":"));
-    let mut arguments = env::args_os();
-    let name = arguments.next().unwrap_or_else(|| OsString::from("pap-collector"));
-    let error = Command::new(program).arg0(name).args(arguments).env(OURS, ours).exec();
+    let error = exec(program, &ours);
     // Programs that are started from now on have no use for them.
     let _ = keep(FdFlags::CLOEXEC);
     error
+}
+
+/// `execve(2)` as it is: the standard library would unblock all signals, and
+/// one that waits would end the new image before it can take it.
+fn exec(program: &Path, ours: &str) -> io::Error {
+    let text = |text: OsString| CString::new(text.into_vec());
+    let run = || -> io::Result<Infallible> {
+        let program = text(program.into())?;
+        let arguments = env::args_os().map(text).collect::<Result<Vec<_>, _>>()?;
+        let others = env::vars_os().filter(|(name, _)| name != OURS);
+        let variables = others.chain([(OURS.into(), ours.into())]).map(|(name, value)| {
+            let mut variable = name;
+            variable.push("=");
+            variable.push(value);
+            text(variable)
+        });
+        Ok(execve(&program, &arguments, &variables.collect::<Result<Vec<_>, _>>()?)?)
+    };
+    match run() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
 }
 
 #[expect(unsafe_code, reason = "an inherited descriptor is only a number")]

@@ -29,7 +29,7 @@
 //! - [`station`], [`alerter`]: post alerts and settle them
 //! - [`server`]: requests in, answers out
 //! - [`metrics`], [`logging`], [`systemd`], [`vitals`]: what the outside sees of the inside
-//! - [`state_file`], [`handover`]: through a restart, and into another image
+//! - [`state_file`], [`handover`], [`signals`]: through a restart, and into another image
 //! - [`config`], [`panics`], [`app`]: from the environment to running threads, and back
 
 pub mod alert;
@@ -48,6 +48,7 @@ pub mod panics;
 pub mod registry;
 pub mod server;
 pub mod shared;
+pub mod signals;
 pub mod state_file;
 pub mod station;
 pub mod sweeper;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pap_collector::app::{self, BAD_CONFIG, IO_ERROR, STOPPED};
 use pap_collector::config::{Config, Flags};
 use pap_collector::logging::Log;
+use pap_collector::signals::Signals;
 
 fn main() {
     exit(match Flags::parse("pap-collector", std::env::args_os().skip(1).map(lossy)) {
@@ -21,12 +22,16 @@ fn main() {
 }
 
 fn run(config: &Config) -> i32 {
+    let signals = match Signals::take(&app::SIGNALS) {
+        Ok(signals) => signals,
+        Err(error) => return complain(&format!("cannot take signals: {error}"), IO_ERROR),
+    };
     let log = match Log::start(&config.log_filter, config.log_format) {
         Ok(log) => log,
         Err(error) => return complain(&format!("cannot start the log: {error}"), IO_ERROR),
     };
-    let code =
-        app::run(config, &log).map_or_else(|failure| complain(&failure.to_string(), IO_ERROR), |()| STOPPED);
+    let code = app::run(config, &log, signals)
+        .map_or_else(|failure| complain(&failure.to_string(), IO_ERROR), |()| STOPPED);
     log.flush_within(Duration::from_millis(500));
     code
 }

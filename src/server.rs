@@ -224,7 +224,7 @@ impl Server {
                     pending.insert(connection.peer);
                 }
                 let is_unread = seen.received > 0 && seen.unread == seen.received;
-                seen.in_hand = !seen.pending && (is_unread || self.pipeline.is_busy(connection.peer));
+                seen.in_hand = !seen.pending && (is_unread || self.pipeline.is_our_turn(connection.peer));
                 traffic.push((connection.cookie, seen));
             }
         }

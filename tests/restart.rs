@@ -168,6 +168,23 @@ fn an_upgrade_to_something_broken_changes_nothing() {
     assert_eq!(collector.get("/agents/a").json()["agent"]["consecutive_heartbeats"], 2);
 }
 
+/// Whenever it comes, also between two images: an order to stop is obeyed, and
+/// an order to go on ends nothing.
+#[test]
+fn no_signal_is_lost_between_two_images() {
+    for millis in 0..24 {
+        let mut collector = Collector::start(&[]);
+        collector.signal("HUP");
+        collector.await_log("going on in");
+        wait(Duration::from_millis(millis));
+        collector.signal("HUP");
+        wait(Duration::from_millis(millis / 3));
+        collector.signal("TERM");
+        assert_eq!(collector.wait(), Some(0), "after {millis} ms; log:\n{}", collector.log().join("\n"));
+        assert!(collector.log().iter().any(|line| line.contains("stopped")), "it stops in order");
+    }
+}
+
 #[test]
 fn a_pause_of_the_collector_accuses_nobody() {
     let station = judging();

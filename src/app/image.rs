@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::Demands;
 use super::state::Keeper;
 use crate::handover::{memory, replace};
 use crate::server::{DOOR, Server};
@@ -15,8 +16,6 @@ use crate::systemd::Notifier;
 
 /// How long posts under way may take to end.
 const POSTS: Duration = Duration::from_secs(1);
-/// How often it is tried to find a moment in which nobody asks.
-const ATTEMPTS: u32 = 3;
 /// How long requests in hand may take to be answered. Without an attack there
 /// are none after a few milliseconds.
 const REQUESTS: Duration = Duration::from_secs(1);
@@ -57,14 +56,8 @@ pub fn check(path: &Path) -> Result<(), String> {
 }
 
 /// Goes on in the image at `program`. Returns only if that failed, or if
-/// `must_stop` by then; all goes on as before.
-pub fn go_on(
-    program: &Path,
-    server: &Server,
-    keeper: &Keeper,
-    notifier: &Notifier,
-    must_stop: &dyn Fn() -> bool,
-) {
+/// there are other demands by then; all goes on as before.
+pub fn go_on(program: &Path, server: &Server, keeper: &Keeper, notifier: &Notifier, demands: &Demands) {
     let shared = keeper.shared();
     log::info!("going on in {}", program.display());
     // If the new image fails, a file is better than nothing.
@@ -82,17 +75,20 @@ pub fn go_on(
     shared.wait_until(POSTS, |registry| !registry.outbox().is_posting());
     // Whoever connects from now on waits for the next image.
     DOOR.close();
-    for attempt in 1..=ATTEMPTS {
-        server.finish_begun(REQUESTS);
+    let give_up = shared.clock().uptime() + REQUESTS;
+    loop {
+        let left = give_up.saturating_sub(shared.clock().uptime());
+        server.finish_begun(left);
         // From here on no heartbeat is taken by this image. The file is memory,
         // so nothing is waited for under the lock.
         let is_asked = shared.with(|registry, now| {
+            let _signals = demands.signals.hold();
             let written = write(&mut state, &mut |out| keeper.write(&mut |step| step(registry, now), out));
             match written {
-                // A signal would be lost with this image.
-                Ok(()) if must_stop() => false,
+                // A signal that was read would be lost with this image.
+                Ok(()) if demands.any() => false,
                 // Somebody on an old connection was quicker.
-                Ok(()) if attempt < ATTEMPTS && server.is_asked() => true,
+                Ok(()) if !left.is_zero() && server.is_asked() => true,
                 Ok(()) => {
                     let error = replace(program, server.listener(), &state, &server.not_begun());
                     log::error!("cannot go on in {}: {error}", program.display());

@@ -44,6 +44,7 @@ struct State {
     /// Connections that the former image of the process had accepted.
     inherited: Vec<OwnedFd>,
     is_open: bool,
+    closed: u64,
     room: usize,
     /// Connections given out so far.
     accepted: u64,
@@ -71,6 +72,7 @@ impl Door {
             ours: None,
             inherited: Vec::new(),
             is_open: true,
+            closed: 0,
             room: 1,
             accepted: 0,
             was_full: false,
@@ -105,7 +107,9 @@ impl Door {
 
     /// From now on whoever connects waits in the kernel.
     pub fn close(&self) {
-        self.lock().is_open = false;
+        let mut state = self.lock();
+        state.is_open = false;
+        state.closed += 1;
     }
 
     /// Lets them in again.
@@ -117,6 +121,11 @@ impl Door {
     /// Whether anybody is let in.
     pub fn is_open(&self) -> bool {
         self.lock().is_open
+    }
+
+    /// How often it was closed.
+    pub fn closed(&self) -> u64 {
+        self.lock().closed
     }
 
     /// How many connections were given out.

@@ -189,6 +189,7 @@ impl Server {
                 self.send(request, refused.answer(), route, arrived);
             }
             Ok(Body::Unbuffered(length)) => {
+                self.pipeline.await_client(peer);
                 let late = Late::new(request, length, arrived);
                 if let Err(full) = self.late.try_send(late) {
                     let late = full.into_inner();

@@ -27,10 +27,12 @@ impl Server {
         }
     }
 
-    /// Whether something is in hand, or has come a moment ago.
+    /// Whether an answer is ours to give, or something has come a moment ago.
     pub fn is_asked(&self) -> bool {
-        let is_recent = |one: &Seen| one.unanswered.is_some_and(|age| age < STALE);
-        !self.pipeline.is_idle() || self.survey().iter().any(is_recent)
+        self.survey().iter().any(|one| {
+            one.unanswered.is_some_and(|age| age < STALE)
+                || self.pipeline.is_our_turn(one.connection.peer) && !one.is_full
+        })
     }
 
     /// The connections of which nothing is in hand, nor read without an answer.
@@ -51,6 +53,7 @@ impl Server {
             connection,
             unanswered: guard.unanswered(now, connection.cookie),
             is_begun: guard.is_begun(connection.cookie, &traffic),
+            is_full: traffic.pending,
         };
         all.into_iter().map(look).collect()
     }
@@ -63,4 +66,6 @@ struct Seen {
     unanswered: Option<Duration>,
     /// Something has been read that is not answered.
     is_begun: bool,
+    /// The client does not take what it is sent.
+    is_full: bool,
 }

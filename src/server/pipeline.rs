@@ -29,6 +29,8 @@ pub enum Admitted {
 #[derive(Default)]
 struct Connection {
     busy: bool,
+    /// The request in hand waits for more from its client.
+    awaits_client: bool,
     waiting: VecDeque<Request>,
     /// More came than may wait.
     floods: bool,
@@ -73,6 +75,7 @@ impl Pipeline {
         let Some(connection) = connections.get_mut(&peer) else { return false };
         connection.unread = connection.unread.saturating_add(1);
         connection.busy = !connection.waiting.is_empty();
+        connection.awaits_client = false;
         if connection.busy {
             turns.push_back(peer);
         }
@@ -107,9 +110,16 @@ impl Pipeline {
         self.lock().connections.get(&peer).is_some_and(|connection| connection.busy)
     }
 
-    /// Whether nothing is in hand.
-    pub fn is_idle(&self) -> bool {
-        self.lock().connections.values().all(|connection| !connection.busy)
+    /// Whether a request of `peer` is in hand, and the next move ours.
+    pub fn is_our_turn(&self, peer: SocketAddr) -> bool {
+        self.lock().connections.get(&peer).is_some_and(|it| it.busy && !it.awaits_client)
+    }
+
+    /// The request of `peer` that is in hand waits for more from its client.
+    pub fn await_client(&self, peer: SocketAddr) {
+        if let Some(connection) = self.lock().connections.get_mut(&peer) {
+            connection.awaits_client = true;
+        }
     }
 
     /// Takes note of who has something of ours still to take; all others have

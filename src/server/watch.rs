@@ -56,10 +56,8 @@ impl Server {
             if !reported {
                 probed = shared.clock().uptime();
             }
-            if !DOOR.is_open() {
-                continue;
-            }
             let started = shared.clock().uptime();
+            let closed_before = DOOR.closed();
             let result = if reported { Err(io::Error::other("the accept loop ended")) } else { self.probe() };
             match result {
                 Ok(()) => {
@@ -67,6 +65,8 @@ impl Server {
                     shared.set_reachable(true);
                     vitals.probed(shared.clock().uptime());
                 }
+                // Whoever calls while nobody is let in waits.
+                Err(_) if !DOOR.is_open() || DOOR.closed() != closed_before => {}
                 Err(error) => {
                     log::debug!("the port needs a new accept loop: {error}");
                     if !reported {
