@@ -47,7 +47,7 @@ use pipeline::Pipeline;
 /// Requests that may wait for the slow lane; more are told to come back.
 const MOST_WAITING: usize = 32;
 /// Threads of the slow lane.
-pub const SLOW_LANES: usize = 2;
+pub const SLOW_LANES: usize = 4;
 /// How often the guard looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Between two looks while somebody waits for room.
@@ -289,5 +289,16 @@ impl Server {
 
     fn current(&self) -> Arc<tiny_http::Server> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What a client's head leads to, for the fuzz targets.
+#[cfg(fuzzing)]
+pub fn parse_head<'a>(method: &str, url: &str, lines: impl Iterator<Item = &'a str>) {
+    let Ok(method) = method.parse() else { return };
+    let target = target::Target::parse(&method, url);
+    let headers: Vec<tiny_http::Header> = lines.filter_map(|line| line.parse().ok()).collect();
+    if let Ok(framing::Body::Buffered(length)) = framing::body(&headers, target.wants_body()) {
+        assert!((1..=framing::MAX_BODY).contains(&length));
     }
 }

@@ -130,7 +130,7 @@ impl Track {
         let unanswered = traffic.received.saturating_sub(self.answered);
         if unanswered > FLOOD {
             Some(Closed::Flood)
-        } else if self.unanswered_since.is_some_and(|since| now.since(since) >= STALLED) {
+        } else if !traffic.in_hand && self.unanswered_since.is_some_and(|since| now.since(since) >= STALLED) {
             Some(Closed::Stalled)
         } else if traffic.quiet >= IDLE {
             Some(Closed::Idle)
@@ -201,6 +201,8 @@ mod tests {
         let stuck = Traffic { pending: true, ..traffic(200, 50_000, 0) };
         guard.look(at(0), &[(1, stuck)], 100);
         assert_eq!(guard.look(at(5_000), &[(1, stuck)], 100), []);
+        let in_hand = Traffic { in_hand: true, ..stuck };
+        assert_eq!(guard.look(at(15_100), &[(1, in_hand)], 100), [], "it is our turn");
         assert_eq!(guard.look(at(15_100), &[(1, stuck)], 100), [(1, Closed::Stalled)]);
     }
 

@@ -1,0 +1,12 @@
+//! A heartbeat's body: what is accepted keeps its promises.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use pap_collector::beat::Beat;
+
+fuzz_target!(|body: &[u8]| {
+    if let Ok(beat) = Beat::from_json(body) {
+        assert!(beat.uptime.is_finite() && beat.uptime >= 0.0);
+        assert!(beat.name.is_none_or(|name| name.len() <= 128));
+    }
+});
