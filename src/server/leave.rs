@@ -15,6 +15,9 @@ const QUIET_LOOKS: u32 = 2;
 /// A request of which more does not come within this is none.
 const STALE: Duration = Duration::from_millis(250);
 
+/// More than any request that we take, and than anybody reads at once.
+const FROZEN: i32 = 64 * 1024;
+
 impl Server {
     /// Waits until nothing is in hand and nothing that came a moment ago is
     /// unanswered, at most for `longest`. To be called while the door is closed.
@@ -25,6 +28,19 @@ impl Server {
             self.api.shared.pause(PAUSE);
             quiet_looks = if self.is_asked() { 0 } else { quiet_looks + 1 };
         }
+    }
+
+    /// Lets nobody read anything new from the connections: it waits in the
+    /// kernel for the next image.
+    pub fn freeze(&self) {
+        socket::connections(self.address.port())
+            .iter()
+            .for_each(|connection| connection.set_low_water(FROZEN));
+    }
+
+    /// Goes on after [`freeze`](Self::freeze).
+    pub fn thaw(&self) {
+        socket::connections(self.address.port()).iter().for_each(|connection| connection.set_low_water(1));
     }
 
     /// Whether an answer is ours to give, or something has come a moment ago.
