@@ -81,9 +81,8 @@ pub fn go_on(program: &Path, server: &Server, keeper: &Keeper, notifier: &Notifi
     let give_up = shared.clock().uptime() + REQUESTS;
     loop {
         let left = give_up.saturating_sub(shared.clock().uptime());
-        server.finish_begun(left);
         observers.await_end(left.min(GOODBYES));
-        server.freeze();
+        server.freeze(left);
         // From here on no heartbeat is taken by this image. The file is memory,
         // so nothing is waited for under the lock.
         let is_asked = shared.with(|registry, now| {
