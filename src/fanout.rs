@@ -22,6 +22,17 @@ pub enum Subject {
     One(AgentId),
 }
 
+/// Whom a message about an agent is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// The agent's own watchers.
+    Own,
+    /// Those of all agents.
+    All,
+    /// Both.
+    Both,
+}
+
 /// What a watcher has to send.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Waiting {
@@ -81,11 +92,11 @@ impl<W: Clone> Fanout<W> {
         }
     }
 
-    /// Queues a message of `agent` for its watchers, and with `for_all` for
-    /// those of all agents too. Returns who has to be woken.
-    pub fn publish(&mut self, agent: &AgentId, for_all: bool, message: &Arc<str>) -> Vec<W> {
-        let all = if for_all { self.all.as_slice() } else { &[] };
-        let of_one = self.by_agent.get(agent).into_iter().flatten();
+    /// Queues a message about `agent`. Returns who has to be woken.
+    pub fn publish(&mut self, agent: &AgentId, to: Audience, message: &Arc<str>) -> Vec<W> {
+        let all = if to == Audience::Own { &[] } else { self.all.as_slice() };
+        let own = self.by_agent.get(agent).filter(|_| to != Audience::All);
+        let of_one = own.into_iter().flatten();
         let mut wake = Vec::new();
         for &key in all.iter().chain(of_one) {
             let Watcher { waiting, waker, .. } = &mut self.watchers[key];
@@ -159,15 +170,15 @@ mod tests {
         let one = fanout.join(Subject::One(id("x")), 'x');
         let beat: Arc<str> = "beat".into();
         let status: Arc<str> = "status".into();
-        assert_eq!(fanout.publish(&id("x"), false, &beat), ['x']);
-        assert_eq!(fanout.publish(&id("x"), true, &status), ['a'], "the other is awake already");
-        assert!(fanout.publish(&id("y"), true, &status).is_empty());
+        assert_eq!(fanout.publish(&id("x"), Audience::Own, &beat), ['x']);
+        assert_eq!(fanout.publish(&id("x"), Audience::Both, &status), ['a'], "the other is awake already");
+        assert!(fanout.publish(&id("y"), Audience::Both, &status).is_empty());
         assert_eq!(fanout.take(one).messages, [Arc::clone(&beat), Arc::clone(&status)]);
         assert_eq!(fanout.take(all).messages, [Arc::clone(&status), Arc::clone(&status)]);
         assert!(fanout.is_watched(&id("x")) && !fanout.is_watched(&id("y")));
         fanout.leave(one);
         assert!(!fanout.is_watched(&id("x")));
-        assert!(fanout.publish(&id("x"), false, &beat).is_empty());
+        assert!(fanout.publish(&id("x"), Audience::Own, &beat).is_empty());
         assert_eq!(fanout.len(), 1);
     }
 
@@ -176,13 +187,13 @@ mod tests {
         let mut fanout = Fanout::default();
         let slow = fanout.join(Subject::One(id("x")), ());
         for number in 0..MOST_WAITING + 7 {
-            fanout.publish(&id("x"), false, &number.to_string().into());
+            fanout.publish(&id("x"), Audience::Own, &number.to_string().into());
         }
         let waiting = fanout.take(slow);
         assert_eq!((waiting.messages.len(), waiting.missed), (MOST_WAITING, 7));
         assert_eq!(&*waiting.messages[MOST_WAITING - 1], (MOST_WAITING - 1).to_string());
         assert_eq!(fanout.missed(), 7);
-        assert_eq!(fanout.publish(&id("x"), false, &"again".into()), [()], "it is to be woken again");
+        assert_eq!(fanout.publish(&id("x"), Audience::Own, &"again".into()), [()], "it is to be woken again");
         assert_eq!(fanout.take(slow).missed, 0);
     }
 }

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use crate::alert::Alert;
 use crate::beat::AgentId;
 use crate::clock::{Wall, wall};
-use crate::fanout::{Fanout, Subject, Waiting};
+use crate::fanout::{Audience, Fanout, Subject, Waiting};
 use crate::registry::AgentView;
 
 /// A message about an agent.
@@ -98,14 +98,14 @@ impl Observers {
     /// A heartbeat was taken from an agent that is watched.
     pub fn heartbeat(&self, mut agent: AgentView) {
         agent.observation_mode = true;
-        self.publish(&agent.agent_uuid, false, &self.of_agent("heartbeat", &agent));
+        self.publish(&agent.agent_uuid, Audience::Own, &self.of_agent("heartbeat", &agent));
     }
 
     /// The verdict on an agent has changed.
     pub fn status(&self, agent: &AgentView) {
         if self.count() > 0 {
             let agent = AgentView { observation_mode: self.is_watched(&agent.agent_uuid), ..agent.clone() };
-            self.publish(&agent.agent_uuid, true, &self.of_agent("status", &agent));
+            self.publish(&agent.agent_uuid, Audience::Both, &self.of_agent("status", &agent));
         }
     }
 
@@ -119,7 +119,7 @@ impl Observers {
         let Some(body) = body.and_then(|body| RawValue::from_string(body).ok()) else { return };
         let message =
             OfAlert { kind: "alert", cluster_id: &self.cluster_id, alert: &body, timestamp: wall() };
-        self.publish(&alert.agent, true, &serde_json::to_string(&message).unwrap_or_default());
+        self.publish(&alert.agent, Audience::All, &serde_json::to_string(&message).unwrap_or_default());
     }
 
     /// Asks all watchers to end.
@@ -145,8 +145,8 @@ impl Observers {
         serde_json::to_string(&message).unwrap_or_default()
     }
 
-    fn publish(&self, agent: &AgentId, for_all: bool, message: &str) {
-        let woken = self.lock().publish(agent, for_all, &message.into());
+    fn publish(&self, agent: &AgentId, to: Audience, message: &str) {
+        let woken = self.lock().publish(agent, to, &message.into());
         woken.iter().for_each(|waker| wake(waker));
     }
 

@@ -36,6 +36,10 @@ pub fn run(
         vitals.swept(started);
         let swept = shared.with_renewed(|registry, now| registry.sweep(now, BUDGET));
         metrics.sweep.record(shared.clock().uptime().saturating_sub(started));
+        for change in &swept.changes {
+            log_change(change);
+            observers.status(&change.agent);
+        }
         for alert in shared.next_alerts() {
             observers.alert(&alert);
             // There is room: the channel holds as many as may be under way.
@@ -49,10 +53,6 @@ pub fn run(
             log::warn!("this collector was not awake for {pause:.1?}; it counts as nobody's silence");
         }
         paused = now_paused;
-        for change in &swept.changes {
-            log_change(change);
-            observers.status(&change.agent);
-        }
         if swept.forgotten > 0 {
             log::info!("forgot {} agents that were dead for long", swept.forgotten);
         }

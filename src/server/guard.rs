@@ -118,9 +118,10 @@ impl Track {
 
     fn rank(&self, now: Tick, traffic: &Traffic) -> Rank {
         match self.unanswered_since {
+            _ if traffic.watches => Rank::Asking,
             _ if traffic.received == 0 => Rank::Silent,
             None => Rank::Idle,
-            _ if traffic.in_hand || traffic.watches => Rank::Asking,
+            _ if traffic.in_hand => Rank::Asking,
             Some(since) if now.since(since) < FRESH => Rank::Asking,
             Some(_) => Rank::Waiting,
         }
@@ -225,6 +226,17 @@ mod tests {
         let in_hand = [(1, Traffic { in_hand: true, ..all[0].1 })];
         assert_eq!(guard.look(at(600), &in_hand, 0), [], "it is our turn");
         assert_eq!(guard.look(at(650), &all[..1], 0), [(1, Closed::Surplus)], "it is held back");
+    }
+
+    #[test]
+    fn a_watcher_is_only_closed_for_silence() {
+        let mut guard = Guard::default();
+        let watcher =
+            |received, quiet| Traffic { watches: true, pending: true, ..traffic(received, 500, quiet) };
+        guard.look(at(0), &[(1, watcher(300, 0))], 0);
+        // It talks, and nothing has to be answered.
+        assert_eq!(guard.look(at(60_000), &[(1, watcher(100_000, 10))], 0), []);
+        assert_eq!(guard.look(at(160_000), &[(1, watcher(100_000, 100_000))], 9), [(1, Closed::Idle)]);
     }
 
     #[test]

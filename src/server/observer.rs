@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
+use socket2::SockRef;
 use tiny_http::{ReadWrite, Request, Response};
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
@@ -183,6 +184,9 @@ impl<'a> Stream<'a> {
     /// Serves the client to the end, and says why it ended.
     fn run(&mut self, initial: &str) -> Closed {
         // From here on nothing blocks but the wait for both sides.
+        let socket = SockRef::from(&self.socket);
+        // Longer than for a request: a watcher may be lagging.
+        let _ = socket.set_tcp_user_timeout(Some(2 * STUCK));
         if self.socket.set_nonblocking(true).is_err() || self.send(Message::text(initial)).is_err() {
             return Closed::Done;
         }
