@@ -125,6 +125,8 @@ pub struct Alert {
     pub name: String,
     /// Rises from alert to alert. A repeat of the same alert has the same.
     pub seq: u64,
+    /// How often it was posted in vain.
+    pub attempts: u32,
     /// When it happened.
     pub at: Wall,
     /// What happened.
@@ -205,6 +207,7 @@ mod tests {
         let alert = Alert {
             agent: AgentId::new("550e8400-e29b-41d4-a716-446655440000").unwrap(),
             name: "a \"quoted\" name".to_owned(),
+            attempts: 0,
             seq: 7,
             at: Wall(1_764_669_600_000),
             details: Details::Death {

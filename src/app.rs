@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::handover::{Image, Inherited, inherited};
 use crate::logging::Log;
 use crate::metrics::Metrics;
+use crate::observers::Observers;
 use crate::panics::on_panic_of_ours;
 use crate::server::{self, Api, DOOR, SLOW_LANES, Server};
 use crate::shared::{Phase, Shared};
@@ -46,6 +47,8 @@ pub const BAD_CONFIG: i32 = 78;
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long the threads may take to end after that.
 const JOIN: Duration = Duration::from_secs(3);
+/// How long watchers may take to hear of it.
+const GOODBYES: Duration = Duration::from_secs(1);
 /// How long the log may take to go out.
 const FLUSH: Duration = Duration::from_millis(500);
 /// After a fresh image could not be had, it is tried again after this.
@@ -136,9 +139,12 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
     let station = Arc::new(Station::new(config, keeper.owner().instance.clone()));
     let mut threads = Threads::default();
 
-    let api = Api::new(config, Arc::clone(&shared), Arc::clone(&metrics));
+    let instance = keeper.owner().instance.clone();
+    let observers = Arc::new(Observers::new(config.cluster_id.clone(), instance, config.max_observers));
+    let api = Api::new(config, Arc::clone(&shared), Arc::clone(&metrics), Arc::clone(&observers));
     let other_threads = config.rules.outbox.senders + config.http_workers;
-    let most_connections = server::most_connections(config.max_connections, other_threads);
+    let most_connections =
+        server::most_connections(config.max_connections, config.max_observers, other_threads);
     let (server, ends) =
         Server::new(listener, api, config.http_workers, most_connections).map_err(Failure::Listen)?;
     announce(config, &server, handed.is_some());
@@ -155,8 +161,10 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
     }
     {
         let (shared, metrics, vitals) = (Arc::clone(&shared), Arc::clone(&metrics), Arc::clone(&vitals));
-        let longest_sleep = config.longest_sleep;
-        threads.spawn("sweeper", move || sweeper::run(&shared, &metrics, &vitals, &alerts, longest_sleep))?;
+        let (observers, longest_sleep) = (Arc::clone(&observers), config.longest_sleep);
+        threads.spawn("sweeper", move || {
+            sweeper::run(&shared, &metrics, &vitals, &observers, &alerts, longest_sleep);
+        })?;
     }
     for number in 0..config.http_workers {
         let server = Arc::clone(&server);
@@ -165,6 +173,10 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
     {
         let (server, late) = (Arc::clone(&server), ends.late);
         threads.spawn("bodies", move || server.bodies(&late))?;
+    }
+    {
+        let (server, streams) = (Arc::clone(&server), ends.streams);
+        threads.spawn("streams", move || server.open_streams(&streams))?;
     }
     for number in 0..SLOW_LANES {
         let (server, slow) = (Arc::clone(&server), ends.slow.clone());
@@ -204,7 +216,9 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
         log::warn!("stopping with {owed} verdicts still owed to the station");
     }
     shared.stop();
+    observers.end();
     server.stop();
+    observers.await_end(GOODBYES);
     threads.join(JOIN);
     keeper.save();
     log::info!("stopped");

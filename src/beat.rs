@@ -15,7 +15,7 @@ use uuid::fmt::Hyphenated;
 pub const MAX_TEXT: usize = 128;
 
 /// How often an agent promises to speak (PAP-RFC-001 §8.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Mode {
     /// Every 5 seconds.

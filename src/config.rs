@@ -73,6 +73,8 @@ pub struct Config {
     pub http_workers: usize,
     /// Beyond it the longest-idle connections are closed.
     pub max_connections: usize,
+    /// The most watchers.
+    pub max_observers: usize,
     /// Where the state survives a restart; none where it does not.
     pub state: Option<State>,
     /// What is logged, in the syntax of `RUST_LOG`.
@@ -125,6 +127,7 @@ impl Config {
                 },
             },
             http_workers: from.number("COLLECTOR_HTTP_WORKERS", 1..=256, cpus)?,
+            max_observers: from.number("COLLECTOR_MAX_OBSERVERS", 0..=1000, 64)?,
             max_connections: from.number("COLLECTOR_MAX_CONNECTIONS", 8..=100_000, 1024)?,
             state,
             log_filter: from.log_filter("RUST_LOG", "info")?,
@@ -163,6 +166,7 @@ impl Config {
             ("ALERT_SENDERS", outbox.senders.to_string()),
             ("AGENT_RETENTION_MS", millis(*retention).to_string()),
             ("COLLECTOR_MAX_AGENTS", max_agents.to_string()),
+            ("COLLECTOR_MAX_OBSERVERS", self.max_observers.to_string()),
             ("COLLECTOR_MAX_CONNECTIONS", self.max_connections.to_string()),
             ("COLLECTOR_HTTP_WORKERS", self.http_workers.to_string()),
             ("STATE_FILE", state.map_or_else(String::new, |state| state.path.display().to_string())),

@@ -20,6 +20,7 @@
 //! - [`alert`]: an alert and its JSON
 //! - [`delivery`]: what to do next with one alert
 //! - [`outbox`]: what the station has still to be told, and what goes next
+//! - [`fanout`]: who watches what, and what each has still to be sent
 //!
 //! **The shell performs**, in files too small to be wrong:
 //!
@@ -28,6 +29,7 @@
 //! - [`sweeper`]: waits for the earliest deadline
 //! - [`station`], [`alerter`]: post alerts and settle them
 //! - [`server`]: requests in, answers out
+//! - [`observers`]: what happens, told to whoever watches
 //! - [`metrics`], [`logging`], [`systemd`], [`vitals`]: what the outside sees of the inside
 //! - [`state_file`], [`handover`], [`signals`]: through a restart, and into another image
 //! - [`config`], [`panics`], [`app`]: from the environment to running threads, and back
@@ -39,10 +41,12 @@ pub mod beat;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+pub mod fanout;
 pub mod handover;
 pub mod lines;
 pub mod logging;
 pub mod metrics;
+pub mod observers;
 pub mod outbox;
 pub mod panics;
 pub mod registry;

@@ -92,6 +92,8 @@ labels! {
         Metrics = "metrics",
         /// `GET /`
         Root = "root",
+        /// `WS /observe/:agentId`
+        Observe = "observe",
         /// Anything else.
         Other = "other",
     }
@@ -187,6 +189,21 @@ impl Metrics {
     }
 }
 
+/// What the server's parts say of now.
+#[derive(Debug)]
+pub struct Gauges {
+    /// Open connections.
+    pub connections: usize,
+    /// Connections that were closed and are still held.
+    pub leaked: usize,
+    /// Agents that somebody watches.
+    pub watched: usize,
+    /// Watchers.
+    pub observers: usize,
+    /// Messages that watchers were too slow for, so far.
+    pub missed: u64,
+}
+
 /// What the registry counts, copied so that it can be written without the lock.
 #[derive(Debug)]
 pub struct Numbers {
@@ -216,18 +233,12 @@ impl Numbers {
 }
 
 /// The answer to a scrape.
-pub fn render(
-    cluster: &str,
-    numbers: &Numbers,
-    metrics: &Metrics,
-    clock: &Clock,
-    connections: (usize, usize),
-) -> String {
+pub fn render(cluster: &str, numbers: &Numbers, metrics: &Metrics, clock: &Clock, gauges: &Gauges) -> String {
     let mut text = Text::new(cluster);
     text.build_info();
-    text.agents(numbers);
+    text.agents(numbers, gauges);
     text.alerts(numbers, metrics);
-    text.requests(metrics, connections);
+    text.requests(metrics, gauges);
     text.family(
         "paused_seconds_total",
         "counter",
@@ -287,7 +298,7 @@ impl Text {
         self.sample("build_info", &[("version", crate::VERSION)], 1);
     }
 
-    fn agents(&mut self, numbers: &Numbers) {
+    fn agents(&mut self, numbers: &Numbers, gauges: &Gauges) {
         let Numbers { stats, counters, .. } = numbers;
         self.one("agents_total", "gauge", "Agents known.", stats.total());
         self.one("agents_healthy", "gauge", "Agents that are not dead.", stats.healthy());
@@ -298,7 +309,8 @@ impl Text {
         for mode in Mode::ALL {
             self.sample("agents_by_mode", &[("mode", mode.as_str())], stats.by_mode[mode as usize]);
         }
-        self.one("observations_active", "gauge", "Agents that somebody watches.", 0);
+        self.one("observations_active", "gauge", "Agents that somebody watches.", gauges.watched);
+        self.one("observers", "gauge", "Watchers that are connected.", gauges.observers);
         self.family("heartbeats_total", "counter", "Heartbeats accepted, by mode.");
         for mode in Mode::ALL {
             self.sample("heartbeats_total", &[("mode", mode.as_str())], counters.heartbeats[mode as usize]);
@@ -352,7 +364,7 @@ impl Text {
         self.histogram("alert_delivery_seconds", &[], &metrics.alert_delivery);
     }
 
-    fn requests(&mut self, metrics: &Metrics, connections: (usize, usize)) {
+    fn requests(&mut self, metrics: &Metrics, gauges: &Gauges) {
         self.family("heartbeats_refused_total", "counter", "Heartbeats refused, by reason.");
         for &why in Refusal::ALL {
             let count = metrics.refusals[why as usize].load(Ordering::Relaxed);
@@ -370,11 +382,10 @@ impl Text {
                 &metrics.requests[route as usize],
             );
         }
-        let (open, leaked) = connections;
-        self.one("connections", "gauge", "Connections that are open.", open);
+        self.one("connections", "gauge", "Connections that are open.", gauges.connections);
         let help =
             "Connections that were closed and are still held; past a budget the process replaces itself.";
-        self.one("connections_leaked", "gauge", help, leaked);
+        self.one("connections_leaked", "gauge", help, gauges.leaked);
         self.family(
             "connections_closed_total",
             "counter",
@@ -397,7 +408,12 @@ impl Text {
             "Accept loops that ended and were replaced.",
             rebuilt,
         );
-        self.one("observer_lagged_total", "counter", "Messages that watchers were too slow for.", 0);
+        self.one(
+            "observer_lagged_total",
+            "counter",
+            "Messages that watchers were too slow for.",
+            gauges.missed,
+        );
     }
 }
 

@@ -99,6 +99,8 @@ pub enum Next {
         at: Wall,
         /// For a recovery: how long the agent was dead.
         span: Duration,
+        /// How often it was tried in vain.
+        attempts: u32,
     },
     /// An event, as it happened.
     Event(Alert),
@@ -366,12 +368,12 @@ impl Outbox {
         ticket.under_way = true;
         self.under_way += 1;
         self.last_post = now;
+        let (seq, attempts) = (ticket.seq, ticket.attempts);
         if let Some(alert) = &ticket.event {
-            return Some(Next::Event((**alert).clone()));
+            return Some(Next::Event(Alert { attempts, ..(**alert).clone() }));
         }
-        let seq = ticket.seq;
         let owed = self.owed.get(&seq)?;
-        Some(Next::Verdict { seq, slot: owed.slot, kind: owed.kind, at: owed.at, span: owed.span })
+        Some(Next::Verdict { seq, slot: owed.slot, kind: owed.kind, at: owed.at, span: owed.span, attempts })
     }
 
     /// Takes note of how the post of alert `seq` ended. Returns nothing when
@@ -447,6 +449,12 @@ impl Outbox {
     /// Whether the station has taken nothing for several posts in a row.
     pub fn in_outage(&self) -> bool {
         self.failures as usize >= self.limits.senders
+    }
+
+    /// Whether the last post found the station; none before the first.
+    pub fn is_reachable(&self) -> Option<bool> {
+        let was_answered = !self.tally.delivered.is_empty() || !self.tally.refused.is_empty();
+        (was_answered || self.failures > 0).then_some(self.failures == 0)
     }
 
     /// How the alerts so far have ended.
@@ -647,7 +655,7 @@ mod tests {
         } else {
             Details::Restart { previous_uptime: 9.0, new_uptime: 1.0, mode: crate::beat::Mode::Idle }
         };
-        let alert = Alert { agent: id(number), name: "n".into(), seq: 0, at: now.wall, details };
+        let alert = Alert { agent: id(number), name: "n".into(), seq: 0, attempts: 0, at: now.wall, details };
         outbox.event(now.tick, alert)
     }
 

@@ -25,7 +25,7 @@ use crate::outbox::{Dropped, Limits, Outbox};
 use crate::verdict::{Cue, Status, dead_after, is_restart, suspect_after};
 
 pub use saved::{Resume, SavedAgent, SavedEvent, SavedVerdict};
-pub use view::{AgentView, Filter, Stats};
+pub use view::{AgentView, Filter, Stats, StatsView};
 
 /// An agent's EMERGENCY alerts are at least this far apart.
 const EMERGENCY_ALERT_PAUSE: Duration = Duration::from_secs(60);
@@ -462,7 +462,7 @@ impl Registry {
     fn alert(&mut self, now: Now, slot: Slot, details: Details) -> bool {
         let agent = &self.agents[slot as usize];
         let name = agent.view(now).agent_name;
-        let alert = Alert { agent: agent.id.clone(), name, seq: 0, at: now.wall, details };
+        let alert = Alert { agent: agent.id.clone(), name, seq: 0, attempts: 0, at: now.wall, details };
         self.outbox.event(now.tick, alert)
     }
 

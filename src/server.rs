@@ -14,9 +14,12 @@ mod closing;
 mod flow;
 mod framing;
 mod guard;
+mod handshake;
 mod leave;
 mod limits;
 mod listener;
+mod observer;
+mod page;
 mod pipeline;
 pub(crate) mod socket;
 mod target;
@@ -37,11 +40,13 @@ pub use limits::{most_connections, raise_descriptor_limit};
 pub use listener::{adopt, bind};
 
 use crate::metrics::Closed;
+use crate::observers::Observers;
 use crate::panics::on_end_of_accept_loop;
 use bodies::Late;
 use closing::{Closing, Doomed};
 use flow::{Slow, SlowPeers};
 use guard::Guard;
+use observer::Candidate;
 use pipeline::Pipeline;
 
 /// Requests that may wait for the slow lane; more are told to come back.
@@ -81,6 +86,7 @@ pub struct Server {
     slow: Sender<Slow>,
     slow_peers: SlowPeers,
     late: Sender<Late>,
+    streams: Sender<Candidate>,
     doomed: Sender<Doomed>,
     trouble: Sender<()>,
 }
@@ -91,6 +97,8 @@ pub struct Ends {
     pub slow: Receiver<Slow>,
     /// For [`Server::bodies`].
     pub late: Receiver<Late>,
+    /// For [`Server::open_streams`].
+    pub streams: Receiver<Candidate>,
     /// For [`Server::guard`].
     pub doomed: Receiver<Doomed>,
     /// For [`Server::guard`] too.
@@ -115,6 +123,7 @@ impl Server {
         DOOR.serve(&inner)?;
         let current = tiny_http::Server::from_listener(inner, None).map_err(io::Error::other)?;
         let (slow, slow_end) = bounded(MOST_WAITING);
+        let (streams, streams_end) = bounded(observer::MOST_CANDIDATES);
         let (late, late_end) = bounded(bodies::MOST);
         let (doomed, doomed_end) = bounded(MOST_DOOMED);
         let (trouble, trouble_end) = bounded(1);
@@ -140,12 +149,14 @@ impl Server {
             slow,
             slow_peers: SlowPeers::default(),
             late,
+            streams,
             doomed,
             trouble,
         };
         let ends = Ends {
             slow: slow_end,
             late: late_end,
+            streams: streams_end,
             doomed: doomed_end,
             crowd: crowd_end,
             trouble: trouble_end,
@@ -161,6 +172,11 @@ impl Server {
     /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Who watches.
+    pub fn observers(&self) -> &Observers {
+        &self.api.observers
     }
 
     /// The most connections it keeps.
@@ -224,6 +240,7 @@ impl Server {
                     pending.insert(connection.peer);
                 }
                 let is_unread = seen.received > 0 && seen.unread == seen.received;
+                seen.watches = self.pipeline.is_upgraded(connection.peer);
                 seen.in_hand = !seen.pending && (is_unread || self.pipeline.is_our_turn(connection.peer));
                 traffic.push((connection.cookie, seen));
             }

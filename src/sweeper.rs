@@ -7,6 +7,7 @@ use crossbeam_channel::Sender;
 
 use crate::alert::Alert;
 use crate::metrics::Metrics;
+use crate::observers::Observers;
 use crate::registry::Change;
 use crate::shared::Shared;
 use crate::verdict::Status;
@@ -24,6 +25,7 @@ pub fn run(
     shared: &Shared,
     metrics: &Metrics,
     vitals: &Vitals,
+    observers: &Observers,
     alerts: &Sender<Alert>,
     longest_sleep: Duration,
 ) {
@@ -35,6 +37,7 @@ pub fn run(
         let swept = shared.with_renewed(|registry, now| registry.sweep(now, BUDGET));
         metrics.sweep.record(shared.clock().uptime().saturating_sub(started));
         for alert in shared.next_alerts() {
+            observers.alert(&alert);
             // There is room: the channel holds as many as may be under way.
             if alerts.try_send(alert).is_err() {
                 log::error!("an alert found no sender");
@@ -46,7 +49,10 @@ pub fn run(
             log::warn!("this collector was not awake for {pause:.1?}; it counts as nobody's silence");
         }
         paused = now_paused;
-        swept.changes.iter().for_each(log_change);
+        for change in &swept.changes {
+            log_change(change);
+            observers.status(&change.agent);
+        }
         if swept.forgotten > 0 {
             log::info!("forgot {} agents that were dead for long", swept.forgotten);
         }

@@ -16,6 +16,8 @@ use crate::systemd::Notifier;
 
 /// How long posts under way may take to end.
 const POSTS: Duration = Duration::from_secs(1);
+/// How long watchers may take to hear that they should come again.
+const GOODBYES: Duration = Duration::from_millis(200);
 /// How long requests in hand may take to be answered. Without an attack there
 /// are none after a few milliseconds.
 const REQUESTS: Duration = Duration::from_secs(1);
@@ -58,7 +60,7 @@ pub fn check(path: &Path) -> Result<(), String> {
 /// Goes on in the image at `program`. Returns only if that failed, or if
 /// there are other demands by then; all goes on as before.
 pub fn go_on(program: &Path, server: &Server, keeper: &Keeper, notifier: &Notifier, demands: &Demands) {
-    let shared = keeper.shared();
+    let (shared, observers) = (keeper.shared(), server.observers());
     log::info!("going on in {}", program.display());
     // If the new image fails, a file is better than nothing.
     keeper.save();
@@ -74,11 +76,13 @@ pub fn go_on(program: &Path, server: &Server, keeper: &Keeper, notifier: &Notifi
     shared.hold_alerts(true);
     shared.wait_until(POSTS, |registry| !registry.outbox().is_posting());
     // Whoever connects from now on waits for the next image.
+    observers.end();
     DOOR.close();
     let give_up = shared.clock().uptime() + REQUESTS;
     loop {
         let left = give_up.saturating_sub(shared.clock().uptime());
-        server.finish_begun(left);
+        observers.await_end(left.min(GOODBYES));
+        server.freeze(left);
         // From here on no heartbeat is taken by this image. The file is memory,
         // so nothing is waited for under the lock.
         let is_asked = shared.with(|registry, now| {
@@ -87,7 +91,7 @@ pub fn go_on(program: &Path, server: &Server, keeper: &Keeper, notifier: &Notifi
             match written {
                 // A signal that was read would be lost with this image.
                 Ok(()) if demands.any() => false,
-                // Somebody on an old connection was quicker.
+                // Somebody was quicker than the frost.
                 Ok(()) if !left.is_zero() && server.is_asked() => true,
                 Ok(()) => {
                     let error = replace(program, server.listener(), &state, &server.not_begun());
@@ -100,11 +104,13 @@ pub fn go_on(program: &Path, server: &Server, keeper: &Keeper, notifier: &Notifi
                 }
             }
         });
+        server.thaw();
         if !is_asked {
             break;
         }
     }
     shared.hold_alerts(false);
+    observers.resume();
     DOOR.open();
     notifier.say("READY=1");
 }

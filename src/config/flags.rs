@@ -66,6 +66,9 @@ pub struct Flags {
     /// the most agents known at once (default: 100000)
     #[argh(option)]
     collector_max_agents: Option<String>,
+    /// the most watchers at once (default: 64)
+    #[argh(option)]
+    collector_max_observers: Option<String>,
     /// beyond it the longest-idle connections are closed (default: 1024)
     #[argh(option)]
     collector_max_connections: Option<String>,
@@ -124,6 +127,7 @@ impl Flags {
             "ALERT_SENDERS" => &self.alert_senders,
             "AGENT_RETENTION_MS" => &self.agent_retention_ms,
             "COLLECTOR_MAX_AGENTS" => &self.collector_max_agents,
+            "COLLECTOR_MAX_OBSERVERS" => &self.collector_max_observers,
             "COLLECTOR_MAX_CONNECTIONS" => &self.collector_max_connections,
             "COLLECTOR_HTTP_WORKERS" => &self.collector_http_workers,
             "STATE_FILE" => &self.state_file,

@@ -97,7 +97,7 @@ impl SavedEvent {
                 Details::Restart { previous_uptime, new_uptime: uptime, mode }
             }
         };
-        Alert { agent: self.agent, name: self.name, seq: self.seq, at: Wall(self.at), details }
+        Alert { agent: self.agent, name: self.name, seq: self.seq, attempts: 0, at: Wall(self.at), details }
     }
 }
 

@@ -20,8 +20,9 @@ impl Registry {
     pub fn next_alert(&mut self, now: Now) -> Option<Alert> {
         match self.outbox.next(now.tick)? {
             Next::Event(alert) => Some(alert),
-            Next::Verdict { seq, slot, kind, at, span } => {
-                Some(self.agents[slot as usize].verdict_alert(now, seq, kind, at, span))
+            Next::Verdict { seq, slot, kind, at, span, attempts } => {
+                let alert = self.agents[slot as usize].verdict_alert(now, seq, kind, at, span);
+                Some(Alert { attempts, ..alert })
             }
         }
     }
@@ -142,6 +143,6 @@ impl Agent {
                 silence_ms: millis(silence),
             },
         };
-        Alert { agent: self.id.clone(), name: self.view(now).agent_name, seq, at, details }
+        Alert { agent: self.id.clone(), name: self.view(now).agent_name, seq, attempts: 0, at, details }
     }
 }

@@ -1,6 +1,8 @@
 //! What the API shows of the registry, in steps small enough to be taken
 //! under the lock.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::Registry;
@@ -63,6 +65,29 @@ impl Stats {
     }
 }
 
+/// The agents in numbers, as the API shows them.
+#[derive(Clone, Debug, Serialize)]
+pub struct StatsView {
+    total: usize,
+    healthy: usize,
+    unhealthy: usize,
+    by_mode: BTreeMap<Mode, usize>,
+    observed: usize,
+}
+
+impl StatsView {
+    /// With the number of agents that somebody watches.
+    pub fn new(stats: Stats, observed: usize) -> Self {
+        Self {
+            total: stats.total(),
+            healthy: stats.healthy(),
+            unhealthy: stats.unhealthy(),
+            by_mode: Mode::ALL.into_iter().zip(stats.by_mode).collect(),
+            observed,
+        }
+    }
+}
+
 /// Which agents to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -83,6 +108,11 @@ impl Registry {
     /// One agent.
     pub fn view(&self, now: Now, id: &AgentId) -> Option<AgentView> {
         self.slot(id).map(|slot| self.agents[slot as usize].view(now))
+    }
+
+    /// Whether an agent is known.
+    pub fn knows(&self, id: &AgentId) -> bool {
+        self.slot(id).is_some()
     }
 
     /// Adds the ids that pass `filter` among the next `steps` places, from

@@ -10,7 +10,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::os::fd::{AsRawFd as _, BorrowedFd, IntoRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, IntoRawFd as _, OwnedFd, RawFd};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
+use super::socket::set_low_water;
 use crate::clock::monotonic;
 
 /// How often one who waits for room asks for it again.
@@ -96,6 +97,8 @@ impl Door {
     /// Gives these connections out first.
     pub fn hand_on(&self, mut connections: Vec<OwnedFd>) {
         connections.retain(|it| fcntl_setfd(it, FdFlags::CLOEXEC).is_ok());
+        // The former image had made whoever reads wait.
+        connections.iter().for_each(|it| set_low_water(it.as_fd(), 1));
         self.lock().inherited = connections;
     }
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::target::Listing;
-use crate::beat::{AgentId, Mode};
-use crate::registry::{AgentView, Filter, Stats};
+use crate::beat::AgentId;
+use crate::observers::Observers;
+use crate::registry::{AgentView, Filter, StatsView};
 use crate::shared::Shared;
 
 /// Places looked at while the lock is held.
@@ -16,33 +17,10 @@ const SCAN_STEP: usize = 4096;
 /// Agents copied while the lock is held.
 const COPY_STEP: usize = 128;
 
-/// `stats` of the answer.
-#[derive(Serialize)]
-struct StatsText {
-    total: usize,
-    healthy: usize,
-    unhealthy: usize,
-    by_mode: serde_json::Map<String, serde_json::Value>,
-    observed: usize,
-}
-
-impl From<Stats> for StatsText {
-    fn from(stats: Stats) -> Self {
-        let by_mode =
-            Mode::ALL.into_iter().map(|mode| (mode.to_string(), stats.by_mode[mode as usize].into()));
-        Self {
-            total: stats.total(),
-            healthy: stats.healthy(),
-            unhealthy: stats.unhealthy(),
-            by_mode: by_mode.collect(),
-            observed: 0,
-        }
-    }
-}
-
 /// A list of agents on its way out.
 pub struct AgentList {
     shared: Arc<Shared>,
+    observers: Arc<Observers>,
     ids: std::vec::IntoIter<AgentId>,
     next: Option<AgentId>,
     is_first: bool,
@@ -54,6 +32,7 @@ impl AgentList {
     /// The agents that `listing` asks for, ordered by id.
     pub fn new(
         shared: Arc<Shared>,
+        observers: Arc<Observers>,
         cluster_id: &str,
         cluster_name: &str,
         listing: &Listing,
@@ -62,7 +41,7 @@ impl AgentList {
         struct Head<'a> {
             cluster_id: &'a str,
             cluster_name: &'a str,
-            stats: StatsText,
+            stats: StatsView,
         }
         let mut ids = matching(&shared, &listing.filter, listing.limit);
         let mut next = None;
@@ -70,21 +49,27 @@ impl AgentList {
             ids.truncate(limit);
             next = ids.last().cloned();
         }
-        let stats = shared.with(|registry, _| registry.stats()).into();
+        let watched = observers.watched();
+        let stats = shared.with(|registry, _| {
+            StatsView::new(registry.stats(), watched.iter().filter(|id| registry.knows(id)).count())
+        });
         let mut text = serde_json::to_vec(&Head { cluster_id, cluster_name, stats })?;
         // The object goes on with the agents.
         text.pop();
         text.extend_from_slice(b",\"agents\":[");
         let text = io::Cursor::new(text);
-        Ok(Self { shared, ids: ids.into_iter(), next, is_first: true, is_done: false, text })
+        Ok(Self { shared, observers, ids: ids.into_iter(), next, is_first: true, is_done: false, text })
     }
 
     fn refill(&mut self) -> io::Result<()> {
         let ids: Vec<AgentId> = self.ids.by_ref().take(COPY_STEP).collect();
-        let views: Vec<AgentView> = self.shared.with(|registry, now| {
+        let mut views: Vec<AgentView> = self.shared.with(|registry, now| {
             // One that was forgotten meanwhile is no longer listed.
             ids.iter().filter_map(|id| registry.view(now, id)).collect()
         });
+        for view in &mut views {
+            view.observation_mode = self.observers.is_watched(&view.agent_uuid);
+        }
         let mut text = std::mem::take(self.text.get_mut());
         text.clear();
         for view in &views {

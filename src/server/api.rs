@@ -11,12 +11,14 @@ use tiny_http::Header;
 use super::agents::AgentList;
 use super::answer::Answer;
 use super::auth;
+use super::page;
 use super::target::{Listing, Target};
 use crate::VERSION;
 use crate::beat::{AgentId, Beat, BeatError, IdError, Mode};
 use crate::config::{Config, Secret};
-use crate::metrics::{Metrics, Numbers, Refusal, render};
-use crate::registry::{AgentView, millis};
+use crate::metrics::{Gauges, Metrics, Numbers, Refusal, render};
+use crate::observers::Observers;
+use crate::registry::{AgentView, Full, millis};
 use crate::shared::{Phase, Shared};
 use crate::sweeper::log_change;
 
@@ -57,6 +59,7 @@ struct Health<'a> {
     uptime: u64,
     agents: HealthAgents,
     alert_queue: HealthQueue,
+    station: HealthStation,
 }
 
 #[derive(Serialize)]
@@ -73,12 +76,23 @@ struct HealthQueue {
     owed: usize,
 }
 
+#[derive(Serialize)]
+struct HealthStation {
+    configured: bool,
+    /// None until something was posted.
+    reachable: Option<bool>,
+}
+
 /// What the endpoints need.
 pub struct Api {
     /// The registry and the clock.
     pub shared: Arc<Shared>,
     /// Where requests are counted.
     pub metrics: Arc<Metrics>,
+    /// Who watches.
+    pub observers: Arc<Observers>,
+    /// Whether there is a station to tell.
+    pub has_station: bool,
     /// The id the station knows this cluster by.
     pub cluster_id: String,
     /// The cluster's name for people.
@@ -93,10 +107,17 @@ pub struct Api {
 
 impl Api {
     /// The endpoints of a collector with this configuration.
-    pub fn new(config: &Config, shared: Arc<Shared>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        config: &Config,
+        shared: Arc<Shared>,
+        metrics: Arc<Metrics>,
+        observers: Arc<Observers>,
+    ) -> Self {
         Self {
             shared,
             metrics,
+            observers,
+            has_station: config.station.is_some(),
             cluster_id: config.cluster_id.clone(),
             cluster_name: config.cluster_name.clone(),
             api_key: config.api_key.clone(),
@@ -109,9 +130,7 @@ impl Api {
     pub fn answer(&self, target: &Target, headers: &[Header], body: &[u8]) -> Answer {
         let key = self.api_key.as_ref().filter(|_| target.is_protected());
         if key.is_some_and(|key| !auth::has_key(headers, key)) {
-            let message = "Send the key as X-Collector-Key or as Authorization: Bearer";
-            let body = json!({ "error": "Unauthorized", "message": message });
-            return Answer::json(401, &body).with("WWW-Authenticate", "Bearer");
+            return auth::unauthorized();
         }
         match target {
             Target::Heartbeat(id) => self.heartbeat(id.as_ref(), body),
@@ -122,7 +141,11 @@ impl Api {
             Target::Health => self.health(),
             Target::Ready => self.ready(),
             Target::Metrics => self.metrics(),
+            Target::Root if page::is_preferred(headers) => page::page(),
             Target::Root => self.root(),
+            // The server has seen to it that this is no handshake.
+            Target::Observe(Some(Err(error))) => Answer::error(400, &error.to_string()),
+            Target::Observe(_) => Answer::error(400, "Not a WebSocket handshake"),
             Target::WrongMethod(allowed, _) => {
                 Answer::error(405, &format!("Method not allowed, use {allowed}")).with("Allow", *allowed)
             }
@@ -159,7 +182,12 @@ impl Api {
                 return refuse(Refusal::Resource, Answer::error(400, &error));
             }
         };
-        let Ok(received) = self.shared.with(|registry, now| registry.beat(now, id, &beat)) else {
+        let is_watched = self.observers.is_watched(id);
+        let taken = self.shared.with(|registry, now| {
+            let received = registry.beat(now, id, &beat)?;
+            Ok::<_, Full>((received, is_watched.then(|| registry.view(now, id)).flatten()))
+        });
+        let Ok((received, view)) = taken else {
             let answer = Answer::error(503, "As many agents are known as COLLECTOR_MAX_AGENTS allows");
             return refuse(Refusal::Full, answer.retry_after(RETRY_WHEN_FULL));
         };
@@ -168,6 +196,10 @@ impl Api {
         }
         if let Some(change) = &received.change {
             log_change(change);
+            self.observers.status(&change.agent);
+        }
+        if let Some(view) = view {
+            self.observers.heartbeat(view);
         }
         log::debug!(agent_uuid:% = id; "heartbeat in {}{}", beat.mode, if received.is_new { ", the first" } else { "" });
         let body = Accepted {
@@ -189,7 +221,8 @@ impl Api {
     }
 
     fn agents(&self, listing: &Listing) -> Answer {
-        match AgentList::new(Arc::clone(&self.shared), &self.cluster_id, &self.cluster_name, listing) {
+        let (shared, observers) = (Arc::clone(&self.shared), Arc::clone(&self.observers));
+        match AgentList::new(shared, observers, &self.cluster_id, &self.cluster_name, listing) {
             Ok(list) => Answer::stream(list),
             Err(error) => Answer::error(500, &error.to_string()),
         }
@@ -203,7 +236,8 @@ impl Api {
             agent: AgentView,
         }
         match self.shared.with(|registry, now| registry.view(now, id)) {
-            Some(agent) => {
+            Some(mut agent) => {
+                agent.observation_mode = self.observers.is_watched(id);
                 let (cluster_id, cluster_name) = (&self.cluster_id, &self.cluster_name);
                 Answer::json(200, &Body { cluster_id, cluster_name, agent })
             }
@@ -217,9 +251,9 @@ impl Api {
     }
 
     fn health(&self) -> Answer {
-        let (stats, queued, oldest, owed) = self.shared.with(|registry, now| {
+        let (stats, queued, oldest, owed, reachable) = self.shared.with(|registry, now| {
             let outbox = registry.outbox();
-            (registry.stats(), outbox.queued(), outbox.oldest(now.tick), outbox.owed())
+            (registry.stats(), outbox.queued(), outbox.oldest(now.tick), outbox.owed(), outbox.is_reachable())
         });
         let body = Health {
             status: "healthy",
@@ -233,6 +267,10 @@ impl Api {
                 unhealthy: stats.unhealthy(),
             },
             alert_queue: HealthQueue { size: queued, oldest_age_ms: oldest.map(millis), owed },
+            station: HealthStation {
+                configured: self.has_station,
+                reachable: reachable.filter(|_| self.has_station),
+            },
         };
         Answer::json(200, &body)
     }
@@ -254,8 +292,14 @@ impl Api {
 
     fn metrics(&self) -> Answer {
         let numbers = self.shared.with(|registry, _| Numbers::of(registry));
-        let connections = (self.connections.load(Ordering::Relaxed), self.leaked.load(Ordering::Relaxed));
-        let text = render(&self.cluster_id, &numbers, &self.metrics, self.shared.clock(), connections);
+        let gauges = Gauges {
+            connections: self.connections.load(Ordering::Relaxed),
+            leaked: self.leaked.load(Ordering::Relaxed),
+            watched: self.observers.watched().len(),
+            observers: self.observers.count(),
+            missed: self.observers.missed(),
+        };
+        let text = render(&self.cluster_id, &numbers, &self.metrics, self.shared.clock(), &gauges);
         Answer::text("text/plain; version=0.0.4; charset=utf-8", text)
     }
 
@@ -272,12 +316,15 @@ impl Api {
                     "agents": "GET /agents",
                     "agent": "GET /agents/:agentId",
                     "remove": "DELETE /agents/:agentId",
+                    "observe": "WS /observe/:agentId",
+                    "observe_all": "WS /observe",
                     "health": "GET /health",
                     "ready": "GET /ready",
                     "metrics": "GET /metrics",
                 },
             }),
         )
+        .with("Vary", "Accept")
     }
 }
 

@@ -3,6 +3,7 @@
 use subtle::ConstantTimeEq as _;
 use tiny_http::Header;
 
+use super::answer::Answer;
 use crate::config::Secret;
 
 /// Whether these headers carry the key: `X-Collector-Key: KEY` or
@@ -19,6 +20,13 @@ pub fn has_key(headers: &[Header], key: &Secret) -> bool {
         };
         offered.is_some_and(|offered| bool::from(offered.as_bytes().ct_eq(key.reveal().as_bytes())))
     })
+}
+
+/// What whoever has no key is told.
+pub fn unauthorized() -> Answer {
+    let message = "Send the key as X-Collector-Key or as Authorization: Bearer";
+    let body = serde_json::json!({ "error": "Unauthorized", "message": message });
+    Answer::json(401, &body).with("WWW-Authenticate", "Bearer")
 }
 
 /// The token of a bearer credential; the scheme's case does not matter

@@ -15,8 +15,10 @@ use super::answer::{After, Answer};
 use super::bodies::Late;
 use super::closing::{self, Doomed};
 use super::framing::{self, Body};
+use super::observer::Candidate;
 use super::pipeline::Admitted;
 use super::target::Target;
+use crate::fanout::Subject;
 use crate::metrics::{Closed, Refusal, Route};
 
 /// A client may take so long over a big answer.
@@ -33,6 +35,8 @@ pub(super) enum Lane {
     Slow,
     /// Who waits for bodies.
     Body,
+    /// Who opens streams.
+    Stream,
 }
 
 /// A request for the slow lane.
@@ -187,6 +191,16 @@ impl Server {
                     return self.refuse(request, refused.answer(), route, arrived, Closed::Body);
                 }
                 self.send(request, refused.answer(), route, arrived);
+            }
+            Ok(Body::None) if matches!(target, Target::Observe(None | Some(Ok(_)))) => {
+                let subject = match target {
+                    Target::Observe(Some(Ok(id))) => Subject::One(id),
+                    _ => Subject::All,
+                };
+                if let Err(full) = self.streams.try_send(Candidate { request, subject, arrived }) {
+                    self.refuse_stream(full.into_inner().request, busy(), arrived);
+                }
+                return;
             }
             Ok(Body::Unbuffered(length)) => {
                 self.pipeline.await_client(peer);

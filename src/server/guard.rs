@@ -120,7 +120,7 @@ impl Track {
         match self.unanswered_since {
             _ if traffic.received == 0 => Rank::Silent,
             None => Rank::Idle,
-            _ if traffic.in_hand => Rank::Asking,
+            _ if traffic.in_hand || traffic.watches => Rank::Asking,
             Some(since) if now.since(since) < FRESH => Rank::Asking,
             Some(_) => Rank::Waiting,
         }
@@ -128,7 +128,9 @@ impl Track {
 
     fn verdict(&self, now: Tick, traffic: &Traffic) -> Option<Closed> {
         let unanswered = traffic.received.saturating_sub(self.answered);
-        if unanswered > FLOOD {
+        if traffic.watches {
+            (traffic.quiet >= IDLE).then_some(Closed::Idle)
+        } else if unanswered > FLOOD {
             Some(Closed::Flood)
         } else if !traffic.in_hand && self.unanswered_since.is_some_and(|since| now.since(since) >= STALLED) {
             Some(Closed::Stalled)
@@ -150,7 +152,7 @@ mod tests {
 
     fn traffic(received: u64, acknowledged: u64, quiet: u64) -> Traffic {
         let quiet = Duration::from_millis(quiet);
-        Traffic { received, unread: 0, acknowledged, pending: false, quiet, in_hand: false }
+        Traffic { received, unread: 0, acknowledged, pending: false, quiet, in_hand: false, watches: false }
     }
 
     #[test]

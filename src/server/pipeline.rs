@@ -31,6 +31,8 @@ struct Connection {
     busy: bool,
     /// The request in hand waits for more from its client.
     awaits_client: bool,
+    /// It has become a stream.
+    upgraded: bool,
     waiting: VecDeque<Request>,
     /// More came than may wait.
     floods: bool,
@@ -120,6 +122,18 @@ impl Pipeline {
         if let Some(connection) = self.lock().connections.get_mut(&peer) {
             connection.awaits_client = true;
         }
+    }
+
+    /// The connection of `peer` becomes a stream.
+    pub fn upgrade(&self, peer: SocketAddr) {
+        if let Some(connection) = self.lock().connections.get_mut(&peer) {
+            (connection.upgraded, connection.awaits_client) = (true, true);
+        }
+    }
+
+    /// Whether the connection of `peer` has become a stream.
+    pub fn is_upgraded(&self, peer: SocketAddr) -> bool {
+        self.lock().connections.get(&peer).is_some_and(|connection| connection.upgraded)
     }
 
     /// Takes note of who has something of ours still to take; all others have

@@ -43,6 +43,8 @@ pub struct Traffic {
     pub quiet: Duration,
     /// Whether the next move is ours. The kernel does not know that.
     pub in_hand: bool,
+    /// Whether it has become a stream, whose own thread sees to it.
+    pub watches: bool,
 }
 
 impl Connection {
@@ -78,6 +80,15 @@ impl Connection {
                 }
             }),
         }
+    }
+
+    /// See [`set_low_water`].
+    pub fn set_low_water(&self, bytes: i32) {
+        with_borrowed(self.descriptor, |borrowed| {
+            if SockRef::from(&borrowed).cookie().ok() == Some(self.cookie) {
+                set_low_water(borrowed, bytes);
+            }
+        });
     }
 
     /// A descriptor of our own for it.
@@ -161,6 +172,17 @@ fn with_borrowed<R>(descriptor: RawFd, look: impl FnOnce(BorrowedFd<'_>) -> R) -
     look(unsafe { BorrowedFd::borrow_raw(descriptor) })
 }
 
+/// Whoever reads from the socket waits until there are so many bytes
+/// (`SO_RCVLOWAT`, socket(7)), also one who waits already.
+#[expect(unsafe_code, reason = "no safe crate sets SO_RCVLOWAT")]
+pub fn set_low_water(socket: BorrowedFd<'_>, bytes: i32) {
+    let length = size_of::<i32>() as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_RCVLOWAT);
+    // SAFETY: the kernel reads `length` bytes from `bytes`, which has that many.
+    // If it refuses, whoever reads is as quick as before.
+    unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const bytes).cast(), length) };
+}
+
 #[expect(unsafe_code, reason = "no safe crate reads TCP_INFO")]
 fn traffic(socket: BorrowedFd<'_>) -> Option<Traffic> {
     /// `struct tcp_info` of linux/tcp.h up to `tcpi_notsent_bytes` (Linux 4.6).
@@ -190,5 +212,6 @@ fn traffic(socket: BorrowedFd<'_>) -> Option<Traffic> {
         pending: small(24) > UNDERWAY_PACKETS || small(144) > 0,
         quiet: Duration::from_millis(small(52).into()),
         in_hand: false,
+        watches: false,
     })
 }

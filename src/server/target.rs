@@ -34,6 +34,8 @@ pub enum Target {
     Metrics,
     /// `GET /`
     Root,
+    /// `WS /observe/:agentId`, or `WS /observe` for all agents.
+    Observe(Option<Result<AgentId, IdError>>),
     /// A path that is known, with a method that is not: those that are, and
     /// whether the path needs the key.
     WrongMethod(&'static str, Route),
@@ -63,11 +65,13 @@ impl Target {
             "/ready" if get => Self::Ready,
             "/metrics" if get => Self::Metrics,
             "/agents" | "/agents/" if get => Self::Agents(listing(query)),
+            "/observe" | "/observe/" if get => Self::Observe(None),
             "/" => Self::WrongMethod("GET, HEAD", Route::Root),
             "/health" => Self::WrongMethod("GET, HEAD", Route::Health),
             "/ready" => Self::WrongMethod("GET, HEAD", Route::Ready),
             "/metrics" => Self::WrongMethod("GET, HEAD", Route::Metrics),
             "/agents" | "/agents/" => Self::WrongMethod("GET, HEAD", Route::Agents),
+            "/observe" | "/observe/" => Self::WrongMethod("GET", Route::Observe),
             _ => Self::of_agent(method, path),
         }
     }
@@ -89,12 +93,18 @@ impl Target {
                 _ => Self::WrongMethod("GET, HEAD, DELETE", Route::Agent),
             };
         }
+        if let Some(segment) = path.strip_prefix("/observe/") {
+            return match method {
+                Method::Get | Method::Head => Self::Observe(Some(id(segment))),
+                _ => Self::WrongMethod("GET", Route::Observe),
+            };
+        }
         Self::Unknown
     }
 
     /// Whether it needs the key where one is set.
     pub const fn is_protected(&self) -> bool {
-        matches!(self.route(), Route::Agents | Route::Agent)
+        matches!(self.route(), Route::Agents | Route::Agent | Route::Observe)
     }
 
     /// Whether its answer may be big.
@@ -118,6 +128,7 @@ impl Target {
             Self::Ready => Route::Ready,
             Self::Metrics => Route::Metrics,
             Self::Root => Route::Root,
+            Self::Observe(_) => Route::Observe,
             Self::WrongMethod(_, route) => *route,
             Self::Unknown => Route::Other,
         }

@@ -1,0 +1,188 @@
+//! PURE: who watches what, and what each has still to be sent.
+//!
+//! Every watcher has a bounded queue. One that is full loses what comes next,
+//! and its watcher is told how much: nobody waits for a watcher.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use slab::Slab;
+
+use crate::beat::AgentId;
+
+/// Messages that may wait for one watcher.
+const MOST_WAITING: usize = 256;
+
+/// What is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The verdicts on all agents, and the alerts.
+    All,
+    /// Everything of one agent, whether it is known or not.
+    One(AgentId),
+}
+
+/// What a watcher has to send.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Messages, in their order.
+    pub messages: VecDeque<Arc<str>>,
+    /// Messages after those that found no room.
+    pub missed: u64,
+}
+
+#[derive(Debug)]
+struct Watcher<W> {
+    subject: Subject,
+    waiting: Waiting,
+    waker: W,
+}
+
+/// All watchers. `W` is what wakes one.
+#[derive(Debug)]
+pub struct Fanout<W> {
+    watchers: Slab<Watcher<W>>,
+    all: Vec<usize>,
+    by_agent: HashMap<AgentId, Vec<usize>>,
+    /// Messages that found no room so far.
+    missed: u64,
+}
+
+impl<W> Default for Fanout<W> {
+    fn default() -> Self {
+        Self { watchers: Slab::new(), all: Vec::new(), by_agent: HashMap::new(), missed: 0 }
+    }
+}
+
+impl<W: Clone> Fanout<W> {
+    /// Adds a watcher.
+    pub fn join(&mut self, subject: Subject, waker: W) -> usize {
+        let key =
+            self.watchers.insert(Watcher { subject: subject.clone(), waiting: Waiting::default(), waker });
+        match subject {
+            Subject::All => self.all.push(key),
+            Subject::One(id) => self.by_agent.entry(id).or_default().push(key),
+        }
+        key
+    }
+
+    /// Removes a watcher.
+    pub fn leave(&mut self, key: usize) {
+        match self.watchers.remove(key).subject {
+            Subject::All => self.all.retain(|&other| other != key),
+            Subject::One(id) => {
+                if let Some(keys) = self.by_agent.get_mut(&id) {
+                    keys.retain(|&other| other != key);
+                    if keys.is_empty() {
+                        self.by_agent.remove(&id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Queues a message of `agent` for its watchers, and with `for_all` for
+    /// those of all agents too. Returns who has to be woken.
+    pub fn publish(&mut self, agent: &AgentId, for_all: bool, message: &Arc<str>) -> Vec<W> {
+        let all = if for_all { self.all.as_slice() } else { &[] };
+        let of_one = self.by_agent.get(agent).into_iter().flatten();
+        let mut wake = Vec::new();
+        for &key in all.iter().chain(of_one) {
+            let Watcher { waiting, waker, .. } = &mut self.watchers[key];
+            if waiting.messages.is_empty() && waiting.missed == 0 {
+                wake.push(waker.clone());
+            }
+            // What comes after a gap would be taken for what comes before it.
+            if waiting.missed == 0 && waiting.messages.len() < MOST_WAITING {
+                waiting.messages.push_back(Arc::clone(message));
+            } else {
+                waiting.missed += 1;
+                self.missed += 1;
+            }
+        }
+        wake
+    }
+
+    /// Takes what waits for a watcher.
+    pub fn take(&mut self, key: usize) -> Waiting {
+        std::mem::take(&mut self.watchers[key].waiting)
+    }
+
+    /// Whether somebody watches `agent` itself.
+    pub fn is_watched(&self, agent: &AgentId) -> bool {
+        self.by_agent.contains_key(agent)
+    }
+
+    /// Whether anybody watches all agents.
+    pub fn watches_all(&self) -> bool {
+        !self.all.is_empty()
+    }
+
+    /// The agents that are watched.
+    pub fn watched(&self) -> impl Iterator<Item = &AgentId> {
+        self.by_agent.keys()
+    }
+
+    /// What wakes each watcher.
+    pub fn wakers(&self) -> impl Iterator<Item = &W> {
+        self.watchers.iter().map(|(_, watcher)| &watcher.waker)
+    }
+
+    /// How many watchers there are.
+    pub fn len(&self) -> usize {
+        self.watchers.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.watchers.is_empty()
+    }
+
+    /// Messages that found no room so far.
+    pub const fn missed(&self) -> u64 {
+        self.missed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> AgentId {
+        AgentId::new(text).unwrap()
+    }
+
+    #[test]
+    fn each_gets_what_it_watches() {
+        let mut fanout = Fanout::default();
+        let all = fanout.join(Subject::All, 'a');
+        let one = fanout.join(Subject::One(id("x")), 'x');
+        let beat: Arc<str> = "beat".into();
+        let status: Arc<str> = "status".into();
+        assert_eq!(fanout.publish(&id("x"), false, &beat), ['x']);
+        assert_eq!(fanout.publish(&id("x"), true, &status), ['a'], "the other is awake already");
+        assert_eq!(fanout.publish(&id("y"), true, &status), []);
+        assert_eq!(fanout.take(one).messages, [Arc::clone(&beat), Arc::clone(&status)]);
+        assert_eq!(fanout.take(all).messages, [Arc::clone(&status), Arc::clone(&status)]);
+        assert!(fanout.is_watched(&id("x")) && !fanout.is_watched(&id("y")));
+        fanout.leave(one);
+        assert!(!fanout.is_watched(&id("x")));
+        assert_eq!(fanout.publish(&id("x"), false, &beat), []);
+        assert_eq!(fanout.len(), 1);
+    }
+
+    #[test]
+    fn a_full_queue_keeps_the_oldest_and_counts_the_rest() {
+        let mut fanout = Fanout::default();
+        let slow = fanout.join(Subject::One(id("x")), ());
+        for number in 0..MOST_WAITING + 7 {
+            fanout.publish(&id("x"), false, &number.to_string().into());
+        }
+        let waiting = fanout.take(slow);
+        assert_eq!((waiting.messages.len(), waiting.missed), (MOST_WAITING, 7));
+        assert_eq!(&*waiting.messages[MOST_WAITING - 1], (MOST_WAITING - 1).to_string());
+        assert_eq!(fanout.missed(), 7);
+        assert_eq!(fanout.publish(&id("x"), false, &"again".into()), [()], "it is to be woken again");
+        assert_eq!(fanout.take(slow).missed, 0);
+    }
+}

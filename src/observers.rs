@@ -1,0 +1,199 @@
+//! The watchers, as the rest of the program sees them: something happened, and
+//! whoever watches is told.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::alert::Alert;
+use crate::beat::AgentId;
+use crate::clock::{Wall, wall};
+use crate::fanout::{Fanout, Subject, Waiting};
+use crate::registry::AgentView;
+
+/// A message about an agent.
+#[derive(Serialize)]
+struct OfAgent<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    cluster_id: &'a str,
+    agent: &'a AgentView,
+    timestamp: Wall,
+}
+
+/// A message about an alert.
+#[derive(Serialize)]
+struct OfAlert<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    cluster_id: &'a str,
+    alert: &'a RawValue,
+    timestamp: Wall,
+}
+
+/// All watchers.
+pub struct Observers {
+    cluster_id: String,
+    instance: String,
+    most: usize,
+    /// As many as in `fanout`, for whoever only wants to know that there are none.
+    count: AtomicUsize,
+    ending: AtomicBool,
+    fanout: Mutex<Fanout<Arc<OwnedFd>>>,
+    /// A watcher has gone.
+    gone: Condvar,
+}
+
+impl Observers {
+    /// Nobody yet, and at most `most`. `instance` makes the event ids of
+    /// alerts unique.
+    pub fn new(cluster_id: String, instance: String, most: usize) -> Self {
+        let (count, ending) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { cluster_id, instance, most, count, ending, fanout: Mutex::default(), gone: Condvar::new() }
+    }
+
+    /// Adds a watcher, if there is room for one.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn join(self: &Arc<Self>, subject: Subject) -> io::Result<Option<Watch>> {
+        let waker = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let mut fanout = self.lock();
+        if fanout.len() >= self.most {
+            return Ok(None);
+        }
+        let key = fanout.join(subject, Arc::clone(&waker));
+        self.count.store(fanout.len(), Ordering::SeqCst);
+        drop(fanout);
+        Ok(Some(Watch { observers: Arc::clone(self), key, waker }))
+    }
+
+    /// Whether somebody watches `agent` itself. With nobody anywhere this is one
+    /// look at a number.
+    pub fn is_watched(&self, agent: &AgentId) -> bool {
+        self.count() > 0 && self.lock().is_watched(agent)
+    }
+
+    /// The agents that are watched.
+    pub fn watched(&self) -> Vec<AgentId> {
+        if self.count() == 0 { Vec::new() } else { self.lock().watched().cloned().collect() }
+    }
+
+    /// How many watchers there are.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// How many messages watchers were too slow for.
+    pub fn missed(&self) -> u64 {
+        self.lock().missed()
+    }
+
+    /// A heartbeat was taken from an agent that is watched.
+    pub fn heartbeat(&self, mut agent: AgentView) {
+        agent.observation_mode = true;
+        self.publish(&agent.agent_uuid, false, &self.of_agent("heartbeat", &agent));
+    }
+
+    /// The verdict on an agent has changed.
+    pub fn status(&self, agent: &AgentView) {
+        if self.count() > 0 {
+            let agent = AgentView { observation_mode: self.is_watched(&agent.agent_uuid), ..agent.clone() };
+            self.publish(&agent.agent_uuid, true, &self.of_agent("status", &agent));
+        }
+    }
+
+    /// An alert is told to the station. A repetition of it is no news.
+    pub fn alert(&self, alert: &Alert) {
+        if self.count() == 0 || alert.attempts > 0 {
+            return;
+        }
+        let body = alert.to_json(&self.cluster_id, &self.instance).ok();
+        let body = body.and_then(|body| String::from_utf8(body).ok());
+        let Some(body) = body.and_then(|body| RawValue::from_string(body).ok()) else { return };
+        let message =
+            OfAlert { kind: "alert", cluster_id: &self.cluster_id, alert: &body, timestamp: wall() };
+        self.publish(&alert.agent, true, &serde_json::to_string(&message).unwrap_or_default());
+    }
+
+    /// Asks all watchers to end.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+        self.lock().wakers().for_each(|waker| wake(waker));
+    }
+
+    /// Waits until all watchers have gone, at most for `longest`.
+    pub fn await_end(&self, longest: Duration) {
+        let gone = self.gone.wait_timeout_while(self.lock(), longest, |fanout| !fanout.is_empty());
+        drop(gone);
+    }
+
+    /// Goes on after [`end`](Self::end).
+    pub fn resume(&self) {
+        self.ending.store(false, Ordering::SeqCst);
+    }
+
+    fn of_agent(&self, kind: &str, agent: &AgentView) -> String {
+        let message = OfAgent { kind, cluster_id: &self.cluster_id, agent, timestamp: wall() };
+        // Text keys and finite numbers: it cannot fail.
+        serde_json::to_string(&message).unwrap_or_default()
+    }
+
+    fn publish(&self, agent: &AgentId, for_all: bool, message: &str) {
+        let woken = self.lock().publish(agent, for_all, &message.into());
+        woken.iter().for_each(|waker| wake(waker));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Fanout<Arc<OwnedFd>>> {
+        self.fanout.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wake(waker: &OwnedFd) {
+    // If it is full, it is awake.
+    let _ = rustix::io::write(waker, &1_u64.to_ne_bytes());
+}
+
+/// One watcher's place. It is given up when this is dropped.
+pub struct Watch {
+    observers: Arc<Observers>,
+    key: usize,
+    waker: Arc<OwnedFd>,
+}
+
+impl Watch {
+    /// Takes what waits.
+    pub fn take(&self) -> Waiting {
+        // Whatever is published from here on wakes again.
+        let _ = rustix::io::read(&*self.waker, &mut [0; 8]);
+        self.observers.lock().take(self.key)
+    }
+
+    /// Whether it is to end.
+    pub fn is_ending(&self) -> bool {
+        self.observers.ending.load(Ordering::SeqCst)
+    }
+}
+
+impl AsFd for Watch {
+    /// Becomes readable when something waits.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.waker.as_fd()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut fanout = self.observers.lock();
+        fanout.leave(self.key);
+        self.observers.count.store(fanout.len(), Ordering::SeqCst);
+        drop(fanout);
+        self.observers.gone.notify_all();
+    }
+}

@@ -1,0 +1,359 @@
+//! One watcher: a thread that sends what happens, answers what the client says
+//! and ends where either side is done. It waits for both at once.
+
+use std::io::{self, Read as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::{Value, json};
+use tiny_http::{ReadWrite, Request, Response};
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tungstenite::{Error, Message, WebSocket};
+
+use super::answer::Answer;
+use super::flow::Lane;
+use super::handshake::{self, Accepted, PROTOCOL};
+use super::{Server, socket};
+use crate::clock::wall;
+use crate::fanout::Subject;
+use crate::metrics::{Closed, Route};
+use crate::observers::Watch;
+use crate::registry::StatsView;
+
+/// A ping goes out this often; a client that is there answers.
+const PING_EVERY: Duration = Duration::from_secs(30);
+/// A client that takes nothing for this long is given up.
+const STUCK: Duration = Duration::from_secs(30);
+/// One who cannot be sent anything looks up this often.
+const LOOK_UP: Duration = Duration::from_millis(500);
+/// How long a client has to answer a close.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// The longest message or frame a client may send, in bytes.
+const MOST_RECEIVED: usize = 4096;
+/// What is buffered in each direction, in bytes.
+const BUFFER: usize = 4096;
+
+/// Requests for a stream that may wait to be looked at.
+pub const MOST_CANDIDATES: usize = 64;
+
+/// A request for a stream.
+pub struct Candidate {
+    pub(super) request: Request,
+    pub(super) subject: Subject,
+    pub(super) arrived: Duration,
+}
+
+/// The connection is over.
+struct Over;
+
+impl Server {
+    /// Opens streams until it is stopped.
+    pub fn open_streams(self: &Arc<Self>, asked: &Receiver<Candidate>) {
+        while !self.api.shared.is_stopping() {
+            if let Ok(candidate) = asked.recv_timeout(Duration::from_millis(100)) {
+                self.open_stream(candidate);
+            }
+        }
+    }
+
+    fn open_stream(self: &Arc<Self>, candidate: Candidate) {
+        let Candidate { request, subject, arrived } = candidate;
+        let refuse = |request, answer| self.refuse_stream(request, answer, arrived);
+        let accepted = match handshake::check(&request, self.api.api_key.as_ref()) {
+            Ok(accepted) => accepted,
+            Err(answer) => return refuse(request, answer),
+        };
+        let watch = match self.api.observers.join(subject.clone()) {
+            Ok(Some(watch)) if !watch.is_ending() => watch,
+            Ok(Some(_)) | Err(_) => return refuse(request, full("No stream can be opened now")),
+            Ok(None) => return refuse(request, full("As many watch as COLLECTOR_MAX_OBSERVERS allows")),
+        };
+        let server = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("observer".into());
+        // If no thread can be had, the request is dropped and answered with 500.
+        if let Err(error) = thread.spawn(move || server.serve(request, &accepted, &watch, &subject, arrived))
+        {
+            log::warn!("a watcher found no thread: {error}");
+        }
+    }
+
+    /// Answers a request that becomes no stream. Its connection has announced
+    /// another protocol, so tiny_http ends it after this.
+    pub(super) fn refuse_stream(&self, request: Request, answer: Answer, arrived: Duration) {
+        let peer = request.remote_addr().copied();
+        self.send(request, answer, Route::Observe, arrived);
+        if let Some(peer) = peer {
+            self.done(peer, Lane::Stream);
+        }
+    }
+
+    fn serve(
+        &self,
+        request: Request,
+        accepted: &Accepted,
+        watch: &Watch,
+        subject: &Subject,
+        arrived: Duration,
+    ) {
+        let Some(&peer) = request.remote_addr() else { return };
+        self.pipeline.upgrade(peer);
+        let connections = socket::connections(self.address.port());
+        let connection = connections.iter().find(|connection| connection.peer == peer);
+        if let Some(connection) = connection
+            && let Some(socket) = connection.stream()
+        {
+            self.api
+                .metrics
+                .request(Route::Observe, self.api.shared.clock().uptime().saturating_sub(arrived));
+            let stream = request.upgrade("websocket", switching(accepted));
+            let mut stream = Stream::new(self, stream, socket, watch);
+            let why = stream.run(&self.initial(subject));
+            drop(stream);
+            self.close(connection, why);
+        }
+        self.pipeline.give_up(peer);
+    }
+
+    /// What a watcher gets first.
+    fn initial(&self, subject: &Subject) -> String {
+        let (cluster_id, cluster_name) = (&self.api.cluster_id, &self.api.cluster_name);
+        let initial = match subject {
+            Subject::All => {
+                let watched = self.api.observers.watched();
+                let stats = self.api.shared.with(|registry, _| {
+                    let observed = watched.iter().filter(|id| registry.knows(id)).count();
+                    StatsView::new(registry.stats(), observed)
+                });
+                json!({ "type": "initial", "cluster_id": cluster_id, "cluster_name": cluster_name, "stats": stats })
+            }
+            Subject::One(id) => {
+                let agent = match self.api.shared.with(|registry, now| registry.view(now, id)) {
+                    Some(mut agent) => {
+                        agent.observation_mode = true;
+                        json!(agent)
+                    }
+                    None => json!({ "agent_uuid": id, "status": "unknown" }),
+                };
+                json!({ "type": "initial", "cluster_id": cluster_id, "agent": agent })
+            }
+        };
+        initial.to_string()
+    }
+}
+
+struct Stream<'a> {
+    server: &'a Server,
+    socket: TcpStream,
+    web: WebSocket<Box<dyn ReadWrite + Send>>,
+    watch: &'a Watch,
+    /// Since when the client has taken nothing of what is there.
+    stuck_since: Option<Duration>,
+    /// When the last ping went out.
+    pinged: Duration,
+    /// When we said goodbye.
+    closing_since: Option<Duration>,
+}
+
+impl<'a> Stream<'a> {
+    fn new(
+        server: &'a Server,
+        stream: Box<dyn ReadWrite + Send>,
+        socket: TcpStream,
+        watch: &'a Watch,
+    ) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(BUFFER)
+            .write_buffer_size(0)
+            .max_message_size(Some(MOST_RECEIVED))
+            .max_frame_size(Some(MOST_RECEIVED));
+        let web = WebSocket::from_raw_socket(stream, Role::Server, Some(config));
+        let pinged = server.api.shared.clock().uptime();
+        Self { server, socket, web, watch, stuck_since: None, pinged, closing_since: None }
+    }
+
+    /// Serves the client to the end, and says why it ended.
+    fn run(&mut self, initial: &str) -> Closed {
+        // From here on nothing blocks but the wait for both sides.
+        if self.socket.set_nonblocking(true).is_err() || self.send(Message::text(initial)).is_err() {
+            return Closed::Done;
+        }
+        loop {
+            if self.turn().is_err() {
+                return Closed::Done;
+            }
+            let now = self.now();
+            let over = |since: Option<Duration>, longest| {
+                since.is_some_and(|since| now.saturating_sub(since) >= longest)
+            };
+            if over(self.stuck_since, STUCK) || over(self.closing_since, GOODBYE) {
+                return if self.stuck_since.is_some() { Closed::Stalled } else { Closed::Done };
+            }
+            self.wait();
+        }
+    }
+
+    /// Sends and receives what can be, without waiting.
+    fn turn(&mut self) -> Result<(), Over> {
+        if self.stuck_since.is_some() {
+            self.flush()?;
+        }
+        if self.watch.is_ending() && self.closing_since.is_none() {
+            let is_stopping = self.server.api.shared.is_stopping();
+            let code = if is_stopping { CloseCode::Away } else { CloseCode::Restart };
+            self.close(
+                code,
+                if is_stopping { "the collector stops" } else { "the collector goes on in a moment" },
+            )?;
+        }
+        if self.stuck_since.is_none() && self.closing_since.is_none() {
+            let waiting = self.watch.take();
+            for message in waiting.messages {
+                self.send(Message::text(&*message))?;
+            }
+            if waiting.missed > 0 {
+                self.send(Message::text(json!({ "type": "lagged", "missed": waiting.missed }).to_string()))?;
+            }
+            if self.now().saturating_sub(self.pinged) >= PING_EVERY {
+                self.pinged = self.now();
+                self.send(Message::Ping(Vec::new().into()))?;
+            }
+        }
+        self.receive()
+    }
+
+    fn receive(&mut self) -> Result<(), Over> {
+        loop {
+            let answer = match self.web.read() {
+                Ok(Message::Text(text)) => reply(&text),
+                Ok(Message::Binary(_)) => {
+                    return self.close(CloseCode::Unsupported, "only text is understood");
+                }
+                // Those are answered by the next flush.
+                Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_)) => {
+                    self.flush()?;
+                    continue;
+                }
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(Error::Capacity(_)) if self.closing_since.is_some() => return self.drain(),
+                Err(Error::Capacity(_)) => {
+                    return self.close(CloseCode::Size, "a message may have 4096 bytes");
+                }
+                Err(Error::Utf8(_)) if self.closing_since.is_none() => {
+                    return self.close(CloseCode::Invalid, "text must be UTF-8");
+                }
+                Err(Error::Protocol(_)) if self.closing_since.is_none() => {
+                    return self.close(CloseCode::Protocol, "that is not the WebSocket protocol");
+                }
+                // What still comes is not looked at; to close on it would be to
+                // reset the connection before the goodbye is read.
+                Err(Error::Protocol(_) | Error::Utf8(_)) => return self.drain(),
+                Err(_) => return Err(Over),
+            };
+            self.send(Message::text(answer))?;
+        }
+    }
+
+    fn drain(&mut self) -> Result<(), Over> {
+        let mut scratch = [0; 1024];
+        loop {
+            match self.socket.read(&mut scratch) {
+                Ok(0) => return Err(Over),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(_) => return Err(Over),
+            }
+        }
+    }
+
+    fn send(&mut self, message: Message) -> Result<(), Over> {
+        // What does not fit stays in its buffer.
+        match self.web.write(message) {
+            Ok(()) => self.flush(),
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => self.flush(),
+            Err(_) => Err(Over),
+        }
+    }
+
+    fn close(&mut self, code: CloseCode, reason: &'static str) -> Result<(), Over> {
+        self.closing_since.get_or_insert(self.server.api.shared.clock().uptime());
+        match self.web.close(Some(CloseFrame { code, reason: reason.into() })) {
+            Ok(()) => self.flush(),
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => self.flush(),
+            Err(_) => Err(Over),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Over> {
+        match self.web.flush() {
+            Ok(()) => {
+                self.stuck_since = None;
+                Ok(())
+            }
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                let now = self.now();
+                self.stuck_since.get_or_insert(now);
+                Ok(())
+            }
+            Err(_) => Err(Over),
+        }
+    }
+
+    /// Waits for the client, for news and for the next thing that is due.
+    fn wait(&mut self) {
+        let now = self.now();
+        let due = match (self.closing_since, self.stuck_since) {
+            (Some(since), _) => since + GOODBYE,
+            (None, Some(since)) => since + STUCK,
+            (None, None) => self.pinged + PING_EVERY,
+        };
+        let is_stuck = self.stuck_since.is_some();
+        let wanted = if is_stuck { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        let mut ready = [PollFd::new(&self.socket, wanted), PollFd::new(self.watch, PollFlags::IN)];
+        // News that cannot be sent now must not keep us awake; but the end can
+        // come any time.
+        let hears_news = !is_stuck && self.closing_since.is_none();
+        let (ready, longest) =
+            if hears_news { (&mut ready[..], due) } else { (&mut ready[..1], now + LOOK_UP) };
+        let wait = Timespec::try_from(due.min(longest).saturating_sub(now)).ok();
+        // A poll that fails is a turn too early.
+        let _ = poll(ready, wait.as_ref());
+        if is_stuck && ready[0].revents().contains(PollFlags::OUT) {
+            // It took something.
+            self.stuck_since = Some(self.now());
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.server.api.shared.clock().uptime()
+    }
+}
+
+/// The answer to a client's message.
+fn reply(text: &str) -> String {
+    let is_ping = serde_json::from_str::<Value>(text).is_ok_and(|message| message["type"] == "ping");
+    if is_ping {
+        json!({ "type": "pong", "timestamp": wall() }).to_string()
+    } else {
+        json!({ "type": "error", "error": "Only {\"type\":\"ping\"} is understood" }).to_string()
+    }
+}
+
+fn switching(accepted: &Accepted) -> Response<io::Empty> {
+    let mut response = Response::empty(101);
+    let protocol = accepted.has_protocol.then_some(("Sec-WebSocket-Protocol", PROTOCOL));
+    for (name, value) in [("Sec-WebSocket-Accept", accepted.accept.as_str())].into_iter().chain(protocol) {
+        // Both are ASCII of ours.
+        if let Ok(header) = tiny_http::Header::from_bytes(name, value) {
+            response.add_header(header);
+        }
+    }
+    response
+}
+
+fn full(error: &str) -> Answer {
+    Answer::error(503, error).retry_after(30)
+}
