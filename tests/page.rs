@@ -80,7 +80,7 @@ fn it_loads_without_a_complaint_and_says_how_to_begin() {
     click(&mut tab, "#rows .row");
     tab.poll("the agent is opened", "document.querySelector('#one').open");
     beat(&collector, &uuid(1), "first", "IDLE", 2);
-    tab.poll("its heartbeats are drawn", "document.querySelectorAll('#strip rect[rx]').length >= 2");
+    tab.poll("its heartbeats are drawn", "document.querySelectorAll('#strip .beat').length >= 2");
     assert_eq!(tab.complaints(), [""; 0]);
 }
 
@@ -99,7 +99,7 @@ fn a_death_is_shown_within_a_second() {
             collector.poll("it is dead", || collector.get(&path).json()["agent"]["status"] == "dead");
             Instant::now()
         });
-        let row = "document.querySelector('#rows .row.dead')?.textContent.includes('Dead')";
+        let row = "document.querySelector('#rows .row.dead')?.textContent.includes('dead')";
         let total = "document.querySelector('.tile.dead b').textContent === '1'";
         let title = "document.title.startsWith('(1 dead)')";
         let feed = "document.querySelector('#feed').textContent.includes('canary died')";
@@ -324,7 +324,7 @@ fn the_key_is_asked_for_and_kept_for_the_tab_only() {
 
     click(&mut tab, "#rows .row");
     beat(&collector, &uuid(1), "secretive", "IDLE", 51);
-    tab.poll("one agent's stream opens too", "document.querySelectorAll('#strip rect[rx]').length >= 2");
+    tab.poll("one agent's stream opens too", "document.querySelectorAll('#strip .beat').length >= 2");
     tab.open(&collector.url("/?again"));
     tab.poll("it is still known", &format!("{} && {LIVE} && !{ASKED}", counts("1 agent")));
     let mut other = browser.tab();
@@ -395,7 +395,7 @@ fn it_fits_a_phone_and_is_photographed() {
     for uptime in 3..5 {
         beat(&collector, &uuid(8 * 7_919 + 1_000_003), "ingest-02", "IDLE", uptime);
     }
-    tab.poll("its heartbeats are drawn", "document.querySelectorAll('#strip rect[rx]').length >= 3");
+    tab.poll("its heartbeats are drawn", "document.querySelectorAll('#strip .beat').length >= 3");
     shoot(&mut tab, "page-agent.png");
     assert!(started.elapsed() < PATIENCE);
     assert_eq!(tab.complaints(), [""; 0]);
