@@ -66,11 +66,11 @@ impl Browser {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (socket, _) = tungstenite::client(self.address.as_str(), stream).unwrap();
         let mut tab = Tab { socket, session: None, asked: 0, complaints: Vec::new() };
-        let target = tab.call("Target.createTarget", json!({"url": "about:blank"}))["targetId"].clone();
-        let attached = tab.call("Target.attachToTarget", json!({"targetId": target, "flatten": true}));
+        let target = tab.call("Target.createTarget", &json!({"url": "about:blank"}))["targetId"].clone();
+        let attached = tab.call("Target.attachToTarget", &json!({"targetId": target, "flatten": true}));
         tab.session = Some(attached["sessionId"].clone());
         for domain in ["Page", "Runtime", "Log"] {
-            tab.call(&format!("{domain}.enable"), json!({}));
+            tab.call(&format!("{domain}.enable"), &json!({}));
         }
         tab
     }
@@ -94,7 +94,7 @@ pub struct Tab {
 
 impl Tab {
     /// One command of the DevTools protocol and its result.
-    pub fn call(&mut self, method: &str, params: Value) -> Value {
+    pub fn call(&mut self, method: &str, params: &Value) -> Value {
         self.asked += 1;
         let mut command = json!({"id": self.asked, "method": method, "params": params});
         if let Some(session) = &self.session {
@@ -135,7 +135,7 @@ impl Tab {
 
     /// Opens an address and waits until it is loaded.
     pub fn open(&mut self, url: &str) {
-        let went = self.call("Page.navigate", json!({"url": url}));
+        let went = self.call("Page.navigate", &json!({"url": url}));
         assert!(went["errorText"].is_null(), "{url}: {}", went["errorText"]);
         self.poll(
             "the page is loaded",
@@ -146,7 +146,7 @@ impl Tab {
     /// The value of an expression; a promise is waited for.
     pub fn evaluate(&mut self, expression: &str) -> Value {
         let params = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
-        let mut answer = self.call("Runtime.evaluate", params);
+        let mut answer = self.call("Runtime.evaluate", &params);
         assert!(answer["exceptionDetails"].is_null(), "{expression}: {}", answer["exceptionDetails"]);
         answer["result"]["value"].take()
     }
@@ -191,13 +191,13 @@ impl Tab {
             if kind == "keyDown" && !text.is_empty() {
                 params["text"] = text.into();
             }
-            self.call("Input.dispatchKeyEvent", params);
+            self.call("Input.dispatchKeyEvent", &params);
         }
     }
 
     /// Types text where the focus is.
     pub fn write(&mut self, text: &str) {
-        self.call("Input.insertText", json!({"text": text}));
+        self.call("Input.insertText", &json!({"text": text}));
     }
 
     /// Makes the window this big, in CSS pixels. Below 600 it is a phone.
@@ -205,19 +205,19 @@ impl Tab {
         let phone = width < 600;
         let scale = if phone { 2 } else { 1 };
         let size = json!({"width": width, "height": height, "deviceScaleFactor": scale, "mobile": phone});
-        self.call("Emulation.setDeviceMetricsOverride", size);
+        self.call("Emulation.setDeviceMetricsOverride", &size);
     }
 
     /// Prefers dark or light.
     pub fn dark(&mut self, dark: bool) {
         let value = if dark { "dark" } else { "light" };
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": value}]});
-        self.call("Emulation.setEmulatedMedia", features);
+        self.call("Emulation.setEmulatedMedia", &features);
     }
 
     /// Writes what is in sight as a PNG.
     pub fn screenshot(&mut self, path: &Path) {
-        let shot = self.call("Page.captureScreenshot", json!({"format": "png"}));
+        let shot = self.call("Page.captureScreenshot", &json!({"format": "png"}));
         std::fs::write(path, BASE64_STANDARD.decode(shot["data"].as_str().unwrap()).unwrap()).unwrap();
     }
 }
