@@ -342,7 +342,10 @@ fn it_fits_a_phone_and_is_photographed() {
     let Some(browser) = Browser::start() else { return };
     let folder = std::env::var_os("PAP_SCREENSHOTS").map(PathBuf::from);
     let station = Station::start(0, |post| Reply::Status(post.judge("k"))).unwrap();
-    let collector = Collector::with_station(&station, &[("CLUSTER_NAME", "Production")]);
+    let collector = Collector::with_station(
+        &station,
+        &[("CLUSTER_ID", "prod-eu-1"), ("CLUSTER_NAME", "Production Europe")],
+    );
     let roles = ["ingest", "planner", "research", "billing", "mailer", "search", "judge", "writer"];
     let agent = |number: usize, mode: &str, uptime: usize| {
         let name = format!("{}-{:02}", roles[number % roles.len()], number / roles.len() + 1);
