@@ -161,13 +161,13 @@ mod tests {
         let status: Arc<str> = "status".into();
         assert_eq!(fanout.publish(&id("x"), false, &beat), ['x']);
         assert_eq!(fanout.publish(&id("x"), true, &status), ['a'], "the other is awake already");
-        assert_eq!(fanout.publish(&id("y"), true, &status), []);
+        assert!(fanout.publish(&id("y"), true, &status).is_empty());
         assert_eq!(fanout.take(one).messages, [Arc::clone(&beat), Arc::clone(&status)]);
         assert_eq!(fanout.take(all).messages, [Arc::clone(&status), Arc::clone(&status)]);
         assert!(fanout.is_watched(&id("x")) && !fanout.is_watched(&id("y")));
         fanout.leave(one);
         assert!(!fanout.is_watched(&id("x")));
-        assert_eq!(fanout.publish(&id("x"), false, &beat), []);
+        assert!(fanout.publish(&id("x"), false, &beat).is_empty());
         assert_eq!(fanout.len(), 1);
     }
 

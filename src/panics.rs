@@ -43,8 +43,8 @@ pub fn on_panic_of_ours(end: impl Fn(&str) + Send + Sync + 'static) {
     }));
 }
 
-/// Runs code of others that may panic where the system has run out of
-/// something.
+/// Runs code of others that may panic: where the system has run out of
+/// something, or over what a client sends.
 ///
 /// # Errors
 /// It did; the text is for the log.
@@ -52,7 +52,7 @@ pub fn contain<R>(work: impl FnOnce() -> R) -> Result<R, String> {
     CONTAINED.set(true);
     let result = panic::catch_unwind(AssertUnwindSafe(work));
     CONTAINED.set(false);
-    result.map_err(|_| "the HTTP client panicked".to_owned())
+    result.map_err(|_| "a library panicked".to_owned())
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::clock::wall;
 use crate::fanout::Subject;
 use crate::metrics::{Closed, Route};
 use crate::observers::Watch;
+use crate::panics;
 use crate::registry::StatsView;
 
 /// A ping goes out this often; a client that is there answers.
@@ -111,7 +112,9 @@ impl Server {
                 .request(Route::Observe, self.api.shared.clock().uptime().saturating_sub(arrived));
             let stream = request.upgrade("websocket", switching(accepted));
             let mut stream = Stream::new(self, stream, socket, watch);
-            let why = stream.run(&self.initial(subject));
+            // Whatever the protocol's library makes of a client's bytes, it
+            // concerns this client alone.
+            let why = panics::contain(|| stream.run(&self.initial(subject))).unwrap_or(Closed::Done);
             drop(stream);
             self.close(connection, why);
         }
@@ -156,6 +159,8 @@ struct Stream<'a> {
     pinged: Duration,
     /// When we said goodbye.
     closing_since: Option<Duration>,
+    /// The client has sent what is not the protocol.
+    is_broken: bool,
 }
 
 impl<'a> Stream<'a> {
@@ -172,7 +177,7 @@ impl<'a> Stream<'a> {
             .max_frame_size(Some(MOST_RECEIVED));
         let web = WebSocket::from_raw_socket(stream, Role::Server, Some(config));
         let pinged = server.api.shared.clock().uptime();
-        Self { server, socket, web, watch, stuck_since: None, pinged, closing_since: None }
+        Self { server, socket, web, watch, stuck_since: None, pinged, closing_since: None, is_broken: false }
     }
 
     /// Serves the client to the end, and says why it ended.
@@ -222,7 +227,7 @@ impl<'a> Stream<'a> {
                 self.send(Message::Ping(Vec::new().into()))?;
             }
         }
-        self.receive()
+        if self.is_broken { self.drain() } else { self.receive() }
     }
 
     fn receive(&mut self) -> Result<(), Over> {
@@ -238,23 +243,25 @@ impl<'a> Stream<'a> {
                     continue;
                 }
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(Error::Capacity(_)) if self.closing_since.is_some() => return self.drain(),
                 Err(Error::Capacity(_)) => {
-                    return self.close(CloseCode::Size, "a message may have 4096 bytes");
+                    return self.fail(CloseCode::Size, "a message may have 4096 bytes");
                 }
-                Err(Error::Utf8(_)) if self.closing_since.is_none() => {
-                    return self.close(CloseCode::Invalid, "text must be UTF-8");
+                Err(Error::Utf8(_)) => return self.fail(CloseCode::Invalid, "text must be UTF-8"),
+                Err(Error::Protocol(_)) => {
+                    return self.fail(CloseCode::Protocol, "that is not the WebSocket protocol");
                 }
-                Err(Error::Protocol(_)) if self.closing_since.is_none() => {
-                    return self.close(CloseCode::Protocol, "that is not the WebSocket protocol");
-                }
-                // What still comes is not looked at; to close on it would be to
-                // reset the connection before the goodbye is read.
-                Err(Error::Protocol(_) | Error::Utf8(_)) => return self.drain(),
                 Err(_) => return Err(Over),
             };
             self.send(Message::text(answer))?;
         }
+    }
+
+    /// Says goodbye to a client that cannot be understood. What still comes is
+    /// not looked at: tungstenite must not be asked again, and to close on
+    /// unread bytes would be to reset the connection before the goodbye is read.
+    fn fail(&mut self, code: CloseCode, reason: &'static str) -> Result<(), Over> {
+        self.is_broken = true;
+        self.close(code, reason)
     }
 
     fn drain(&mut self) -> Result<(), Over> {
