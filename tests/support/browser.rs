@@ -1,0 +1,223 @@
+//! A real browser without a window, spoken to over its DevTools protocol.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tungstenite::{Message, WebSocket};
+
+use crate::support::PATIENCE;
+
+/// What a browser may be called.
+const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
+/// One browser is enough for a small machine at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A running browser. It is ended when dropped, and its profile removed.
+pub struct Browser {
+    child: Child,
+    address: String,
+    _profile: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Browser {
+    /// Starts a browser. None, and a line that says why, where there is none
+    /// to be found; with `PAP_NEED_BROWSER` that is a failure instead.
+    pub fn start() -> Option<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        let programs = std::env::split_paths(&paths).flat_map(|path| NAMES.map(|name| path.join(name)));
+        let Some(program) = programs.into_iter().find(|program| program.is_file()) else {
+            assert!(std::env::var_os("PAP_NEED_BROWSER").is_none(), "none of {NAMES:?} is in PATH");
+            eprintln!("skipped: none of {NAMES:?} is in PATH");
+            return None;
+        };
+        let profile = tempfile::tempdir().unwrap();
+        let mut child = Command::new(program)
+            .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
+            .args(["--no-first-run", "--disable-background-networking", "--no-proxy-server"])
+            .args(["--remote-debugging-port=0", "about:blank"])
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let line = lines.find(|line| line.starts_with("DevTools listening on "));
+        let address = line.expect("the browser says where it listens").replace("DevTools listening on ", "");
+        // Its later complaints must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Some(Self { child, address, _profile: profile, _turn: turn })
+    }
+
+    /// Opens a tab with nothing in it.
+    pub fn tab(&self) -> Tab {
+        let host = self.address.trim_start_matches("ws://").split('/').next().unwrap();
+        let stream = TcpStream::connect(host).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (socket, _) = tungstenite::client(self.address.as_str(), stream).unwrap();
+        let mut tab = Tab { socket, session: None, asked: 0, complaints: Vec::new() };
+        let target = tab.call("Target.createTarget", &json!({"url": "about:blank"}))["targetId"].clone();
+        let attached = tab.call("Target.attachToTarget", &json!({"targetId": target, "flatten": true}));
+        tab.session = Some(attached["sessionId"].clone());
+        for domain in ["Page", "Runtime", "Log"] {
+            tab.call(&format!("{domain}.enable"), &json!({}));
+        }
+        tab
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A tab of the browser.
+pub struct Tab {
+    socket: WebSocket<TcpStream>,
+    session: Option<Value>,
+    asked: u64,
+    complaints: Vec<String>,
+}
+
+impl Tab {
+    /// One command of the DevTools protocol and its result.
+    pub fn call(&mut self, method: &str, params: &Value) -> Value {
+        self.asked += 1;
+        let mut command = json!({"id": self.asked, "method": method, "params": params});
+        if let Some(session) = &self.session {
+            command["sessionId"] = session.clone();
+        }
+        self.socket.send(Message::text(command.to_string())).unwrap();
+        loop {
+            let Message::Text(text) = self.socket.read().unwrap() else { continue };
+            let mut message: Value = serde_json::from_str(&text).unwrap();
+            if message["id"] == self.asked {
+                assert!(message["error"].is_null(), "{method}: {}", message["error"]);
+                return message["result"].take();
+            }
+            self.note(&message);
+        }
+    }
+
+    /// Keeps what the browser complains about: errors of scripts, of requests
+    /// and of the Content-Security-Policy.
+    fn note(&mut self, event: &Value) {
+        let params = &event["params"];
+        let bad = match event["method"].as_str() {
+            Some("Runtime.exceptionThrown") => true,
+            Some("Runtime.consoleAPICalled") => params["type"] == "error",
+            Some("Log.entryAdded") => params["entry"]["level"] == "error",
+            _ => false,
+        };
+        if bad {
+            self.complaints.push(params.to_string());
+        }
+    }
+
+    /// What the browser has complained about since the last time.
+    pub fn complaints(&mut self) -> Vec<String> {
+        self.evaluate("0");
+        std::mem::take(&mut self.complaints)
+    }
+
+    /// Opens an address and waits until it is loaded.
+    pub fn open(&mut self, url: &str) {
+        let went = self.call("Page.navigate", &json!({"url": url}));
+        assert!(went["errorText"].is_null(), "{url}: {}", went["errorText"]);
+        self.poll(
+            "the page is loaded",
+            "document.readyState === 'complete' && location.href !== 'about:blank'",
+        );
+    }
+
+    /// The value of an expression; a promise is waited for.
+    pub fn evaluate(&mut self, expression: &str) -> Value {
+        let params = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
+        let mut answer = self.call("Runtime.evaluate", &params);
+        assert!(answer["exceptionDetails"].is_null(), "{expression}: {}", answer["exceptionDetails"]);
+        answer["result"]["value"].take()
+    }
+
+    /// The text of what a selector finds.
+    pub fn text(&mut self, selector: &str) -> String {
+        let value = self.evaluate(&format!("document.querySelector({})?.innerText", json!(selector)));
+        value.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Asks until the expression is true, and returns when it was.
+    pub fn poll(&mut self, what: &str, expression: &str) -> Instant {
+        let give_up = Instant::now() + PATIENCE;
+        while self.evaluate(expression) != true {
+            assert!(
+                Instant::now() < give_up,
+                "waited in vain until {what}; the page says:\n{}\ncomplaints: {:?}",
+                self.text("body"),
+                self.complaints
+            );
+            let _ = crossbeam_channel::never::<()>().recv_timeout(Duration::from_millis(10));
+        }
+        Instant::now()
+    }
+
+    /// Presses and releases a key, as a hand does.
+    pub fn key(&mut self, key: &str) {
+        let code = match key {
+            "Enter" => 13,
+            "Escape" => 27,
+            "ArrowDown" => 40,
+            "/" => 191,
+            other => panic!("unknown key {other}"),
+        };
+        let text = match key {
+            "Enter" => "\r",
+            "/" => "/",
+            _ => "",
+        };
+        for kind in ["keyDown", "keyUp"] {
+            let mut params = json!({"type": kind, "key": key, "windowsVirtualKeyCode": code});
+            if kind == "keyDown" && !text.is_empty() {
+                params["text"] = text.into();
+            }
+            self.call("Input.dispatchKeyEvent", &params);
+        }
+    }
+
+    /// Types text where the focus is.
+    pub fn write(&mut self, text: &str) {
+        self.call("Input.insertText", &json!({"text": text}));
+    }
+
+    /// Makes the window this big, in CSS pixels. Below 600 it is a phone.
+    pub fn resize(&mut self, width: u32, height: u32) {
+        let phone = width < 600;
+        let scale = if phone { 2 } else { 1 };
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": scale, "mobile": phone});
+        self.call("Emulation.setDeviceMetricsOverride", &size);
+    }
+
+    /// Prefers dark or light.
+    pub fn dark(&mut self, dark: bool) {
+        let value = if dark { "dark" } else { "light" };
+        let features = json!({"features": [{"name": "prefers-color-scheme", "value": value}]});
+        self.call("Emulation.setEmulatedMedia", &features);
+    }
+
+    /// Writes what is in sight as a PNG.
+    pub fn screenshot(&mut self, path: &Path) {
+        let shot = self.call("Page.captureScreenshot", &json!({"format": "png"}));
+        std::fs::write(path, BASE64_STANDARD.decode(shot["data"].as_str().unwrap()).unwrap()).unwrap();
+    }
+}
