@@ -24,7 +24,7 @@ use crate::logging::Log;
 use crate::metrics::Metrics;
 use crate::observers::Observers;
 use crate::panics::on_panic_of_ours;
-use crate::server::{self, Api, DOOR, SLOW_LANES, Server};
+use crate::server::{self, Api, DOOR, Ends, SLOW_LANES, Server};
 use crate::shared::{Phase, Shared};
 use crate::signals::{Signal, Signals};
 use crate::station::Station;
@@ -166,35 +166,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
             sweeper::run(&shared, &metrics, &vitals, &observers, &alerts, longest_sleep);
         })?;
     }
-    for number in 0..config.http_workers {
-        let server = Arc::clone(&server);
-        threads.spawn(&format!("http-{number}"), move || server.work())?;
-    }
-    {
-        let (server, late) = (Arc::clone(&server), ends.late);
-        threads.spawn("bodies", move || server.bodies(&late))?;
-    }
-    {
-        let (server, streams) = (Arc::clone(&server), ends.streams);
-        threads.spawn("streams", move || server.open_streams(&streams))?;
-    }
-    for number in 0..SLOW_LANES {
-        let (server, slow) = (Arc::clone(&server), ends.slow.clone());
-        threads.spawn(&format!("slow-{number}"), move || server.slow_lane(&slow))?;
-    }
-    {
-        let (guarding, doomed, crowd, asked) = (Arc::clone(&server), ends.doomed, ends.crowd, asked);
-        threads.spawn("guard", move || {
-            guarding.guard(&doomed, &crowd, &|| {
-                // If an order waits already, this one comes again.
-                let _ = asked.try_send(Order::Refresh);
-            });
-        })?;
-        let (watching, trouble, vitals) = (Arc::clone(&server), ends.trouble, Arc::clone(&vitals));
-        threads.spawn("watch", move || watching.watch(&trouble, &vitals))?;
-        let draining = Arc::clone(&server);
-        threads.spawn("former", move || draining.drain_former())?;
-    }
+    serve(config.http_workers, &server, ends, &vitals, asked, &mut threads)?;
     if let Some(interval) = keeper.interval() {
         let keeper = Arc::clone(&keeper);
         threads.spawn("state", move || keeper.run(interval))?;
@@ -225,6 +197,47 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
     // Requests that nobody took would be answered once more when they are
     // dropped, and may wait for their clients; they end with the process.
     std::mem::forget(server);
+    Ok(())
+}
+
+/// Starts the threads of the server.
+fn serve(
+    workers: usize,
+    server: &Arc<Server>,
+    ends: Ends,
+    vitals: &Arc<Vitals>,
+    asked: Sender<Order>,
+    threads: &mut Threads,
+) -> Result<(), Failure> {
+    for number in 0..workers {
+        let server = Arc::clone(server);
+        threads.spawn(&format!("http-{number}"), move || server.work())?;
+    }
+    {
+        let (server, late) = (Arc::clone(server), ends.late);
+        threads.spawn("bodies", move || server.bodies(&late))?;
+    }
+    {
+        let (server, streams) = (Arc::clone(server), ends.streams);
+        threads.spawn("streams", move || server.open_streams(&streams))?;
+    }
+    for number in 0..SLOW_LANES {
+        let (server, slow) = (Arc::clone(server), ends.slow.clone());
+        threads.spawn(&format!("slow-{number}"), move || server.slow_lane(&slow))?;
+    }
+    {
+        let (guarding, doomed, crowd, asked) = (Arc::clone(server), ends.doomed, ends.crowd, asked);
+        threads.spawn("guard", move || {
+            guarding.guard(&doomed, &crowd, &|| {
+                // If an order waits already, this one comes again.
+                let _ = asked.try_send(Order::Refresh);
+            });
+        })?;
+        let (watching, trouble, vitals) = (Arc::clone(server), ends.trouble, Arc::clone(vitals));
+        threads.spawn("watch", move || watching.watch(&trouble, &vitals))?;
+        let draining = Arc::clone(server);
+        threads.spawn("former", move || draining.drain_former())?;
+    }
     Ok(())
 }
 

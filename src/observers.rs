@@ -147,7 +147,9 @@ impl Observers {
 
     fn publish(&self, agent: &AgentId, to: Audience, message: &str) {
         let woken = self.lock().publish(agent, to, &message.into());
-        woken.iter().for_each(|waker| wake(waker));
+        for waker in woken {
+            wake(&waker);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Fanout<Arc<OwnedFd>>> {

@@ -240,7 +240,7 @@ impl Server {
                     pending.insert(connection.peer);
                 }
                 let is_unread = seen.received > 0 && seen.unread == seen.received;
-                seen.watches = self.pipeline.is_upgraded(connection.peer);
+                seen.watches = self.pipeline.is_stream(connection.peer);
                 seen.in_hand = !seen.pending && (is_unread || self.pipeline.is_our_turn(connection.peer));
                 traffic.push((connection.cookie, seen));
             }

@@ -345,7 +345,7 @@ fn bodies_that_do_not_come_hold_up_no_other() {
     attack(&[], |collector| {
         let h2c = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n";
         let head = format!("POST /heartbeat/late HTTP/1.1\r\n{h2c}Content-Length: 34\r\n\r\n");
-        let held = hold(collector, 200, head.as_bytes());
+        let empty = hold(collector, 200, head.as_bytes());
         let mut slow = collector.connect();
         slow.write_all(format!("{head}{{\"mode\":\"IDLE\",").as_bytes()).unwrap();
         let started = Instant::now();
@@ -356,7 +356,7 @@ fn bodies_that_do_not_come_hold_up_no_other() {
         let mut answer = Vec::new();
         slow.read_to_end(&mut answer).unwrap();
         assert_eq!(Answer::parse(&answer).status, 200, "one that comes in pieces");
-        await_closed(held);
+        await_closed(empty);
     });
 }
 

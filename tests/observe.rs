@@ -5,6 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::disallowed_methods,
+    clippy::float_cmp,
     reason = "a test ends where something is not as it should be, and may look at the time"
 )]
 
@@ -98,12 +99,11 @@ impl Watcher {
 /// One frame as a client sends it (RFC 6455 §5.2), masked with zeros.
 fn frame(opcode: u8, is_last: bool, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![opcode | if is_last { 0x80 } else { 0 }];
-    match u16::try_from(payload.len()).unwrap() {
-        length @ 0..=125 => frame.push(0x80 | length as u8),
-        length => {
-            frame.push(0x80 | 126);
-            frame.extend(length.to_be_bytes());
-        }
+    if let Ok(length @ 0..=125) = u8::try_from(payload.len()) {
+        frame.push(0x80 | length);
+    } else {
+        frame.push(0xfe);
+        frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
     }
     frame.extend([0; 4]);
     frame.extend(payload);
@@ -282,7 +282,7 @@ fn a_slow_network_and_fragments_are_no_obstacle() {
     let head = format!("GET /observe/a HTTP/1.1\r\nHost: c\r\n{}\r\n\r\n", UPGRADE.join("\r\n"));
     let ping =
         [frame(1, false, br#"{"type""#), frame(9, true, b"!"), frame(0, true, br#":"ping"}"#)].concat();
-    for &byte in [head.as_bytes(), &ping].concat().iter() {
+    for &byte in &[head.as_bytes(), &ping].concat() {
         stream.write_all(&[byte]).unwrap();
         thread::yield_now();
     }
@@ -300,7 +300,9 @@ fn a_slow_network_and_fragments_are_no_obstacle() {
 fn as_many_watch_as_are_allowed_and_each_gets_everything() {
     let collector = Collector::start(&[]);
     let mut watchers: Vec<_> = (0..64).map(|_| Watcher::open(&collector, "/observe/a")).collect();
-    watchers.iter_mut().for_each(|watcher| drop(watcher.next()));
+    for watcher in &mut watchers {
+        watcher.next();
+    }
     assert!(Watcher::with(&collector, "/observe", &[]).err().unwrap().contains("503"));
     for round in 0..50_u32 {
         assert_eq!(collector.beat("a", "IDLE", round.into()).status, 200);

@@ -23,7 +23,7 @@ use support::station::{Answer as Reply, Station};
 use support::{Collector, PATIENCE, uuid};
 
 const LIVE: &str = "document.querySelector('#f-stream').textContent.includes('Live')";
-const ASKED: &str = "document.querySelector('#ask').open";
+const ASKED: &str = "document.querySelector('#ask')?.open";
 
 /// Whether this many agents are in the table.
 fn counts(text: &str) -> String {

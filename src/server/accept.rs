@@ -98,7 +98,9 @@ impl Door {
     pub fn hand_on(&self, mut connections: Vec<OwnedFd>) {
         connections.retain(|it| fcntl_setfd(it, FdFlags::CLOEXEC).is_ok());
         // The former image had made whoever reads wait.
-        connections.iter().for_each(|it| set_low_water(it.as_fd(), 1));
+        for connection in &connections {
+            set_low_water(connection.as_fd(), 1);
+        }
         self.lock().inherited = connections;
     }
 
@@ -266,9 +268,9 @@ unsafe extern "C" fn accept4(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crossbeam_channel::{RecvTimeoutError, bounded};
     use std::io::Read as _;
     use std::net::TcpStream;
-    use std::sync::mpsc::{RecvTimeoutError, channel};
     use std::thread;
 
     /// All in one test, as there is one door.
@@ -281,11 +283,11 @@ mod tests {
 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (hurry, hurried) = crossbeam_channel::bounded(1);
+        let (hurry, hurried) = bounded(1);
         DOOR.ask_for_room(hurry);
         let former = listener.try_clone().unwrap();
         DOOR.serve(&former).unwrap();
-        let (given, taken) = channel();
+        let (given, taken) = bounded(8);
         let start = |listener: TcpListener| {
             let given = given.clone();
             thread::spawn(move || {
@@ -308,7 +310,7 @@ mod tests {
         // There was room for one.
         let second = TcpStream::connect(address).unwrap();
         hurried.recv_timeout(PATIENCE).unwrap();
-        assert_eq!(taken.try_recv().unwrap_err(), std::sync::mpsc::TryRecvError::Empty);
+        assert_eq!(taken.try_recv().unwrap_err(), crossbeam_channel::TryRecvError::Empty);
         assert!(DOOR.set_room(1, 0), "somebody waits, but one was given out since this was counted");
         hurried.recv_timeout(PATIENCE).unwrap();
         assert!(DOOR.set_room(1, 1));

@@ -92,7 +92,7 @@ impl Server {
         let by_peer: HashMap<_, _> = connections.map(|connection| (connection.peer, connection)).collect();
         for one in all.iter_mut().filter(|one| one.stream.is_none()) {
             let connection = one.request.remote_addr().and_then(|peer| by_peer.get(peer));
-            one.stream = connection.and_then(|connection| connection.stream());
+            one.stream = connection.and_then(socket::Connection::stream);
         }
     }
 

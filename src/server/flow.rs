@@ -204,10 +204,8 @@ impl Server {
             }
             Ok(Body::Unbuffered(length)) => {
                 self.pipeline.await_client(peer);
-                let late = Late::new(request, length, arrived);
-                if let Err(full) = self.late.try_send(late) {
-                    let late = full.into_inner();
-                    self.refuse(late.request, busy(), route, arrived, Closed::Flood);
+                if let Err(full) = self.late.try_send(Late::new(request, length, arrived)) {
+                    self.refuse(full.into_inner().request, busy(), route, arrived, Closed::Flood);
                 }
                 return;
             }

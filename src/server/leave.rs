@@ -33,9 +33,7 @@ impl Server {
         let started = clock.uptime();
         let left = || longest.saturating_sub(clock.uptime().saturating_sub(started));
         self.await_quiet(LOOKS_BEFORE, left());
-        socket::connections(self.address.port())
-            .iter()
-            .for_each(|connection| connection.set_low_water(FROZEN));
+        self.set_low_water(FROZEN);
         // What was there before may still be read, by a thread that was woken
         // and has not run since.
         let unread = self.survey().into_iter().filter(|one| one.unread > 0);
@@ -48,6 +46,12 @@ impl Server {
         }
         // What was read in the last moment is under way to a worker.
         self.await_quiet(LOOKS_AFTER, left());
+    }
+
+    fn set_low_water(&self, bytes: i32) {
+        for connection in socket::connections(self.address.port()) {
+            connection.set_low_water(bytes);
+        }
     }
 
     fn await_quiet(&self, looks: u32, longest: Duration) {
@@ -64,7 +68,7 @@ impl Server {
 
     /// Goes on after [`freeze`](Self::freeze).
     pub fn thaw(&self) {
-        socket::connections(self.address.port()).iter().for_each(|connection| connection.set_low_water(1));
+        self.set_low_water(1);
     }
 
     /// Whether an answer is ours to give, or something has come a moment ago.

@@ -102,7 +102,7 @@ impl Server {
         arrived: Duration,
     ) {
         let Some(&peer) = request.remote_addr() else { return };
-        self.pipeline.upgrade(peer);
+        self.pipeline.become_stream(peer);
         let connections = socket::connections(self.address.port());
         let connection = connections.iter().find(|connection| connection.peer == peer);
         if let Some(connection) = connection

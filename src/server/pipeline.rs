@@ -26,13 +26,23 @@ pub enum Admitted {
     TooMany(Request, bool),
 }
 
+/// What a connection's request in hand waits for.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Hand {
+    /// There is none.
+    #[default]
+    Free,
+    /// For us.
+    Ours,
+    /// For more from its client.
+    Client,
+    /// For nothing: it has become a stream.
+    Stream,
+}
+
 #[derive(Default)]
 struct Connection {
-    busy: bool,
-    /// The request in hand waits for more from its client.
-    awaits_client: bool,
-    /// It has become a stream.
-    upgraded: bool,
+    hand: Hand,
     waiting: VecDeque<Request>,
     /// More came than may wait.
     floods: bool,
@@ -58,8 +68,8 @@ impl Pipeline {
         let Some(&peer) = request.remote_addr() else { return Admitted::Now(request) };
         let mut state = self.lock();
         let connection = state.connections.entry(peer).or_default();
-        if !connection.busy {
-            connection.busy = true;
+        if connection.hand == Hand::Free {
+            connection.hand = Hand::Ours;
             Admitted::Now(request)
         } else if connection.waiting.len() < MOST_WAITING {
             connection.waiting.push_back(request);
@@ -76,12 +86,12 @@ impl Pipeline {
         let State { connections, turns } = &mut *self.lock();
         let Some(connection) = connections.get_mut(&peer) else { return false };
         connection.unread = connection.unread.saturating_add(1);
-        connection.busy = !connection.waiting.is_empty();
-        connection.awaits_client = false;
-        if connection.busy {
+        let goes_on = !connection.waiting.is_empty();
+        connection.hand = if goes_on { Hand::Ours } else { Hand::Free };
+        if goes_on {
             turns.push_back(peer);
         }
-        connection.busy
+        goes_on
     }
 
     /// Gives up what waits of a connection that is being ended.
@@ -109,31 +119,27 @@ impl Pipeline {
 
     /// Whether a request of `peer` is in hand.
     pub fn is_busy(&self, peer: SocketAddr) -> bool {
-        self.lock().connections.get(&peer).is_some_and(|connection| connection.busy)
+        self.hand(peer) != Hand::Free
     }
 
     /// Whether a request of `peer` is in hand, and the next move ours.
     pub fn is_our_turn(&self, peer: SocketAddr) -> bool {
-        self.lock().connections.get(&peer).is_some_and(|it| it.busy && !it.awaits_client)
+        self.hand(peer) == Hand::Ours
+    }
+
+    /// Whether the connection of `peer` has become a stream.
+    pub fn is_stream(&self, peer: SocketAddr) -> bool {
+        self.hand(peer) == Hand::Stream
     }
 
     /// The request of `peer` that is in hand waits for more from its client.
     pub fn await_client(&self, peer: SocketAddr) {
-        if let Some(connection) = self.lock().connections.get_mut(&peer) {
-            connection.awaits_client = true;
-        }
+        self.set_hand(peer, Hand::Client);
     }
 
     /// The connection of `peer` becomes a stream.
-    pub fn upgrade(&self, peer: SocketAddr) {
-        if let Some(connection) = self.lock().connections.get_mut(&peer) {
-            (connection.upgraded, connection.awaits_client) = (true, true);
-        }
-    }
-
-    /// Whether the connection of `peer` has become a stream.
-    pub fn is_upgraded(&self, peer: SocketAddr) -> bool {
-        self.lock().connections.get(&peer).is_some_and(|connection| connection.upgraded)
+    pub fn become_stream(&self, peer: SocketAddr) {
+        self.set_hand(peer, Hand::Stream);
     }
 
     /// Takes note of who has something of ours still to take; all others have
@@ -143,8 +149,18 @@ impl Pipeline {
             if !pending.contains(peer) {
                 connection.unread = 0;
             }
-            connection.busy || connection.unread > 0
+            connection.hand != Hand::Free || connection.unread > 0
         });
+    }
+
+    fn hand(&self, peer: SocketAddr) -> Hand {
+        self.lock().connections.get(&peer).map_or(Hand::Free, |connection| connection.hand)
+    }
+
+    fn set_hand(&self, peer: SocketAddr, hand: Hand) {
+        if let Some(connection) = self.lock().connections.get_mut(&peer) {
+            connection.hand = hand;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

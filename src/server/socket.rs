@@ -176,11 +176,11 @@ fn with_borrowed<R>(descriptor: RawFd, look: impl FnOnce(BorrowedFd<'_>) -> R) -
 /// (`SO_RCVLOWAT`, socket(7)), also one who waits already.
 #[expect(unsafe_code, reason = "no safe crate sets SO_RCVLOWAT")]
 pub fn set_low_water(socket: BorrowedFd<'_>, bytes: i32) {
-    let length = size_of::<i32>() as libc::socklen_t;
+    const LENGTH: libc::socklen_t = 4;
     let (level, option) = (libc::SOL_SOCKET, libc::SO_RCVLOWAT);
-    // SAFETY: the kernel reads `length` bytes from `bytes`, which has that many.
+    // SAFETY: the kernel reads four bytes from `bytes`, which has that many.
     // If it refuses, whoever reads is as quick as before.
-    unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const bytes).cast(), length) };
+    unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const bytes).cast(), LENGTH) };
 }
 
 #[expect(unsafe_code, reason = "no safe crate reads TCP_INFO")]

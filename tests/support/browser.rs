@@ -160,7 +160,9 @@ impl Tab {
     /// Asks until the expression is true, and returns when it was.
     pub fn poll(&mut self, what: &str, expression: &str) -> Instant {
         let give_up = Instant::now() + PATIENCE;
-        while self.evaluate(expression) != true {
+        // A page that is only being loaded does not have everything yet.
+        let expression = format!("(() => {{ try {{ return {expression} }} catch {{ return false }} }})()");
+        while self.evaluate(&expression) != true {
             assert!(
                 Instant::now() < give_up,
                 "waited in vain until {what}; the page says:\n{}\ncomplaints: {:?}",
