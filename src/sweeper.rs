@@ -36,16 +36,20 @@ pub fn run(
         vitals.swept(started);
         let swept = shared.with_renewed(|registry, now| registry.sweep(now, BUDGET));
         metrics.sweep.record(shared.clock().uptime().saturating_sub(started));
+        // The station comes first; watchers hear of it in the order of events.
+        let next = shared.next_alerts();
+        for alert in &next {
+            // There is room: the channel holds as many as may be under way.
+            if alerts.try_send(alert.clone()).is_err() {
+                log::error!("an alert found no sender");
+            }
+        }
         for change in &swept.changes {
             log_change(change);
             observers.status(&change.agent);
         }
-        for alert in shared.next_alerts() {
-            observers.alert(&alert);
-            // There is room: the channel holds as many as may be under way.
-            if alerts.try_send(alert).is_err() {
-                log::error!("an alert found no sender");
-            }
+        for alert in &next {
+            observers.alert(alert);
         }
         let now_paused = shared.clock().paused();
         let pause = now_paused.saturating_sub(paused);
