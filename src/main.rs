@@ -9,6 +9,10 @@ use pap_collector::config::{Config, Flags, Task};
 use pap_collector::logging::Log;
 use pap_collector::signals::Signals;
 
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The collector that was asked about is not well.
 const UNWELL: i32 = 1;
 
