@@ -18,7 +18,7 @@ use crate::outbox::Limits;
 use crate::registry::{Rules, millis};
 use value::Reader;
 
-pub use flags::Flags;
+pub use flags::{Flags, Task};
 pub use value::{ConfigError, Secret};
 
 /// How log lines look.
@@ -109,9 +109,10 @@ impl Config {
         let interval = from.millis("STATE_INTERVAL_MS", 10..=3_600_000, 5000)?;
         let state = from.get("STATE_FILE").map(|path| State { path: path.into(), interval });
         let cpus = available_parallelism().map_or(2, |cpus| cpus.get().max(2));
+        let (bind, port) = Self::place(flags, environment)?;
         Ok(Self {
-            port: from.port("COLLECTOR_PORT", 8080)?,
-            bind: from.address("COLLECTOR_BIND")?,
+            port,
+            bind,
             api_key,
             station,
             longest_sleep: from.millis("ZOMBIE_CHECK_INTERVAL_MS", 1..=3_600_000, 10_000)?,
@@ -136,6 +137,19 @@ impl Config {
             cluster_name,
             warnings,
         })
+    }
+
+    /// The address and the port to listen on, whatever the rest may be: who
+    /// checks a collector needs no more.
+    ///
+    /// # Errors
+    /// One of the two is wrong.
+    pub fn place(
+        flags: &Flags,
+        environment: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<(Option<IpAddr>, u16), ConfigError> {
+        let from = Reader::new(flags, environment);
+        Ok((from.address("COLLECTOR_BIND")?, from.port("COLLECTOR_PORT", 8080)?))
     }
 
     /// The effective configuration, a line for each variable, secrets hidden.

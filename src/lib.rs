@@ -32,12 +32,14 @@
 //! - [`observers`]: what happens, told to whoever watches
 //! - [`metrics`], [`logging`], [`systemd`], [`vitals`]: what the outside sees of the inside
 //! - [`state_file`], [`handover`], [`signals`]: through a restart, and into another image
+//! - [`check`]: asks a running collector how it is
 //! - [`config`], [`panics`], [`app`]: from the environment to running threads, and back
 
 pub mod alert;
 pub mod alerter;
 pub mod app;
 pub mod beat;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod delivery;

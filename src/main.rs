@@ -4,14 +4,24 @@ use std::process::exit;
 use std::time::Duration;
 
 use pap_collector::app::{self, BAD_CONFIG, IO_ERROR, STOPPED};
-use pap_collector::config::{Config, Flags};
+use pap_collector::check::{self, Question};
+use pap_collector::config::{Config, Flags, Task};
 use pap_collector::logging::Log;
 use pap_collector::signals::Signals;
+
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The collector that was asked about is not well.
+const UNWELL: i32 = 1;
 
 fn main() {
     exit(match Flags::parse("pap-collector", std::env::args_os().skip(1).map(lossy)) {
         Ok(flags) if flags.version => say(&format!("pap-collector {}", pap_collector::VERSION)),
-        Ok(flags) => match Config::new(&flags, &|name| std::env::var_os(name).map(lossy)) {
+        Ok(flags) if flags.task == Some(Task::Check) => check(&flags),
+        Ok(flags) if flags.live => complain("--live goes with check", BAD_CONFIG),
+        Ok(flags) => match Config::new(&flags, &environment) {
             Ok(config) if flags.check_config => say(config.to_text().trim_end()),
             Ok(config) => run(&config),
             Err(error) => complain(&error.to_string(), BAD_CONFIG),
@@ -34,6 +44,22 @@ fn run(config: &Config) -> i32 {
         .map_or_else(|failure| complain(&failure.to_string(), IO_ERROR), |()| STOPPED);
     log.flush_within(Duration::from_millis(500));
     code
+}
+
+fn check(flags: &Flags) -> i32 {
+    let question = if flags.live { Question::Live } else { Question::Ready };
+    match Config::place(flags, &environment).map(|(bind, port)| check::ask(question, bind, port)) {
+        Ok(Ok(well)) => say(&well),
+        Ok(Err(unwell)) => {
+            say(&unwell);
+            UNWELL
+        }
+        Err(error) => complain(&error.to_string(), BAD_CONFIG),
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var_os(name).map(lossy)
 }
 
 /// What is no UTF-8 becomes text that no check lets pass.

@@ -421,7 +421,7 @@ fn a_system_without_threads() {
     }
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("pap-collector");
-    std::fs::copy(env!("CARGO_BIN_EXE_pap-collector"), &program).unwrap();
+    std::fs::copy(support::program(), &program).unwrap();
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(directory.path(), open).unwrap();
     let mut limited = std::process::Command::new(&program);

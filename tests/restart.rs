@@ -149,7 +149,7 @@ fn an_upgrade_in_place_keeps_the_port_the_process_and_the_silence() {
 fn an_upgrade_to_something_broken_changes_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("pap-collector");
-    std::fs::copy(env!("CARGO_BIN_EXE_pap-collector"), &program).unwrap();
+    std::fs::copy(support::program(), &program).unwrap();
     let mut started = Command::new(&program);
     started.env_clear().env("CLUSTER_ID", "test-cluster").env("COLLECTOR_PORT", "0").stdout(Stdio::null());
     let collector = Collector::spawn(&mut started);
@@ -274,7 +274,7 @@ fn systemd_hears_how_it_is() {
 fn a_socket_of_systemd_is_served() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let program = env!("CARGO_BIN_EXE_pap-collector");
+    let program = support::program();
     // The shell puts the descriptor where systemd puts it.
     rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
     let mut shell = Command::new("bash");

@@ -23,6 +23,7 @@ mod report;
 #[path = "../../tests/support/station.rs"]
 mod station;
 
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::process::ExitCode;
 
 use argh::FromArgs;
@@ -63,6 +64,9 @@ pub struct Options {
     /// play the station on this port too, with the key --station-key
     #[argh(option)]
     station: Option<u16>,
+    /// the address on which to play it (default: 127.0.0.1)
+    #[argh(option, default = "Ipv4Addr::LOCALHOST.into()")]
+    station_address: IpAddr,
     /// the key the station expects (default: k)
     #[argh(option, default = "String::from(\"k\")")]
     station_key: String,
@@ -82,7 +86,9 @@ fn main() -> ExitCode {
     };
     let key = options.station_key.clone();
     let decide = move |post: &station::Post| station::Answer::Status(post.judge(&key));
-    let station = match options.station.map(|port| station::Station::start(port, decide)).transpose() {
+    let start =
+        |port| station::Station::listen(TcpListener::bind((options.station_address, port))?, decide, Ok);
+    let station = match options.station.map(start).transpose() {
         Ok(station) => station,
         Err(error) => {
             eprintln!("swarm: cannot play the station: {error}");

@@ -1,11 +1,25 @@
-//! The command line: a flag for every variable, and three of its own.
+//! The command line: a flag for every variable, and a few of its own.
 
-use argh::{EarlyExit, FromArgs};
+use argh::{EarlyExit, FromArgValue, FromArgs};
+
+/// What is to be done instead of running a collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromArgValue)]
+pub enum Task {
+    /// Ask a running collector how it is.
+    Check,
+}
 
 /// Heartbeat collector for PAP agents. Every option is also an environment
 /// variable of the same name (CLUSTER_ID for --cluster-id); the option wins.
 #[derive(FromArgs, Debug)]
 pub struct Flags {
+    /// with "check", ask the collector that runs on this configuration's port
+    /// whether it is ready, print a line and exit with 0 or 1
+    #[argh(positional)]
+    pub task: Option<Task>,
+    /// with "check", ask only whether it runs
+    #[argh(switch)]
+    pub live: bool,
     /// print the effective configuration, secrets hidden, and exit
     #[argh(switch)]
     pub check_config: bool,

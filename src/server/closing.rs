@@ -33,14 +33,14 @@ pub struct Doomed {
     /// Why it is ended.
     pub why: Closed,
     /// A request that nobody reads, and what to answer it.
-    pub refused: Option<(Request, Answer)>,
+    pub refused: Option<Box<(Request, Answer)>>,
 }
 
 impl Doomed {
     /// Answers past tiny_http, if there is an answer and room for it in the
     /// connection's buffer.
     pub fn answer(&self, connection: &Connection) {
-        let stream = self.refused.as_ref().and_then(|(_, answer)| Some((answer, connection.stream()?)));
+        let stream = self.refused.as_ref().and_then(|refused| Some((&refused.1, connection.stream()?)));
         if let Some((answer, stream)) = stream {
             // The peer may be gone; then nobody waits for the answer.
             let _ = SockRef::from(&stream).send_with_flags(&answer.to_bytes(), libc::MSG_DONTWAIT);
@@ -49,7 +49,7 @@ impl Doomed {
 
     /// Lets go of the request, now that its connection is shut or gone.
     pub fn dispose(self) {
-        if let Some((request, _)) = self.refused {
+        if let Some((request, _)) = self.refused.map(|refused| *refused) {
             dispose(request);
         }
     }

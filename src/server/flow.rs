@@ -230,7 +230,7 @@ impl Server {
     ) {
         self.api.metrics.request(route, self.api.shared.clock().uptime().saturating_sub(arrived));
         let Some(&peer) = request.remote_addr() else { return closing::dispose(request) };
-        self.doom(Doomed { peer, why, refused: Some((request, answer)) });
+        self.doom(Doomed { peer, why, refused: Some(Box::new((request, answer))) });
     }
 
     pub(super) fn send(&self, request: Request, answer: Answer, route: Route, arrived: Duration) {
@@ -255,7 +255,7 @@ impl Server {
             // More bad requests than the guard can see to. To drop this one
             // may mean to wait for its client.
             let Doomed { peer, refused, .. } = full.into_inner();
-            if let Some((request, _)) = refused {
+            if let Some((request, _)) = refused.map(|refused| *refused) {
                 self.discard(request);
                 self.pipeline.give_up(peer).into_iter().for_each(|request| self.discard(request));
             }

@@ -25,9 +25,15 @@ pub struct Collector {
     reader: Option<JoinHandle<()>>,
 }
 
+/// The program under test: the one just built, or the one that
+/// `PAP_COLLECTOR_PROGRAM` names.
+pub fn program() -> String {
+    std::env::var("PAP_COLLECTOR_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_pap-collector").into())
+}
+
 /// The command that starts a collector with nothing of our environment.
 pub fn command(variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pap-collector"));
+    let mut command = Command::new(program());
     command.env_clear().envs(variables.iter().copied()).stdin(Stdio::null());
     command
 }

@@ -85,7 +85,15 @@ impl Station {
         decide: impl Fn(&Post) -> Answer + Send + Sync + 'static,
         wrap: impl Fn(TcpStream) -> io::Result<S> + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", port))?;
+        Self::listen(TcpListener::bind(("127.0.0.1", port))?, decide, wrap)
+    }
+
+    /// The same on a listener that is there already.
+    pub fn listen<S: Read + Write + Send + 'static>(
+        listener: TcpListener,
+        decide: impl Fn(&Post) -> Answer + Send + Sync + 'static,
+        wrap: impl Fn(TcpStream) -> io::Result<S> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let station = Self {
             port: listener.local_addr()?.port(),
             posts: Arc::default(),

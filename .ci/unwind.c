@@ -1,0 +1,29 @@
+/* Finds the unwind tables of a static program for gcc's unwinder, which asks
+   glibc's _dl_find_object(3) for them. musl has dl_iterate_phdr(3) instead. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <link.h>
+
+static int find(struct dl_phdr_info *program, size_t size, void *result)
+{
+    struct dl_find_object *found = result;
+    (void)size;
+    for (int i = 0; i < program->dlpi_phnum; i++) {
+        const ElfW(Phdr) *segment = &program->dlpi_phdr[i];
+        char *start = (char *)program->dlpi_addr + segment->p_vaddr;
+        if (segment->p_type == PT_GNU_EH_FRAME)
+            found->dlfo_eh_frame = start;
+        if (segment->p_type == PT_LOAD && (segment->p_flags & PF_X)) {
+            found->dlfo_map_start = start;
+            found->dlfo_map_end = start + segment->p_memsz;
+        }
+    }
+    return 1; /* a static program is the first and the only one */
+}
+
+int _dl_find_object(void *address, struct dl_find_object *result)
+{
+    *result = (struct dl_find_object){0};
+    dl_iterate_phdr(find, result);
+    return result->dlfo_eh_frame && address >= result->dlfo_map_start && address < result->dlfo_map_end ? 0 : -1;
+}

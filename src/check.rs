@@ -1,0 +1,137 @@
+//! `pap-collector check`: asks a running collector how it is, where there is
+//! no curl and no shell. It opens one connection and starts no thread.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::clock::deadline_in;
+
+/// How long connecting, asking and being answered may take together.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest answer that is read, in bytes; ours have a few hundred.
+const LONGEST_ANSWER: u64 = 16 * 1024;
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// `/health`: whether it runs.
+    Live,
+    /// `/ready`: whether agents should be sent to it.
+    Ready,
+}
+
+/// Asks the collector that listens on `bind` (none for all addresses) and
+/// `port`.
+///
+/// # Errors
+/// It is not well, or does not answer; the text is one line for people.
+pub fn ask(question: Question, bind: Option<IpAddr>, port: u16) -> Result<String, String> {
+    let (path, well, unwell) = match question {
+        Question::Live => ("/health", "live", "not live"),
+        Question::Ready => ("/ready", "ready", "not ready"),
+    };
+    if port == 0 {
+        return Err(format!("{unwell}: COLLECTOR_PORT is 0, say which port the collector was given"));
+    }
+    let deadline = deadline_in(PATIENCE);
+    let mut answer = Err(io::ErrorKind::AddrNotAvailable.into());
+    let mut address = SocketAddr::from(([127, 0, 0, 1], port));
+    for ip in addresses(bind) {
+        address = SocketAddr::new(ip, port);
+        answer = get(address, path, deadline);
+        // The other address is for hosts that lack this one.
+        if !answer.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::TimedOut) {
+            break;
+        }
+    }
+    match answer.as_deref().map(status_and_reason) {
+        Ok((Some(200), _)) => Ok(format!("{well}: {address} answers")),
+        Ok((Some(status), Some(reason))) => Err(format!("{unwell}: {address} answers {status}, {reason}")),
+        Ok((Some(status), None)) => Err(format!("{unwell}: {address} answers {status}")),
+        Ok((None, _)) => Err(format!("{unwell}: {address} does not speak HTTP")),
+        Err(error) => Err(format!("{unwell}: {address}: {error}")),
+    }
+}
+
+/// Where one who listens on `bind` is to be found from the same host.
+fn addresses(bind: Option<IpAddr>) -> Vec<IpAddr> {
+    match bind {
+        None => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        Some(IpAddr::V6(all)) if all.is_unspecified() => {
+            vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()]
+        }
+        Some(all) if all.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into()],
+        Some(address) => vec![address],
+    }
+}
+
+fn get(address: SocketAddr, path: &str, deadline: Instant) -> io::Result<String> {
+    let left = || {
+        let left = deadline.saturating_duration_since(deadline_in(Duration::ZERO));
+        if left.is_zero() { Err(no_answer()) } else { Ok(left) }
+    };
+    let mut stream = TcpStream::connect_timeout(&address, left()?).map_err(told)?;
+    stream.set_write_timeout(Some(left()?))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(told)?;
+    let mut answer = Vec::new();
+    let mut piece = [0; 1024];
+    loop {
+        // Each piece may be late; all of them together may not.
+        stream.set_read_timeout(Some(left()?))?;
+        match (&stream).take(LONGEST_ANSWER - answer.len() as u64).read(&mut piece).map_err(told)? {
+            0 => return Ok(String::from_utf8_lossy(&answer).into_owned()),
+            length => answer.extend_from_slice(&piece[..length]),
+        }
+    }
+}
+
+fn no_answer() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {PATIENCE:?}"))
+}
+
+/// The same error in words that say what is the matter.
+fn told(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => no_answer(),
+        io::ErrorKind::ConnectionRefused => io::Error::new(error.kind(), "nobody listens there"),
+        _ => error,
+    }
+}
+
+/// The status of an answer, and the `reason` that its body gives.
+fn status_and_reason(answer: &str) -> (Option<u16>, Option<String>) {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
+    let status = head.strip_prefix("HTTP/1.").and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    let reason = body["reason"].as_str().map(|reason| reason.escape_debug().to_string());
+    (status, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_its_status_and_its_reason() {
+        let reason = |text: &str| Some(text.to_owned());
+        assert_eq!(status_and_reason("HTTP/1.1 200 OK\r\nA: b\r\n\r\n{\"ready\":true}"), (Some(200), None));
+        assert_eq!(
+            status_and_reason("HTTP/1.0 503 No\r\n\r\n{\"reason\":\"a\\nb\"}"),
+            (Some(503), reason("a\\nb"))
+        );
+        assert_eq!(status_and_reason("HTTP/1.1 404 Not Found\r\n\r\nsorry"), (Some(404), None));
+        assert_eq!(status_and_reason("SSH-2.0-OpenSSH\r\n"), (None, None));
+        assert_eq!(status_and_reason(""), (None, None));
+    }
+
+    #[test]
+    fn it_is_asked_where_it_listens() {
+        let at = |bind: &str| addresses(Some(bind.parse().unwrap()));
+        assert_eq!(addresses(None).len(), 2);
+        assert_eq!(at("0.0.0.0"), [Ipv4Addr::LOCALHOST]);
+        assert_eq!(at("::")[0], Ipv6Addr::LOCALHOST);
+        assert_eq!(at("10.1.2.3"), ["10.1.2.3".parse::<IpAddr>().unwrap()]);
+    }
+}
