@@ -9,7 +9,7 @@ use crate::alert::Alert;
 use crate::metrics::Metrics;
 use crate::observers::Observers;
 use crate::registry::Change;
-use crate::shared::Shared;
+use crate::shared::{Phase, Shared};
 use crate::verdict::Status;
 use crate::vitals::Vitals;
 
@@ -17,6 +17,8 @@ use crate::vitals::Vitals;
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// The most verdicts passed while the lock is held.
 const BUDGET: usize = 256;
+/// Between two looks for alerts while the process is to stop.
+const DRAINING_PAUSE: Duration = Duration::from_millis(20);
 /// From here on a pause of ours is worth a line in the log.
 const NOTABLE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -34,7 +36,10 @@ pub fn run(
     while !shared.is_stopping() {
         let started = shared.clock().uptime();
         vitals.swept(started);
-        let swept = shared.with_renewed(|registry, now| registry.sweep(now, BUDGET));
+        // Who is silent while we are stopping may well be talking to the one
+        // that takes our place: no verdict is passed any more.
+        let budget = if shared.phase() == Phase::Draining { 0 } else { BUDGET };
+        let swept = shared.with_renewed(|registry, now| registry.sweep(now, budget));
         metrics.sweep.record(shared.clock().uptime().saturating_sub(started));
         // The station comes first; watchers hear of it in the order of events.
         let next = shared.next_alerts();
@@ -60,7 +65,10 @@ pub fn run(
         if swept.forgotten > 0 {
             log::info!("forgot {} agents that were dead for long", swept.forgotten);
         }
-        if !swept.more {
+        if budget == 0 {
+            // A verdict that is due must not keep us awake.
+            shared.pause(DRAINING_PAUSE);
+        } else if !swept.more {
             shared.sleep(longest_sleep);
         }
     }

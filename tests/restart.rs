@@ -185,6 +185,21 @@ fn no_signal_is_lost_between_two_images() {
     }
 }
 
+/// Its agents may be talking to the next one already.
+#[test]
+fn who_is_silent_while_the_collector_stops_is_not_accused() {
+    let station = Station::start(0, |_| Reply::Status(500)).unwrap();
+    let mut collector = Collector::with_station(&station, &[]);
+    let started = Instant::now();
+    collector.beat(&uuid(1), "EMERGENCY", 5.0);
+    wait((started + Duration::from_secs(7)).saturating_duration_since(Instant::now()));
+    // What the station does not take is waited for, 5 seconds long.
+    collector.signal("TERM");
+    assert_eq!(collector.wait(), Some(0));
+    assert!(started.elapsed() > Duration::from_secs(10), "it was there when the agent was due");
+    assert_eq!(dead(&station.posts()), [] as [String; 0]);
+}
+
 #[test]
 fn a_pause_of_the_collector_accuses_nobody() {
     let station = judging();
