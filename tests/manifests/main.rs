@@ -231,17 +231,17 @@ fn the_patches_of_the_readme_do_what_they_say() {
         readme.split("kubectl patch ").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert_eq!(patches.len(), 2, "{patches:?}");
     let directory = tempfile::tempdir().unwrap();
-    let patched = |command: &str, original: Value| {
+    let apply = |command: &str, original: Value| {
         let path = directory.path().join("original.json");
         fs::write(&path, original.to_string()).unwrap();
-        let patch = command.split('\'').nth_back(1).unwrap();
+        let change = command.split('\'').nth_back(1).unwrap();
         let arguments =
-            ["patch", "--local", "-f", path.to_str().unwrap(), "--type=json", "-o", "json", "-p", patch];
+            ["patch", "--local", "-f", path.to_str().unwrap(), "--type=json", "-o", "json", "-p", change];
         let (fine, output) = run("kubectl", &arguments, "");
         assert!(fine, "{output}");
         serde_json::from_str::<Value>(&output).unwrap()
     };
-    let policy = patched(
+    let policy = apply(
         patches[0],
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
                "metadata": {"name": "agent-isolation", "namespace": "agents"},
@@ -252,7 +252,7 @@ fn the_patches_of_the_readme_do_what_they_say() {
     assert_eq!(text(&policy, "/spec/egress/1/to/0/podSelector/matchLabels/app"), "pap-heartbeat-collector");
     assert_eq!(policy["spec"]["egress"][1]["ports"][0]["port"], 8080);
     assert_eq!(policy["spec"]["ingress"][1]["ports"][0]["port"], 8080);
-    let agent = patched(
+    let agent = apply(
         patches[1],
         json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "namespace": "agents"},
                "spec": {"selector": {"matchLabels": {"app": "a"}}, "template": {

@@ -80,7 +80,7 @@ pub fn against_promtool(rules: &Value, test: Option<&str>) -> Result<(), String>
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("rules.yaml");
     fs::write(&file, rules["spec"].to_string()).unwrap();
-    let (fine, text) = match test {
+    let (passed, output) = match test {
         None => run("promtool", &["check", "rules", file.to_str().unwrap()], ""),
         Some(test) => {
             let path = directory.path().join("test.yaml");
@@ -88,7 +88,7 @@ pub fn against_promtool(rules: &Value, test: Option<&str>) -> Result<(), String>
             run("promtool", &["test", "rules", path.to_str().unwrap()], "")
         }
     };
-    if fine { Ok(()) } else { Err(text) }
+    if passed { Ok(()) } else { Err(output) }
 }
 
 /// What `systemd-analyze verify` says about the units, with a program where
