@@ -1,0 +1,227 @@
+//! What no schema knows: whether manifests fit each other and the program.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+/// The program's image in the manifests.
+const IMAGE: &str = "pap-collector:";
+
+/// What is wrong with manifests that are applied together. `known` are the
+/// program's variables.
+pub fn flaws(documents: &[Value], known: &BTreeSet<String>) -> Vec<String> {
+    let mut flaws = Vec::new();
+    for owner in documents {
+        if let Some(pod) = pod_of(owner) {
+            let name = text(owner, "/metadata/name");
+            let mut found = Vec::new();
+            references(pod, documents, &mut found);
+            restricted(pod, &mut found);
+            for container in containers(pod) {
+                if text(container, "/image").starts_with(IMAGE) {
+                    configuration(container, pod, known, &mut found);
+                }
+            }
+            flaws.extend(found.into_iter().map(|flaw| format!("{name}: {flaw}")));
+        }
+        let mut found = Vec::new();
+        match text(owner, "/kind") {
+            "Service" => service(owner, documents, &mut found),
+            "NetworkPolicy" => network_policy(owner, documents, &mut found),
+            "IngressRoute" => ingress_route(owner, documents, &mut found),
+            "ServiceMonitor" => service_monitor(owner, documents, &mut found),
+            _ => {}
+        }
+        let (kind, name) = (text(owner, "/kind"), text(owner, "/metadata/name"));
+        flaws.extend(found.into_iter().map(|flaw| format!("{kind} {name}: {flaw}")));
+    }
+    flaws
+}
+
+pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+pub fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+pub fn find<'a>(documents: &'a [Value], kind: &str, name: &str) -> Option<&'a Value> {
+    documents.iter().find(|it| text(it, "/kind") == kind && text(it, "/metadata/name") == name)
+}
+
+pub fn pod_of(owner: &Value) -> Option<&Value> {
+    owner.pointer("/spec/template/spec")
+}
+
+pub fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
+    list(pod, "/initContainers").iter().chain(list(pod, "/containers"))
+}
+
+/// Every name that a pod uses is defined somewhere.
+fn references(pod: &Value, documents: &[Value], flaws: &mut Vec<String>) {
+    let account = text(pod, "/serviceAccountName");
+    if !account.is_empty() && find(documents, "ServiceAccount", account).is_none() {
+        flaws.push(format!("no service account {account}"));
+    }
+    for container in containers(pod) {
+        for variable in list(container, "/env") {
+            for (kind, from) in [("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")] {
+                if let Some(wanted) = variable.pointer(&format!("/valueFrom/{from}"))
+                    && value_of(documents, kind, wanted).is_none()
+                {
+                    flaws.push(format!("no {kind} has {wanted}"));
+                }
+            }
+        }
+        for mount in list(container, "/volumeMounts") {
+            if !list(pod, "/volumes").iter().any(|volume| volume["name"] == mount["name"]) {
+                flaws.push(format!("no volume {}", mount["name"]));
+            }
+        }
+        for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+            if let Some(port) = container.pointer(&format!("/{probe}/httpGet/port"))
+                && !has_port(container, port)
+            {
+                flaws.push(format!("{probe}: no port {port}"));
+            }
+        }
+    }
+}
+
+/// The value that a reference names.
+pub fn value_of<'a>(documents: &'a [Value], kind: &str, wanted: &Value) -> Option<&'a str> {
+    let owner = find(documents, kind, text(wanted, "/name"))?;
+    let key = text(wanted, "/key");
+    ["data", "stringData"].into_iter().find_map(|place| owner.get(place)?.get(key)?.as_str())
+}
+
+fn has_port(container: &Value, port: &Value) -> bool {
+    list(container, "/ports").iter().any(|it| it["name"] == *port || it["containerPort"] == *port)
+}
+
+/// The restricted level of the Pod Security Standards, and a little more.
+fn restricted(pod: &Value, flaws: &mut Vec<String>) {
+    let mut want = |what: &str, is_so: bool| {
+        if !is_so {
+            flaws.push(format!("not restricted: {what}"));
+        }
+    };
+    want("runAsNonRoot", pod.pointer("/securityContext/runAsNonRoot") == Some(&json!(true)));
+    want("seccomp", text(pod, "/securityContext/seccompProfile/type") == "RuntimeDefault");
+    want("token", pod.get("automountServiceAccountToken") == Some(&json!(false)));
+    want("service links", pod.get("enableServiceLinks") == Some(&json!(false)));
+    for host in ["hostNetwork", "hostPID", "hostIPC"] {
+        want(host, pod.get(host).is_none());
+    }
+    want("volumes", list(pod, "/volumes").iter().all(|volume| volume.get("hostPath").is_none()));
+    for container in containers(pod) {
+        let context = &container["securityContext"];
+        want("escalation", context["allowPrivilegeEscalation"] == false);
+        want("read-only root", context["readOnlyRootFilesystem"] == true);
+        want("capabilities", context["capabilities"]["drop"] == json!(["ALL"]));
+        want("privileged", context.get("privileged").is_none());
+        want("memory limit", container.pointer("/resources/limits/memory").is_some());
+    }
+}
+
+/// The program knows each variable, and can write where it is told to.
+fn configuration(container: &Value, pod: &Value, known: &BTreeSet<String>, flaws: &mut Vec<String>) {
+    for variable in list(container, "/env") {
+        let name = text(variable, "/name");
+        if !known.contains(name) {
+            flaws.push(format!("the program knows no {name}"));
+        }
+        if name == "STATE_FILE" {
+            let path = text(variable, "/value");
+            let mount = list(container, "/volumeMounts")
+                .iter()
+                .find(|mount| path.starts_with(&format!("{}/", text(mount, "/mountPath"))));
+            let volume = mount.and_then(|mount| {
+                list(pod, "/volumes").iter().find(|volume| volume["name"] == mount["name"])
+            });
+            if volume.is_none_or(|volume| volume.get("emptyDir").is_none()) {
+                flaws.push(format!("{path} cannot be written"));
+            }
+        }
+    }
+}
+
+fn labels(pods: &[Value]) -> impl Iterator<Item = (&Value, &Value)> {
+    pods.iter().filter_map(|owner| Some((owner.pointer("/spec/template/metadata/labels")?, pod_of(owner)?)))
+}
+
+fn matches(selector: &Value, labels: &Value) -> bool {
+    selector
+        .as_object()
+        .is_some_and(|wanted| wanted.iter().all(|(key, value)| labels.get(key) == Some(value)))
+}
+
+fn service(service: &Value, documents: &[Value], flaws: &mut Vec<String>) {
+    let selector = &service["spec"]["selector"];
+    let Some((_, pod)) = labels(documents).find(|(labels, _)| matches(selector, labels)) else {
+        return flaws.push(format!("selects no pod: {selector}"));
+    };
+    for port in list(service, "/spec/ports") {
+        if !containers(pod).any(|container| has_port(container, &port["targetPort"])) {
+            flaws.push(format!("no container has port {}", port["targetPort"]));
+        }
+    }
+}
+
+fn network_policy(policy: &Value, documents: &[Value], flaws: &mut Vec<String>) {
+    let selector = &policy["spec"]["podSelector"]["matchLabels"];
+    let Some((_, pod)) = labels(documents).find(|(labels, _)| matches(selector, labels)) else {
+        return flaws.push(format!("selects no pod: {selector}"));
+    };
+    for port in list(policy, "/spec/ingress").iter().flat_map(|rule| list(rule, "/ports")) {
+        if !containers(pod).any(|container| has_port(container, &port["port"])) {
+            flaws.push(format!("lets in to port {}, where nobody listens", port["port"]));
+        }
+    }
+}
+
+fn ingress_route(route: &Value, documents: &[Value], flaws: &mut Vec<String>) {
+    let secret = text(route, "/spec/tls/secretName");
+    let certificate = documents.iter().find(|it| {
+        text(it, "/kind") == "Certificate" && text(it, "/spec/secretName") == secret && !secret.is_empty()
+    });
+    if certificate.is_none() {
+        flaws.push(format!("no certificate makes {secret}"));
+    }
+    for rule in list(route, "/spec/routes") {
+        let host = text(rule, "/match").split('`').nth(1).unwrap_or_default();
+        if !certificate.is_some_and(|it| list(it, "/spec/dnsNames").iter().any(|name| name == host)) {
+            flaws.push(format!("no certificate for {host}"));
+        }
+        for middleware in list(rule, "/middlewares") {
+            if find(documents, "Middleware", text(middleware, "/name")).is_none() {
+                flaws.push(format!("no middleware {}", middleware["name"]));
+            }
+        }
+        for target in list(rule, "/services") {
+            let service = find(documents, "Service", text(target, "/name"));
+            let ports = service.map_or(&[][..], |service| list(service, "/spec/ports"));
+            if !ports.iter().any(|port| port["port"] == target["port"]) {
+                flaws.push(format!("no service {} with port {}", target["name"], target["port"]));
+            }
+        }
+    }
+}
+
+fn service_monitor(monitor: &Value, documents: &[Value], flaws: &mut Vec<String>) {
+    let selector = &monitor["spec"]["selector"]["matchLabels"];
+    let services: Vec<&Value> = documents
+        .iter()
+        .filter(|it| text(it, "/kind") == "Service" && matches(selector, &it["metadata"]["labels"]))
+        .collect();
+    // Two would have everything counted twice.
+    let [service] = services[..] else {
+        return flaws.push(format!("selects {} services", services.len()));
+    };
+    for endpoint in list(monitor, "/spec/endpoints") {
+        if !list(service, "/spec/ports").iter().any(|port| port["name"] == endpoint["port"]) {
+            flaws.push(format!("the service has no port {}", endpoint["port"]));
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! Everything in `k8s/` and `systemd/`: against the published schemas, against
+//! the tools that will read it, against itself and against the program. Each
+//! check is shown a broken copy, too, and has to notice.
+//!
+//! The tools are installed by `.ci/manifests`, which runs these tests.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a test ends where something is not as it should be"
+)]
+
+mod flaws;
+#[path = "../support/mod.rs"]
+mod support;
+mod tools;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use flaws::{containers, find, flaws, list, pod_of, text, value_of};
+use serde_json::{Value, json};
+use support::{Collector, command};
+use tools::{against_promtool, against_schemas, against_systemd, documents, exposure, here, render, run};
+
+const MONITORING: &str = "k8s/overlays/monitoring";
+const INGRESS: &str = "k8s/overlays/ingress";
+/// What is applied alone, and what beside it.
+const APPLIED: [(&str, &[&str]); 4] = [
+    ("k8s/base", &[MONITORING, INGRESS]),
+    ("k8s/overlays/is-plugged-in", &[MONITORING, INGRESS]),
+    ("k8s/overlays/daemonset", &[MONITORING, INGRESS]),
+    ("k8s/overlays/sidecar", &[]),
+];
+
+/// All that is in the namespace after the README's commands.
+fn applied(overlay: &str, beside: &[&str]) -> Vec<Value> {
+    let mut all = render(overlay);
+    all.extend(beside.iter().flat_map(|overlay| render(overlay)));
+    all.extend(documents(&file("k8s/config/secret.example.yaml")));
+    all
+}
+
+fn file(path: &str) -> String {
+    fs::read_to_string(here(path)).unwrap()
+}
+
+/// The program's variables, by its own help.
+fn known() -> BTreeSet<String> {
+    let help = command(&[]).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let flags = help.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
+    let names: BTreeSet<String> = flags
+        .filter_map(|flag| flag.split_whitespace().next())
+        .map(|name| name.to_uppercase().replace('-', "_"))
+        .collect();
+    assert!(names.contains("CLUSTER_ID") && names.contains("STATE_FILE"), "{help}");
+    names
+}
+
+#[test]
+#[ignore = "needs kubectl and the schemas: .ci/manifests has them"]
+fn the_schemas_of_kubernetes_are_content() {
+    for (overlay, beside) in APPLIED {
+        against_schemas(&applied(overlay, beside)).unwrap_or_else(|error| panic!("{overlay}: {error}"));
+    }
+    let good = render("k8s/base");
+    for (kind, pointer, value) in [
+        ("Deployment", "/spec/template/spec/containers/0/ports/0/containerPort", json!("8080")),
+        ("Deployment", "/spec/template/spec/containers/0/livenes", json!({})),
+        ("Deployment", "/spec/selector", json!("all")),
+        ("Service", "/spec/ports/0/port", json!("http")),
+        ("NetworkPolicy", "/spec/podselector", json!({})),
+        ("ConfigMap", "/data/cluster-id", json!(7)),
+        ("ServiceAccount", "/automountServiceAccountToken", json!("no")),
+    ] {
+        let mut broken = good.clone();
+        put(&mut broken, kind, pointer, value);
+        assert!(against_schemas(&broken).is_err(), "{kind}{pointer} is not noticed");
+    }
+}
+
+/// Sets a field of the first document of this kind.
+fn put(documents: &mut [Value], kind: &str, pointer: &str, value: Value) {
+    let document = documents.iter_mut().find(|it| text(it, "/kind") == kind).unwrap();
+    let (place, field) = pointer.rsplit_once('/').unwrap();
+    match document.pointer_mut(place).unwrap_or_else(|| panic!("{kind} has no {place}")) {
+        Value::Array(items) => items[field.parse::<usize>().unwrap()] = value,
+        place => place[field] = value,
+    }
+}
+
+#[test]
+#[ignore = "needs kubectl: .ci/manifests has it"]
+fn they_fit_each_other_and_the_program() {
+    let known = known();
+    for (overlay, beside) in APPLIED {
+        assert_eq!(flaws(&applied(overlay, beside), &known), [""; 0], "{overlay}");
+    }
+    let good = applied("k8s/base", &[MONITORING, INGRESS]);
+    let container = "/spec/template/spec/containers/0";
+    for (kind, pointer, value, flaw) in [
+        ("Deployment", "/env/0/name", json!("CLUSTER"), "knows no CLUSTER"),
+        ("Deployment", "/env/0/valueFrom/configMapKeyRef/key", json!("id"), "no ConfigMap has"),
+        ("Deployment", "/env/3/valueFrom/secretKeyRef/name", json!("secrets"), "no Secret has"),
+        ("Deployment", "/livenessProbe/httpGet/port", json!("web"), "no port \"web\""),
+        ("Deployment", "/ports/0/containerPort", json!(8081), "no container has port 8080"),
+        ("Deployment", "/volumeMounts/0/mountPath", json!("/var/lib/other"), "cannot be written"),
+        ("Deployment", "/volumeMounts/0/name", json!("disk"), "no volume \"disk\""),
+        ("Deployment", "/securityContext/readOnlyRootFilesystem", json!(false), "read-only root"),
+        ("Deployment", "/securityContext/capabilities/drop", json!([]), "capabilities"),
+        ("Deployment", "/resources/limits", json!({}), "memory limit"),
+    ] {
+        let mut broken = good.clone();
+        put(&mut broken, kind, &format!("{container}{pointer}"), value);
+        notices(&broken, &known, flaw);
+    }
+    for (kind, pointer, value, flaw) in [
+        ("Deployment", "/spec/template/spec/serviceAccountName", json!("nobody"), "no service account"),
+        ("Deployment", "/spec/template/spec/securityContext/runAsNonRoot", json!(false), "runAsNonRoot"),
+        ("Deployment", "/spec/template/spec/enableServiceLinks", json!(true), "service links"),
+        ("Deployment", "/spec/template/spec/hostNetwork", json!(true), "hostNetwork"),
+        ("Deployment", "/spec/template/metadata/labels/app", json!("other"), "selects no pod"),
+        ("ConfigMap", "/metadata/name", json!("config"), "no ConfigMap has"),
+        ("Service", "/spec/ports/0/targetPort", json!(80), "no container has port 80"),
+        ("Service", "/metadata/labels", json!({}), "selects 0 services"),
+        ("NetworkPolicy", "/spec/ingress/0/ports/0/port", json!(80), "nobody listens"),
+        ("NetworkPolicy", "/spec/podSelector/matchLabels/app", json!("collector"), "selects no pod"),
+        ("IngressRoute", "/spec/tls/secretName", json!("tls"), "no certificate makes tls"),
+        ("IngressRoute", "/spec/routes/0/services/0/port", json!(80), "with port 80"),
+        ("IngressRoute", "/spec/routes/0/middlewares/0/name", json!("limit"), "no middleware"),
+        ("IngressRoute", "/spec/routes/0/match", json!("Host(`other`)"), "no certificate for other"),
+        ("ServiceMonitor", "/spec/endpoints/0/port", json!("metrics"), "no port \"metrics\""),
+    ] {
+        let mut broken = good.clone();
+        put(&mut broken, kind, pointer, value);
+        notices(&broken, &known, flaw);
+    }
+}
+
+fn notices(broken: &[Value], known: &BTreeSet<String>, flaw: &str) {
+    let found = flaws(broken, known);
+    assert!(found.iter().any(|it| it.contains(flaw)), "\"{flaw}\" is not noticed: {found:?}");
+}
+
+#[test]
+#[ignore = "needs kubectl: .ci/manifests has it"]
+fn the_program_takes_each_configuration() {
+    for (overlay, beside) in APPLIED {
+        let all = applied(overlay, beside);
+        let ours = all
+            .iter()
+            .filter_map(pod_of)
+            .flat_map(containers)
+            .filter(|it| text(it, "/image").starts_with("pap-"));
+        let mut seen = 0;
+        for container in ours {
+            let mut variables = BTreeMap::new();
+            for variable in list(container, "/env") {
+                let value = match &variable["valueFrom"] {
+                    Value::Null => text(variable, "/value"),
+                    from if from.get("fieldRef").is_some() => "node-1",
+                    from => [("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")]
+                        .into_iter()
+                        .find_map(|(kind, by)| value_of(&all, kind, from.get(by)?))
+                        .unwrap(),
+                };
+                variables.insert(text(variable, "/name"), value);
+            }
+            let pairs: Vec<(&str, &str)> = variables.into_iter().collect();
+            let output = command(&pairs).arg("--check-config").output().unwrap();
+            assert!(output.status.success(), "{overlay}: {}", String::from_utf8_lossy(&output.stderr));
+            for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+                // A probe from within has to be a question the program understands.
+                let words: Vec<&str> = list(container, &format!("/{probe}/exec/command"))
+                    .iter()
+                    .filter_map(Value::as_str)
+                    .collect();
+                if let Some((&"pap-collector", arguments)) = words.split_first() {
+                    let output = command(&[("COLLECTOR_PORT", "1")]).args(arguments).output().unwrap();
+                    assert_eq!(output.status.code(), Some(1), "{overlay}: {words:?}");
+                }
+            }
+            seen += 1;
+        }
+        assert_eq!(seen, 1, "{overlay}");
+    }
+}
+
+#[test]
+#[ignore = "needs kubectl: .ci/manifests has it"]
+fn the_base_upgrades_the_original_in_place() {
+    let all = applied("k8s/base", &[]);
+    for (kind, name) in [
+        ("Namespace", "agents"),
+        ("ConfigMap", "pap-collector-config"),
+        ("Secret", "pap-collector-secrets"),
+        ("Deployment", "pap-heartbeat-collector"),
+        ("Service", "pap-collector"),
+    ] {
+        let found = find(&all, kind, name).unwrap_or_else(|| panic!("no {kind} {name}"));
+        assert!(kind == "Namespace" || text(found, "/metadata/namespace") == "agents", "{kind} {name}");
+    }
+    let config = find(&all, "ConfigMap", "pap-collector-config").unwrap();
+    for key in ["cluster-id", "cluster-name", "station-alert-url"] {
+        assert!(config["data"][key].is_string(), "{key}");
+    }
+    let deployment = find(&all, "Deployment", "pap-heartbeat-collector").unwrap();
+    let app = json!({"matchLabels": {"app": "pap-heartbeat-collector"}});
+    // A selector cannot be changed.
+    assert_eq!(deployment["spec"]["selector"], app);
+    assert_eq!(text(deployment, "/spec/template/spec/containers/0/name"), "collector");
+    let service = find(&all, "Service", "pap-collector").unwrap();
+    assert_eq!(service["spec"]["ports"][0]["port"], 8080);
+    // The daemon set takes the deployment's place.
+    let daemons = render("k8s/overlays/daemonset");
+    assert!(find(&daemons, "Deployment", "pap-heartbeat-collector").is_none());
+    assert_eq!(
+        text(find(&daemons, "Service", "pap-collector").unwrap(), "/spec/internalTrafficPolicy"),
+        "Local"
+    );
+}
+
+#[test]
+#[ignore = "needs kubectl: .ci/manifests has it"]
+fn the_patches_of_the_readme_do_what_they_say() {
+    let readme = file("README.md");
+    let patches: Vec<&str> =
+        readme.split("kubectl patch ").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(patches.len(), 2, "{patches:?}");
+    let directory = tempfile::tempdir().unwrap();
+    let patched = |command: &str, original: Value| {
+        let path = directory.path().join("original.json");
+        fs::write(&path, original.to_string()).unwrap();
+        let patch = command.split('\'').nth_back(1).unwrap();
+        let arguments =
+            ["patch", "--local", "-f", path.to_str().unwrap(), "--type=json", "-o", "json", "-p", patch];
+        let (fine, output) = run("kubectl", &arguments, "");
+        assert!(fine, "{output}");
+        serde_json::from_str::<Value>(&output).unwrap()
+    };
+    let policy = patched(
+        patches[0],
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+               "metadata": {"name": "agent-isolation", "namespace": "agents"},
+               "spec": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"],
+                        "ingress": [{"ports": [{"port": 1}]}], "egress": [{"ports": [{"port": 1}]}]}}),
+    );
+    against_schemas(std::slice::from_ref(&policy)).unwrap();
+    assert_eq!(text(&policy, "/spec/egress/1/to/0/podSelector/matchLabels/app"), "pap-heartbeat-collector");
+    assert_eq!(policy["spec"]["egress"][1]["ports"][0]["port"], 8080);
+    assert_eq!(policy["spec"]["ingress"][1]["ports"][0]["port"], 8080);
+    let agent = patched(
+        patches[1],
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "namespace": "agents"},
+               "spec": {"selector": {"matchLabels": {"app": "a"}}, "template": {
+                   "metadata": {"labels": {"app": "a"}},
+                   "spec": {"containers": [{"name": "a", "image": "a", "env": [{"name": "A", "value": "b"}]}]}}}}),
+    );
+    let variable = &agent["spec"]["template"]["spec"]["containers"][0]["env"][1];
+    assert_eq!(
+        variable,
+        &json!({"name": "PAP_COLLECTOR_URL", "value": "http://pap-collector.agents.svc:8080"})
+    );
+}
+
+#[test]
+#[ignore = "needs kubectl and promtool: .ci/manifests has them"]
+fn prometheus_takes_the_rules_and_they_fire_when_they_should() {
+    let monitoring = render(MONITORING);
+    let rules = find(&monitoring, "PrometheusRule", "pap-collector").unwrap();
+    let test = file("tests/manifests/rules.yaml");
+    against_promtool(rules, None).unwrap();
+    against_promtool(rules, Some(&test)).unwrap();
+    for rule in list(rules, "/spec/groups/0/rules") {
+        let name = text(rule, "/alert");
+        assert!(test.contains(&format!("alertname: {name}")), "{name} is not tested");
+    }
+    let mut broken = rules.clone();
+    broken["spec"]["groups"][0]["rules"][1]["expr"] = json!("pap_collector_alerts_owed >");
+    assert!(against_promtool(&broken, None).is_err());
+    broken["spec"]["groups"][0]["rules"][1]["expr"] = json!("pap_collector_alerts_owed > 100");
+    assert!(against_promtool(&broken, Some(&test)).is_err());
+}
+
+#[test]
+#[ignore = "needs kubectl: .ci/manifests has it"]
+fn rules_and_dashboard_name_only_metrics_that_exist() {
+    let collector = Collector::start(&[]);
+    let metrics = collector.get("/metrics").body;
+    let exist: BTreeSet<String> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .flat_map(|line| {
+            let (name, kind) = line.split_once(' ').unwrap();
+            let parts = if kind == "histogram" { &["_bucket", "_sum", "_count"][..] } else { &[""] };
+            parts.iter().map(|part| format!("{name}{part}")).collect::<Vec<_>>()
+        })
+        .collect();
+    let monitoring = render(MONITORING);
+    let rules = find(&monitoring, "PrometheusRule", "pap-collector").unwrap().to_string();
+    let dashboard = find(&monitoring, "ConfigMap", "pap-collector-dashboard").unwrap();
+    let dashboard = text(dashboard, "/data/pap-collector.json");
+    let parsed: Value = serde_json::from_str(dashboard).unwrap();
+    assert!(list(&parsed, "/panels").iter().all(|panel| !list(panel, "/targets").is_empty()));
+    for text in [rules.as_str(), dashboard] {
+        assert_eq!(missing(text, &exist), [""; 0]);
+    }
+    assert_eq!(missing("rate(pap_collector_heartbeat_total[1m])", &exist), ["pap_collector_heartbeat_total"]);
+}
+
+/// Metrics of ours that a text names and that do not exist.
+fn missing(text: &str, exist: &BTreeSet<String>) -> Vec<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words
+        .filter(|word| word.starts_with("pap_collector_") && !exist.contains(*word))
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+#[test]
+#[ignore = "needs kubectl: .ci/manifests has it"]
+fn kinds_that_kubernetes_does_not_know_have_the_fields_they_need() {
+    // Their schemas come with their operators; these are the fields we use.
+    let fields = |kind: &str| match kind {
+        "ServiceMonitor" => (&["selector", "endpoints"][..], &[][..]),
+        "PrometheusRule" => (&["groups"][..], &[][..]),
+        "IngressRoute" => (&["routes"][..], &["entryPoints", "tls"][..]),
+        "Middleware" => (&["rateLimit"][..], &[][..]),
+        "Certificate" => {
+            (&["secretName", "issuerRef", "dnsNames"][..], &["duration", "renewBefore", "privateKey"][..])
+        }
+        other => panic!("an unknown kind: {other}"),
+    };
+    let check = |document: &Value| {
+        let (needed, allowed) = fields(text(document, "/kind"));
+        let spec = document["spec"].as_object().unwrap();
+        needed.iter().all(|field| spec.contains_key(*field))
+            && spec.keys().all(|field| needed.contains(&field.as_str()) || allowed.contains(&field.as_str()))
+    };
+    let mut seen = 0;
+    for document in [render(MONITORING), render(INGRESS)].concat() {
+        if document["apiVersion"].as_str().unwrap().contains('.') && document["kind"] != "NetworkPolicy" {
+            assert!(check(&document), "{document}");
+            let mut broken = document.clone();
+            broken["spec"]["port"] = json!(1);
+            assert!(!check(&broken));
+            seen += 1;
+        }
+    }
+    assert_eq!(seen, 5);
+}
+
+#[test]
+#[ignore = "needs systemd: .ci/manifests has it"]
+fn systemd_takes_the_units() {
+    let (service, socket) = (file("systemd/pap-collector.service"), file("systemd/pap-collector.socket"));
+    against_systemd(&service, &socket).unwrap();
+    for (good, bad) in [
+        ("Type=notify", "Type=notfy"),
+        ("WatchdogSec=15", "WatchdogSecs=15"),
+        ("DynamicUser=yes", "DynamicUser=maybe"),
+        ("ExecStart=/usr/local/bin/pap-collector", "ExecStart=/usr/local/bin/collector"),
+    ] {
+        assert!(against_systemd(&service.replace(good, bad), &socket).is_err(), "{bad} is not noticed");
+    }
+    assert!(against_systemd(&service, &socket.replace("ListenStream=8080", "ListenStream=x:y:z")).is_err());
+
+    let path = here("systemd/pap-collector.service");
+    let exposed = exposure(Path::new(&path));
+    println!("exposure {exposed}");
+    assert!(exposed <= 1.5, "{exposed}");
+    let open = tempfile::tempdir().unwrap();
+    let broken = open.path().join("pap-collector.service");
+    fs::write(&broken, service.replace("CapabilityBoundingSet=\n", "").replace("DynamicUser=yes\n", ""))
+        .unwrap();
+    assert!(exposure(&broken) > 1.5);
+}
+
+#[test]
+fn the_units_set_only_variables_that_the_program_knows() {
+    let known = known();
+    let unknown = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| line.strip_prefix("Environment=").unwrap_or(line));
+        let names = lines.filter_map(|line| line.split_once('=')).map(|(name, _)| name);
+        let ours = |name: &&str| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+        names.filter(ours).filter(|name| !known.contains(*name)).map(ToOwned::to_owned).collect()
+    };
+    assert_eq!(unknown(&file("systemd/pap-collector.service")), [""; 0]);
+    assert_eq!(unknown(&file("systemd/environment.example")), [""; 0]);
+    assert_eq!(unknown("Environment=STATE=/x\nCLUSTER=y"), ["STATE", "CLUSTER"]);
+}

@@ -1,0 +1,115 @@
+//! Programs that read manifests: kustomize, Kubernetes' schemas, promtool,
+//! systemd-analyze. `.ci/manifests` installs them.
+
+use std::env;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+/// The version of Kubernetes whose schemas are asked.
+const KUBERNETES: &str = "1.34";
+
+/// What a program printed, and whether it was content.
+pub fn run(program: &str, arguments: &[&str], input: &str) -> (bool, String) {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program}: {error}; .ci/manifests installs it"));
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+/// The path of something in this repository.
+pub fn here(path: &str) -> String {
+    format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What `kubectl apply -k` would send.
+pub fn render(overlay: &str) -> Vec<Value> {
+    let (fine, text) = run("kubectl", &["kustomize", &here(overlay)], "");
+    assert!(fine, "{overlay}: {text}");
+    documents(&text)
+}
+
+/// The documents of a YAML file.
+pub fn documents(yaml: &str) -> Vec<Value> {
+    let to_json =
+        "import json, sys, yaml; print(json.dumps([d for d in yaml.safe_load_all(sys.stdin) if d]))";
+    let (fine, json) = run(&python(), &["-c", to_json], yaml);
+    assert!(fine, "{json}");
+    serde_json::from_str(&json).unwrap()
+}
+
+fn python() -> String {
+    env::var("MANIFESTS_PYTHON").unwrap_or_else(|_| "python3".into())
+}
+
+/// What the published schemas of Kubernetes say against it; kinds of others
+/// have none.
+pub fn against_schemas(documents: &[Value]) -> Result<(), String> {
+    let directory = tempfile::tempdir().unwrap();
+    let mut files = Vec::new();
+    for (number, document) in documents.iter().enumerate().filter(|(_, document)| is_of_kubernetes(document))
+    {
+        let path = directory.path().join(format!("{number}.yaml"));
+        fs::write(&path, document.to_string()).unwrap();
+        files.push(path.to_str().unwrap().to_owned());
+    }
+    let mut arguments = vec!["-m", "kubernetes_validate", "--strict", "-k", KUBERNETES];
+    arguments.extend(files.iter().map(String::as_str));
+    let (fine, text) = run(&python(), &arguments, "");
+    // A kind that is not found is only a warning there.
+    if fine && !text.contains("WARN") { Ok(()) } else { Err(text) }
+}
+
+fn is_of_kubernetes(document: &Value) -> bool {
+    let group = document["apiVersion"].as_str().and_then(|version| version.split_once('/'));
+    group.is_none_or(|(group, _)| !group.contains('.') || group.ends_with(".k8s.io"))
+}
+
+/// What promtool says against the rules, alone or with their test.
+pub fn against_promtool(rules: &Value, test: Option<&str>) -> Result<(), String> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("rules.yaml");
+    fs::write(&file, rules["spec"].to_string()).unwrap();
+    let (fine, text) = match test {
+        None => run("promtool", &["check", "rules", file.to_str().unwrap()], ""),
+        Some(test) => {
+            let path = directory.path().join("test.yaml");
+            fs::write(&path, test).unwrap();
+            run("promtool", &["test", "rules", path.to_str().unwrap()], "")
+        }
+    };
+    if fine { Ok(()) } else { Err(text) }
+}
+
+/// What `systemd-analyze verify` says about the units, with a program where
+/// they expect it.
+pub fn against_systemd(service: &str, socket: &str) -> Result<(), String> {
+    let directory = tempfile::tempdir().unwrap();
+    let program = env!("CARGO_BIN_EXE_pap-collector");
+    let put = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text.replace("/usr/local/bin/pap-collector", program)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let files = [put("pap-collector.service", service), put("pap-collector.socket", socket)];
+    let (fine, text) = run("systemd-analyze", &["verify", &files[0], &files[1]], "");
+    if fine && text.is_empty() { Ok(()) } else { Err(text) }
+}
+
+/// How exposed a service is, from 0 to 10.
+pub fn exposure(service: &Path) -> f64 {
+    let (_, text) =
+        run("systemd-analyze", &["security", "--offline=true", "--no-pager", service.to_str().unwrap()], "");
+    let (_, rest) = text.rsplit_once("exposure level for").unwrap();
+    rest.split_whitespace().find_map(|word| word.parse().ok()).unwrap()
+}
