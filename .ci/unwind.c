@@ -3,6 +3,13 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <link.h>
+#include <pthread.h>
+
+/* The unwinder refers to these weakly, which takes nothing out of musl's
+   archive: it would call address 0 at the first panic. */
+__attribute__((used)) static void *const needed[] = {
+    pthread_once, pthread_key_create, pthread_getspecific, pthread_setspecific, pthread_mutex_lock, pthread_mutex_unlock,
+};
 
 static int find(struct dl_phdr_info *program, size_t size, void *result)
 {

@@ -35,15 +35,15 @@ pub fn ask(question: Question, bind: Option<IpAddr>, port: u16) -> Result<String
         return Err(format!("{unwell}: COLLECTOR_PORT is 0, say which port the collector was given"));
     }
     let deadline = deadline_in(PATIENCE);
-    let mut answer = Err(io::ErrorKind::AddrNotAvailable.into());
-    let mut address = SocketAddr::from(([127, 0, 0, 1], port));
-    for ip in addresses(bind) {
-        address = SocketAddr::new(ip, port);
-        answer = get(address, path, deadline);
-        // The other address is for hosts that lack this one.
-        if !answer.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::TimedOut) {
-            break;
-        }
+    let (first, other) = addresses(bind);
+    let mut address = SocketAddr::new(first, port);
+    let mut answer = get(address, path, deadline);
+    // The other one is for hosts that lack the first.
+    if let Some(other) = other.map(|other| SocketAddr::new(other, port))
+        && answer.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::TimedOut)
+        && let Ok(text) = get(other, path, deadline)
+    {
+        (address, answer) = (other, Ok(text));
     }
     match answer.as_deref().map(status_and_reason) {
         Ok((Some(200), _)) => Ok(format!("{well}: {address} answers")),
@@ -55,14 +55,13 @@ pub fn ask(question: Question, bind: Option<IpAddr>, port: u16) -> Result<String
 }
 
 /// Where one who listens on `bind` is to be found from the same host.
-fn addresses(bind: Option<IpAddr>) -> Vec<IpAddr> {
+fn addresses(bind: Option<IpAddr>) -> (IpAddr, Option<IpAddr>) {
+    let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
     match bind {
-        None => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-        Some(IpAddr::V6(all)) if all.is_unspecified() => {
-            vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()]
-        }
-        Some(all) if all.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into()],
-        Some(address) => vec![address],
+        None => (v4, Some(v6)),
+        Some(IpAddr::V6(all)) if all.is_unspecified() => (v6, Some(v4)),
+        Some(all) if all.is_unspecified() => (v4, None),
+        Some(address) => (address, None),
     }
 }
 
@@ -128,10 +127,11 @@ mod tests {
 
     #[test]
     fn it_is_asked_where_it_listens() {
+        let (v4, v6): (IpAddr, IpAddr) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
         let at = |bind: &str| addresses(Some(bind.parse().unwrap()));
-        assert_eq!(addresses(None).len(), 2);
-        assert_eq!(at("0.0.0.0"), [Ipv4Addr::LOCALHOST]);
-        assert_eq!(at("::")[0], Ipv6Addr::LOCALHOST);
-        assert_eq!(at("10.1.2.3"), ["10.1.2.3".parse::<IpAddr>().unwrap()]);
+        assert_eq!(addresses(None), (v4, Some(v6)));
+        assert_eq!(at("0.0.0.0"), (v4, None));
+        assert_eq!(at("::"), (v6, Some(v4)));
+        assert_eq!(at("10.1.2.3"), ("10.1.2.3".parse().unwrap(), None));
     }
 }
