@@ -134,6 +134,9 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
 
     let shared = Arc::new(Shared::new(config.rules));
     let keeper = Arc::new(Keeper::new(config, Arc::clone(&shared), new_instance(), handed.as_ref()));
+    let continues = handed.is_some();
+    // It is memory, as much as the state.
+    drop(handed);
     let metrics = Arc::new(Metrics::default());
     let vitals = Arc::new(Vitals::new(config.rules.outbox.senders));
     let station = Arc::new(Station::new(config, keeper.owner().instance.clone()));
@@ -147,7 +150,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
         server::most_connections(config.max_connections, config.max_observers, other_threads);
     let (server, ends) =
         Server::new(listener, api, config.http_workers, most_connections).map_err(Failure::Listen)?;
-    announce(config, &server, handed.is_some());
+    announce(config, &server, continues);
 
     let (alerts, alerts_out) = bounded(config.rules.outbox.senders);
     let troubles = Arc::new(Troubles::default());

@@ -59,11 +59,10 @@ pub fn inherited() -> Inherited {
             let _ = File::from(take(connections)).read_to_string(&mut text);
             let connections = text.split_whitespace().filter_map(|number| number.parse().ok());
             let connections = connections.map(take).collect();
-            return Inherited::Image(Image {
-                listener: take(listener),
-                state: take(state).into(),
-                connections,
-            });
+            let state = take(state);
+            // The image after this one gets its own.
+            let _ = fcntl_setfd(&state, FdFlags::CLOEXEC);
+            return Inherited::Image(Image { listener: take(listener), state: state.into(), connections });
         }
     }
     let for_us = env::var("LISTEN_PID").is_ok_and(|pid| pid == own);

@@ -114,6 +114,17 @@ fn attack(variables: &[(&str, &str)], attack: impl FnOnce(&Collector)) {
     under_attack(&collector, attack);
 }
 
+/// The same where what tiny_http leaks is left to the next image.
+fn survive(attack: impl FnOnce(&Collector)) {
+    let mut collector = Collector::start(&[("RUST_LOG", "info,pap_collector=info")]);
+    let honest = Honest::start(collector.port);
+    wait_for(|| honest.beats.load(Ordering::Relaxed) > 5);
+    attack(&collector);
+    println!("the slowest honest heartbeat took {:.1?}", honest.finish(20));
+    assert!(collector.child.try_wait().unwrap().is_none());
+    assert_eq!(collector.get("/ready").status, 200);
+}
+
 fn under_attack(collector: &Collector, attack: impl FnOnce(&Collector)) {
     let honest = Honest::start(collector.port);
     wait_for(|| honest.beats.load(Ordering::Relaxed) > 5);
@@ -378,6 +389,46 @@ fn who_reads_slowly_makes_room_for_others() {
         let answer = collector.get("/agents");
         assert_eq!(answer.json()["stats"]["total"], 4001, "{}", answer.status);
         drop(slow);
+    });
+}
+
+/// tiny_http and we must not differ about where a stream begins, and nothing
+/// that waits may be dropped as it is: that asks for the memory it announces.
+#[test]
+fn what_is_sent_behind_a_handshake_is_let_go_of() {
+    let _alone = alone();
+    let poison = format!("TE: {}\r\n", "a;q=nan, a;q=0.1, a;q=0.5, ".repeat(30));
+    survive(|collector| {
+        let open = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        for length in ["18446744073709551615", "100000000000000", "60000"] {
+            for connection in ["Connection: keep-alive\r\nConnection: Upgrade\r\n", "Connection: Upgrade\r\n"]
+            {
+                let behind = format!("POST /heartbeat/x HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
+                let bytes = format!("GET /observe HTTP/1.1\r\n{connection}{open}\r\n{behind}");
+                drop(hold(collector, 20, bytes.as_bytes()));
+                let poisoned = format!("GET /observe HTTP/1.1\r\n{connection}{open}{poison}\r\n{behind}");
+                for stream in hold(collector, 20, poisoned.as_bytes()) {
+                    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+                }
+            }
+        }
+        assert!(!collector.log().iter().any(|line| line.contains("bug in")), "{:?}", collector.log());
+    });
+}
+
+#[test]
+fn bodies_are_not_waited_for_where_the_slow_lanes_are_full() {
+    let _alone = alone();
+    survive(|collector| {
+        let mut all = Vec::new();
+        for round in 0..40 {
+            all.extend(hold(collector, 10, "GET /metrics HTTP/1.1\r\n\r\n".repeat(50).as_bytes()));
+            let length = ["60000", "18446744073709551615", "2000"][round % 3];
+            let bytes = format!("GET /metrics HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
+            all.extend(hold(collector, 4, bytes.as_bytes()));
+        }
+        assert!(!collector.log().iter().any(|line| line.contains("bug in")), "{:?}", collector.log());
+        drop(all);
     });
 }
 

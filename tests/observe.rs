@@ -349,6 +349,20 @@ fn a_watcher_that_does_not_read_slows_nobody() {
     drop(lazy);
 }
 
+/// Its answers would fill the memory.
+#[test]
+fn a_watcher_that_asks_and_does_not_read_is_not_answered_for_ever() {
+    let collector = Collector::start(&[]);
+    let (mut stream, answer) = handshake(&collector, "GET", "/observe/a", &UPGRADE);
+    assert_eq!(answer.status, 101);
+    stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    let questions = frame(1, true, b"?").repeat(1000);
+    // Buffers take some of it, the collector's memory does not.
+    let sent = (0..20_000).take_while(|_| stream.write_all(&questions).is_ok()).count();
+    assert!(sent < 20_000, "{sent} thousand questions were taken");
+    assert!(collector.beat("a", "IDLE", 1.0).status == 200);
+}
+
 #[test]
 fn watchers_are_told_when_the_collector_goes_on_or_stops() {
     let mut collector = Collector::start(&[]);

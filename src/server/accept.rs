@@ -25,8 +25,12 @@ use crate::clock::monotonic;
 
 /// How often one who waits for room asks for it again.
 const ASK_EVERY: Duration = Duration::from_millis(10);
-/// After a connection an empty one follows within about this.
-const FOLLOW_WITHIN: Duration = Duration::from_millis(20);
+/// After a connection an empty one follows.
+const FOLLOW_AFTER: Duration = Duration::from_millis(20);
+/// Of a burst so many follow at once.
+const MOST_IN_A_ROW: u32 = 8;
+/// And so many at all.
+const MOST_OWED: u32 = 256;
 
 /// Where connections come in. There is one, as there is one `accept4`.
 pub static DOOR: Door = Door::new();
@@ -51,8 +55,25 @@ struct State {
     accepted: u64,
     /// Somebody waited for room since this was asked.
     was_full: bool,
-    /// When a connection was given out that no empty one has followed.
-    to_follow: Option<Duration>,
+    /// Empty connections that have still to follow those that were given out.
+    owed: u32,
+    /// When the next of them follows.
+    due: Option<Duration>,
+    /// How many of them have just followed.
+    in_a_row: u32,
+}
+
+impl State {
+    /// An empty connection follows.
+    fn follow(&mut self) {
+        self.owed = self.owed.saturating_sub(1);
+        self.in_a_row += 1;
+        if self.owed == 0 {
+            (self.due, self.in_a_row) = (None, 0);
+        } else if self.in_a_row >= MOST_IN_A_ROW {
+            (self.due, self.in_a_row) = (Some(monotonic() + FOLLOW_AFTER), 0);
+        }
+    }
 }
 
 /// What the accept loop gets.
@@ -77,7 +98,9 @@ impl Door {
             room: 1,
             accepted: 0,
             was_full: false,
-            to_follow: None,
+            owed: 0,
+            due: None,
+            in_a_row: 0,
         };
         Self { state: Mutex::new(state), changed: Condvar::new(), guard: OnceLock::new() }
     }
@@ -161,16 +184,17 @@ impl Door {
                 }
                 _ => return Turn::Foreign,
             }
-            let left = state.to_follow.map(|since| (since + FOLLOW_WITHIN).saturating_sub(monotonic()));
+            let left = state.due.map(|due| due.saturating_sub(monotonic()));
             if left.is_some_and(|left| left.is_zero()) {
-                state.to_follow = None;
+                state.follow();
                 // It was never connected: there is nothing to read. Without a
                 // descriptor left nothing follows.
                 if let Ok(empty) = Socket::new(Domain::IPV4, Type::STREAM, None) {
                     return Turn::Given(empty.into());
                 }
             }
-            if !state.is_open || state.room == 0 {
+            // Those that came along were counted already.
+            if !state.is_open || state.room == 0 && state.inherited.is_empty() {
                 if state.is_open {
                     state.was_full = true;
                     // One call that waits is enough.
@@ -182,9 +206,12 @@ impl Door {
             let inherited = state.inherited.pop();
             let accepted = if inherited.is_none() { take() } else { 0 };
             if accepted >= 0 {
-                state.room -= 1;
-                state.accepted += 1;
-                state.to_follow.get_or_insert_with(monotonic);
+                if inherited.is_none() {
+                    state.room -= 1;
+                    state.accepted += 1;
+                }
+                state.owed = (state.owed + 1).min(MOST_OWED);
+                state.due.get_or_insert_with(|| monotonic() + FOLLOW_AFTER);
                 return inherited.map_or(Turn::Accepted(accepted), Turn::Given);
             }
             let error = io::Error::last_os_error();

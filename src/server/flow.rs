@@ -175,7 +175,8 @@ impl Server {
         let framing = framing::body(request.headers(), target.wants_body());
         let may_block = self.pipeline.may_block(peer);
         if (target.is_big() || may_block) && lane == Lane::Worker {
-            if self.slow.is_full() && !may_block {
+            let is_read = matches!(framing, Ok(Body::None | Body::Buffered(_)));
+            if self.slow.is_full() && !may_block && is_read {
                 // There is no room to wait in, but this answer needs none.
                 self.send(request, busy(), route, arrived);
                 return self.done(peer, lane);

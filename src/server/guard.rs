@@ -100,14 +100,16 @@ impl Guard {
 impl Track {
     fn new(traffic: &Traffic) -> Self {
         // The peer's acknowledgement of the handshake counts as one byte.
-        let answered = if traffic.acknowledged > 1 { traffic.received } else { 0 };
+        let read = traffic.received.saturating_sub(traffic.unread);
+        let answered = if traffic.acknowledged > 1 { read } else { 0 };
         Self { acknowledged: traffic.acknowledged, answered, unanswered_since: None }
     }
 
     fn after(mut self, now: Tick, traffic: &Traffic) -> Self {
         if traffic.acknowledged > self.acknowledged {
             self.acknowledged = traffic.acknowledged;
-            self.answered = traffic.received;
+            // What nobody has read cannot have been answered.
+            self.answered = traffic.received.saturating_sub(traffic.unread);
             self.unanswered_since = None;
         }
         if traffic.received > self.answered || traffic.pending {

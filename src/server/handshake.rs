@@ -53,7 +53,12 @@ pub fn check(request: &Request, key: Option<&Secret>) -> Result<Accepted, Answer
         return wrong("it must be a GET of HTTP/1.1");
     }
     let has = |name, token: &str| tokens(headers, name).any(|other| other.eq_ignore_ascii_case(token));
-    if !has("Upgrade", "websocket") || !has("Connection", "upgrade") {
+    // tiny_http goes by the first; behind any other it would read on.
+    let connection = headers.iter().find(|header| header.field.equiv("Connection"));
+    let upgrades = connection.is_some_and(|header| {
+        header.value.as_str().split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+    });
+    if !has("Upgrade", "websocket") || !upgrades {
         return wrong("it needs Upgrade: websocket and Connection: Upgrade");
     }
     if value(headers, "Sec-WebSocket-Version") != Some(VERSION) {

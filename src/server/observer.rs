@@ -3,7 +3,7 @@
 
 use std::io::{self, Read as _};
 use std::net::TcpStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
@@ -18,9 +18,9 @@ use tungstenite::{Error, Message, WebSocket};
 use super::answer::Answer;
 use super::flow::Lane;
 use super::handshake::{self, Accepted, PROTOCOL};
-use super::{Server, socket};
+use super::{Server, closing, socket};
 use crate::clock::wall;
-use crate::fanout::Subject;
+use crate::fanout::{Subject, Waiting};
 use crate::metrics::{Closed, Route};
 use crate::observers::Watch;
 use crate::panics;
@@ -36,6 +36,8 @@ const LOOK_UP: Duration = Duration::from_millis(500);
 const GOODBYE: Duration = Duration::from_secs(1);
 /// The longest message or frame a client may send, in bytes.
 const MOST_RECEIVED: usize = 4096;
+/// What may wait to be sent: as many messages as there may be, and answers.
+const MOST_UNSENT: usize = 512 * 1024;
 /// What is buffered in each direction, in bytes.
 const BUFFER: usize = 4096;
 
@@ -74,12 +76,21 @@ impl Server {
             Ok(Some(_)) | Err(_) => return refuse(request, full("No stream can be opened now")),
             Ok(None) => return refuse(request, full("As many watch as COLLECTOR_MAX_OBSERVERS allows")),
         };
-        let server = Arc::clone(self);
+        // Kept here, so that it is there to be refused when there is no thread:
+        // a request that is dropped as it is may panic.
+        let parked = Arc::new(Mutex::new(Some(request)));
+        let (server, request) = (Arc::clone(self), Arc::clone(&parked));
         let thread = std::thread::Builder::new().name("observer".into());
-        // If no thread can be had, the request is dropped and answered with 500.
-        if let Err(error) = thread.spawn(move || server.serve(request, &accepted, &watch, &subject, arrived))
-        {
+        let work = move || {
+            if let Some(request) = taken(&request) {
+                server.serve(request, &accepted, &watch, &subject, arrived);
+            }
+        };
+        if let Err(error) = thread.spawn(work) {
             log::warn!("a watcher found no thread: {error}");
+            if let Some(request) = taken(&parked) {
+                refuse(request, full("No stream can be opened now"));
+            }
         }
     }
 
@@ -101,7 +112,7 @@ impl Server {
         subject: &Subject,
         arrived: Duration,
     ) {
-        let Some(&peer) = request.remote_addr() else { return };
+        let Some(&peer) = request.remote_addr() else { return closing::dispose(request) };
         self.pipeline.become_stream(peer);
         let connections = socket::connections(self.address.port());
         let connection = connections.iter().find(|connection| connection.peer == peer);
@@ -118,8 +129,11 @@ impl Server {
             let why = panics::contain(|| stream.run(&self.initial(subject))).unwrap_or(Closed::Done);
             drop(stream);
             self.close(connection, why);
+        } else {
+            closing::dispose(request);
         }
-        self.pipeline.give_up(peer);
+        // What was sent after the handshake, before it was one.
+        self.pipeline.give_up(peer).into_iter().for_each(closing::dispose);
     }
 
     /// What a watcher gets first.
@@ -174,6 +188,7 @@ impl<'a> Stream<'a> {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(0)
+            .max_write_buffer_size(MOST_UNSENT)
             .max_message_size(Some(MOST_RECEIVED))
             .max_frame_size(Some(MOST_RECEIVED));
         let web = WebSocket::from_raw_socket(stream, Role::Server, Some(config));
@@ -210,6 +225,9 @@ impl<'a> Stream<'a> {
         if self.stuck_since.is_some() {
             self.flush()?;
         }
+        let is_open = self.stuck_since.is_none() && self.closing_since.is_none();
+        // First what waits, then the end: a wake-up stands for both.
+        let waiting = if is_open { self.watch.take() } else { Waiting::default() };
         if self.watch.is_ending() && self.closing_since.is_none() {
             let is_stopping = self.server.api.shared.is_stopping();
             let code = if is_stopping { CloseCode::Away } else { CloseCode::Restart };
@@ -218,8 +236,7 @@ impl<'a> Stream<'a> {
                 if is_stopping { "the collector stops" } else { "the collector goes on in a moment" },
             )?;
         }
-        if self.stuck_since.is_none() && self.closing_since.is_none() {
-            let waiting = self.watch.take();
+        if is_open && self.closing_since.is_none() {
             for message in waiting.messages {
                 self.send(Message::text(&*message))?;
             }
@@ -236,6 +253,10 @@ impl<'a> Stream<'a> {
 
     fn receive(&mut self) -> Result<(), Over> {
         loop {
+            // Who takes no answers is not asked for more questions.
+            if self.stuck_since.is_some() {
+                return Ok(());
+            }
             let answer = match self.web.read() {
                 Ok(Message::Text(text)) => reply(&text),
                 Ok(Message::Binary(_)) => {
@@ -322,7 +343,7 @@ impl<'a> Stream<'a> {
             (None, None) => self.pinged + PING_EVERY,
         };
         let is_stuck = self.stuck_since.is_some();
-        let wanted = if is_stuck { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        let wanted = if is_stuck { PollFlags::OUT } else { PollFlags::IN };
         let mut ready = [PollFd::new(&self.socket, wanted), PollFd::new(self.watch, PollFlags::IN)];
         // News that cannot be sent now must not keep us awake; but the end can
         // come any time.
@@ -341,6 +362,10 @@ impl<'a> Stream<'a> {
     fn now(&self) -> Duration {
         self.server.api.shared.clock().uptime()
     }
+}
+
+fn taken(parked: &Mutex<Option<Request>>) -> Option<Request> {
+    parked.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// The answer to a client's message.

@@ -92,6 +92,8 @@ impl Server {
                     admitted.push(self.pipeline.admit(request));
                     former.quiet_since = now;
                 }
+                // A worker may still be waiting there, its call taken by us.
+                former.server.unblock();
             }
             retired.extend(all.extract_if(.., |former| now.saturating_sub(former.quiet_since) >= RETIRED));
             let pause = if all.is_empty() { PROBE_EVERY } else { DRAIN_EVERY };
