@@ -85,7 +85,9 @@ impl Server {
             }
         }
         // One that is dropped as it is waits for its client, or panics.
-        all.into_iter().for_each(|one| std::mem::forget(one.request));
+        for one in all {
+            std::mem::forget(one.request);
+        }
     }
 
     /// Finds those of new ones, with one look at the descriptors.
