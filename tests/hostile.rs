@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use support::{Answer, Collector, PATIENCE, command, uuid};
+use support::{Answer, Collector, PATIENCE, command, uuid, wait};
 
 /// What an honest heartbeat may take while somebody attacks.
 const HONEST: Duration = Duration::from_secs(1);
@@ -89,10 +89,6 @@ fn honest_beat(port: u16) -> Result<Duration, String> {
         return Err(format!("an honest heartbeat took {took:?}"));
     }
     Ok(took)
-}
-
-fn wait(time: Duration) {
-    let _ = crossbeam_channel::never::<()>().recv_timeout(time);
 }
 
 /// Threads, descriptors and kilobytes of memory of a process.
@@ -382,13 +378,26 @@ fn who_reads_slowly_makes_room_for_others() {
             stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
             assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
         }
-        let slow: Vec<_> = (0..8).map(|_| slow_reader(collector)).collect();
+        let slow: Vec<_> = (0..12).map(|_| slow_reader(collector)).collect();
         collector.poll("the slow ones are being answered", || {
-            slow.iter().filter(|stream| stream.peek(&mut [0]).is_ok()).count() >= 2
+            slow.iter().filter(|stream| stream.peek(&mut [0]).is_ok()).count() >= 4
         });
-        let answer = collector.get("/agents");
+        // They do take something, and so are not stalled.
+        let enough = AtomicBool::new(false);
+        let answer = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !enough.load(Ordering::Relaxed) {
+                    for mut stream in &slow {
+                        let _ = stream.read(&mut [0; 512]);
+                    }
+                    wait(Duration::from_millis(100));
+                }
+            });
+            let answer = collector.get("/agents");
+            enough.store(true, Ordering::Relaxed);
+            answer
+        });
         assert_eq!(answer.json()["stats"]["total"], 4001, "{}", answer.status);
-        drop(slow);
     });
 }
 

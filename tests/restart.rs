@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::station::{Answer as Reply, Post, Station};
-use support::{Collector, PATIENCE, command, uuid};
+use support::{Collector, PATIENCE, command, uuid, wait};
 
 fn judging() -> Station {
     Station::start(0, |post| Reply::Status(post.judge("k"))).unwrap()
@@ -32,10 +32,6 @@ fn dead(posts: &[Post]) -> Vec<String> {
     let mut ids: Vec<String> = deaths.map(|post| post.text("agent_uuid").to_owned()).collect();
     ids.sort();
     ids
-}
-
-fn wait(time: Duration) {
-    let _ = crossbeam_channel::never::<()>().recv_timeout(time);
 }
 
 /// A port that is free now.

@@ -20,14 +20,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::station::{Answer as Reply, Station};
-use support::{Answer, Collector, PATIENCE, uuid};
+use support::{Answer, Collector, PATIENCE, uuid, wait};
 
 /// Of some 5,500 heartbeats: what a machine that is busy elsewhere may cost.
 const MOST_SECOND_ATTEMPTS: usize = 3;
-
-fn wait(time: Duration) {
-    let _ = crossbeam_channel::never::<()>().recv_timeout(time);
-}
 
 #[test]
 fn a_soak_invents_no_death_and_misses_none() {

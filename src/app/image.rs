@@ -21,6 +21,7 @@ const GOODBYES: Duration = Duration::from_millis(200);
 /// How long requests in hand may take to be answered. Without an attack there
 /// are none after a few milliseconds.
 const REQUESTS: Duration = Duration::from_secs(1);
+
 /// Where our program is.
 pub struct Program {
     path: Option<PathBuf>,

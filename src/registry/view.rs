@@ -75,19 +75,6 @@ pub struct StatsView {
     observed: usize,
 }
 
-impl StatsView {
-    /// With the number of agents that somebody watches.
-    pub fn new(stats: Stats, observed: usize) -> Self {
-        Self {
-            total: stats.total(),
-            healthy: stats.healthy(),
-            unhealthy: stats.unhealthy(),
-            by_mode: Mode::ALL.into_iter().zip(stats.by_mode).collect(),
-            observed,
-        }
-    }
-}
-
 /// Which agents to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -110,9 +97,16 @@ impl Registry {
         self.slot(id).map(|slot| self.agents[slot as usize].view(now))
     }
 
-    /// Whether an agent is known.
-    pub fn knows(&self, id: &AgentId) -> bool {
-        self.slot(id).is_some()
+    /// The same for the API, where these agents are watched.
+    pub fn stats_view(&self, watched: &[AgentId]) -> StatsView {
+        let stats = self.stats();
+        StatsView {
+            total: stats.total(),
+            healthy: stats.healthy(),
+            unhealthy: stats.unhealthy(),
+            by_mode: Mode::ALL.into_iter().zip(stats.by_mode).collect(),
+            observed: watched.iter().filter(|id| self.slot(id).is_some()).count(),
+        }
     }
 
     /// Adds the ids that pass `filter` among the next `steps` places, from

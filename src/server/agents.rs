@@ -50,9 +50,7 @@ impl AgentList {
             next = ids.last().cloned();
         }
         let watched = observers.watched();
-        let stats = shared.with(|registry, _| {
-            StatsView::new(registry.stats(), watched.iter().filter(|id| registry.knows(id)).count())
-        });
+        let stats = shared.with(|registry, _| registry.stats_view(&watched));
         let mut text = serde_json::to_vec(&Head { cluster_id, cluster_name, stats })?;
         // The object goes on with the agents.
         text.pop();

@@ -24,7 +24,6 @@ use crate::fanout::{Subject, Waiting};
 use crate::metrics::{Closed, Route};
 use crate::observers::Watch;
 use crate::panics;
-use crate::registry::StatsView;
 
 /// A ping goes out this often; a client that is there answers.
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -142,10 +141,7 @@ impl Server {
         let initial = match subject {
             Subject::All => {
                 let watched = self.api.observers.watched();
-                let stats = self.api.shared.with(|registry, _| {
-                    let observed = watched.iter().filter(|id| registry.knows(id)).count();
-                    StatsView::new(registry.stats(), observed)
-                });
+                let stats = self.api.shared.with(|registry, _| registry.stats_view(&watched));
                 json!({ "type": "initial", "cluster_id": cluster_id, "cluster_name": cluster_name, "stats": stats })
             }
             Subject::One(id) => {

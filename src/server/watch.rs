@@ -31,7 +31,7 @@ const RETIRED: Duration = Duration::from_secs(130);
 const DRAIN_EVERY: Duration = Duration::from_millis(5);
 
 /// An address of our own that leads to a listener on `ip`.
-pub fn loopback(ip: IpAddr) -> IpAddr {
+fn loopback(ip: IpAddr) -> IpAddr {
     if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip }
 }
 

@@ -17,6 +17,11 @@ use serde_json::Value;
 /// More than anything here should ever take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Lets time pass where time is what is tested.
+pub fn wait(time: Duration) {
+    let _ = crossbeam_channel::never::<()>().recv_timeout(time);
+}
+
 /// A running collector. It is killed when dropped.
 pub struct Collector {
     pub port: u16,
@@ -144,7 +149,7 @@ impl Collector {
         while !done() {
             assert!(Instant::now() < give_up, "waited in vain until {what}; log:\n{}", self.log().join("\n"));
             thread::yield_now();
-            let _ = crossbeam_channel::never::<()>().recv_timeout(Duration::from_millis(10));
+            wait(Duration::from_millis(10));
         }
     }
 
@@ -173,7 +178,7 @@ impl Collector {
                 return status.code();
             }
             assert!(Instant::now() < give_up, "it does not end; log:\n{}", self.log().join("\n"));
-            let _ = crossbeam_channel::never::<()>().recv_timeout(Duration::from_millis(10));
+            wait(Duration::from_millis(10));
         }
     }
 }
