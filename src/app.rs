@@ -2,6 +2,7 @@
 //! goes on in another image where it must.
 
 mod image;
+mod parent;
 mod state;
 
 use std::cell::Cell;
@@ -17,8 +18,10 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 
 use crate::alerter::{self, Troubles};
+use crate::cli::{BUG, STOPPED};
 use crate::clock::{deadline_in, wall};
 use crate::config::Config;
+use crate::emitter::Event;
 use crate::handover::{Image, Inherited, inherited};
 use crate::logging::Log;
 use crate::metrics::Metrics;
@@ -33,15 +36,6 @@ use crate::vitals::Vitals;
 use crate::{VERSION, sweeper};
 use image::Program;
 use state::Keeper;
-
-/// The process ends as it was asked to.
-pub const STOPPED: i32 = 0;
-/// The process ends because of a bug.
-pub const BUG: i32 = 70;
-/// The process ends because it cannot listen or write.
-pub const IO_ERROR: i32 = 74;
-/// The process did not start because its configuration is wrong.
-pub const BAD_CONFIG: i32 = 78;
 
 /// How long the alerts may take to go out when the process is to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -181,10 +175,18 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
     }
     shared.enter(Phase::Ready);
     notifier.say("READY=1");
+    let (parting, parted) = bounded(1);
+    if let Some(parent) = config.parent.clone() {
+        let (shared, vitals) = (Arc::clone(&shared), Arc::clone(&vitals));
+        threads.spawn("parent", move || parent::run(&parent, shared, vitals, &parted))?;
+    }
 
     wait_for_stop(&orders, &program, &server, &keeper, &notifier, &demands);
     log::info!("stopping: finishing what is in hand");
     notifier.say("STOPPING=1");
+    // Only this collector's end is planned: its agents go on. If nobody
+    // listens, there is nobody above.
+    let _ = parting.try_send(Event::End { planned: true, code: STOPPED });
     shared.enter(Phase::Draining);
     if !shared.wait_until(DRAIN, |registry| registry.outbox().is_empty()) {
         let owed = shared.with(|registry, _| registry.outbox().owed());
@@ -309,6 +311,11 @@ fn announce(config: &Config, server: &Server, continues: bool) {
         Some(state) => log::info!("state: in {}, every {:?}", state.path.display(), state.interval),
         None => log::info!("state: not saved, a restart forgets (STATE_FILE is not set)"),
     }
+    if let Some(parent) = &config.parent {
+        let (id, every) = (&parent.identity.id, parent.rhythm.interval());
+        let url = parent.ways.collector.as_deref().unwrap_or_default();
+        log::info!("beating as {id} to {url}, every {every:?}");
+    }
     if server.most_connections() < config.max_connections {
         log::warn!("COLLECTOR_MAX_CONNECTIONS is {}, but the system bears fewer", config.max_connections);
     }
@@ -326,7 +333,7 @@ fn new_instance() -> String {
 fn obey_signals(demands: Arc<Demands>, log: Log, orders: Sender<Order>) -> Result<(), Failure> {
     let work = move || loop {
         let again = Cell::new(false);
-        let signal = demands.signals.next(|signal| match signal {
+        let caught = demands.signals.next(|signal| match signal {
             Signal::SIGHUP => demands.upgrade.store(true, Ordering::SeqCst),
             _ => again.set(demands.stop.swap(true, Ordering::SeqCst)),
         });
@@ -334,7 +341,7 @@ fn obey_signals(demands: Arc<Demands>, log: Log, orders: Sender<Order>) -> Resul
             log.flush_within(FLUSH);
             process::exit(STOPPED);
         }
-        let order = if signal == Signal::SIGHUP { Order::Upgrade } else { Order::Stop };
+        let order = if caught.signal == Signal::SIGHUP { Order::Upgrade } else { Order::Stop };
         let _ = orders.send(order);
     };
     spawn("signals", work).map(drop)

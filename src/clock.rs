@@ -157,6 +157,12 @@ pub fn monotonic() -> Duration {
     Duration::try_from(now).unwrap_or_default()
 }
 
+/// The time since the system was started, suspended or not.
+pub fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::try_from(now).unwrap_or_default()
+}
+
 /// The moment `wait` from now, for a thread that waits and gives up.
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn deadline_in(wait: Duration) -> Instant {

@@ -2,18 +2,18 @@
 //! [`Config`] in hand is a valid one.
 
 mod flags;
-mod value;
+pub(crate) mod value;
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use ureq::http::Uri;
-use ureq::tls::{Certificate, PemItem, parse_pem};
+use ureq::tls::Certificate;
 
-use crate::beat::MAX_TEXT;
+use crate::beat::{AgentId, MAX_TEXT};
+use crate::emitter::{Identity, Rhythm, Ways};
 use crate::outbox::Limits;
 use crate::registry::{Rules, millis};
 use value::Reader;
@@ -28,6 +28,15 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
 }
 
 /// Where alerts go.
@@ -48,6 +57,17 @@ pub struct State {
     pub path: PathBuf,
     /// How often it is saved when something changed.
     pub interval: Duration,
+}
+
+/// This collector as an agent of another one.
+#[derive(Clone, Debug)]
+pub struct Parent {
+    /// `collector/<CLUSTER_ID>` and the cluster's name.
+    pub identity: Identity,
+    /// How often it beats.
+    pub rhythm: Rhythm,
+    /// To whom.
+    pub ways: Ways,
 }
 
 /// A complete, valid configuration.
@@ -77,6 +97,8 @@ pub struct Config {
     pub max_observers: usize,
     /// Where the state survives a restart; none where it does not.
     pub state: Option<State>,
+    /// The collector above, to which this one is an agent; none at the top.
+    pub parent: Option<Parent>,
     /// What is logged, in the syntax of `RUST_LOG`.
     pub log_filter: String,
     /// How log lines look.
@@ -92,7 +114,8 @@ impl Config {
     /// # Errors
     /// The first variable that is wrong. Nothing has been started.
     pub fn new(flags: &Flags, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let from = Reader::new(flags, environment);
+        let flag = |name: &str| flags.get(name);
+        let from = Reader::new(&flag, environment);
         let cluster_id = from.text("CLUSTER_ID", MAX_TEXT)?.ok_or_else(|| {
             ConfigError::new("CLUSTER_ID", None, "the id the station knows this cluster by; it is required")
         })?;
@@ -104,7 +127,9 @@ impl Config {
                 "COLLECTOR_API_KEY is not set: /agents is open to everyone who reaches this port".into(),
             );
         }
-        let station = station(&from, &cluster_id, &mut warnings)?;
+        let roots = from.certificates("STATION_CA_FILE")?;
+        let parent = parent(&from, &cluster_id, &cluster_name, &roots, &mut warnings)?;
+        let station = station(&from, &cluster_id, roots, &mut warnings)?;
         let senders = from.number("ALERT_SENDERS", 1..=64, 4)?;
         let interval = from.millis("STATE_INTERVAL_MS", 10..=3_600_000, 5000)?;
         let state = from.get("STATE_FILE").map(|path| State { path: path.into(), interval });
@@ -131,6 +156,7 @@ impl Config {
             max_observers: from.number("COLLECTOR_MAX_OBSERVERS", 0..=1000, 64)?,
             max_connections: from.number("COLLECTOR_MAX_CONNECTIONS", 8..=100_000, 1024)?,
             state,
+            parent,
             log_filter: from.log_filter("RUST_LOG", "info")?,
             log_format: from.choice("LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
             cluster_id,
@@ -148,14 +174,15 @@ impl Config {
         flags: &Flags,
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<(Option<IpAddr>, u16), ConfigError> {
-        let from = Reader::new(flags, environment);
+        let flag = |name: &str| flags.get(name);
+        let from = Reader::new(&flag, environment);
         Ok((from.address("COLLECTOR_BIND")?, from.port("COLLECTOR_PORT", 8080)?))
     }
 
     /// The effective configuration, a line for each variable, secrets hidden.
     pub fn to_text(&self) -> String {
         let hidden = |secret: Option<&Secret>| secret.map_or("", |_| "(hidden)").to_owned();
-        let (station, state) = (self.station.as_ref(), self.state.as_ref());
+        let (station, state, parent) = (self.station.as_ref(), self.state.as_ref(), self.parent.as_ref());
         let Rules { max_agents, grace, retention, recovery_alerts, outbox } = &self.rules;
         let lines = [
             ("CLUSTER_ID", self.cluster_id.clone()),
@@ -185,14 +212,17 @@ impl Config {
             ("COLLECTOR_HTTP_WORKERS", self.http_workers.to_string()),
             ("STATE_FILE", state.map_or_else(String::new, |state| state.path.display().to_string())),
             ("STATE_INTERVAL_MS", state.map_or_else(String::new, |state| millis(state.interval).to_string())),
-            ("RUST_LOG", self.log_filter.clone()),
             (
-                "LOG_FORMAT",
-                match self.log_format {
-                    LogFormat::Text => "text".to_owned(),
-                    LogFormat::Json => "json".to_owned(),
-                },
+                "PAP_COLLECTOR_URL",
+                parent.and_then(|parent| parent.ways.collector.clone()).unwrap_or_default(),
             ),
+            ("HEARTBEAT_MODE", parent.map_or_else(String::new, |parent| parent.rhythm.mode.to_string())),
+            (
+                "HEARTBEAT_INTERVAL",
+                parent.map_or_else(String::new, |parent| parent.rhythm.interval().as_secs().to_string()),
+            ),
+            ("RUST_LOG", self.log_filter.clone()),
+            ("LOG_FORMAT", self.log_format.to_string()),
         ];
         let mut text = String::new();
         for (name, value) in lines {
@@ -203,16 +233,36 @@ impl Config {
     }
 }
 
+/// The collector above, if there is one.
+fn parent(
+    from: &Reader<'_>,
+    cluster_id: &str,
+    cluster_name: &str,
+    roots: &[Certificate<'static>],
+    warnings: &mut Vec<String>,
+) -> Result<Option<Parent>, ConfigError> {
+    let rhythm = Rhythm::read(from, warnings)?;
+    let Some(url) = from.url("PAP_COLLECTOR_URL", "", |raw| raw)? else { return Ok(None) };
+    let id = AgentId::new(&format!("collector/{cluster_id}")).map_err(|_| {
+        let allowed = format!("at most {} bytes beside PAP_COLLECTOR_URL", MAX_TEXT - "collector/".len());
+        ConfigError::new("CLUSTER_ID", Some(cluster_id), &allowed)
+    })?;
+    let ways = Ways { collector: Some(url), station: None, roots: roots.to_vec() };
+    Ok(Some(Parent { identity: Identity { id, name: cluster_name.to_owned() }, rhythm, ways }))
+}
+
 fn station(
     from: &Reader<'_>,
     cluster_id: &str,
+    roots: Vec<Certificate<'static>>,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Station>, ConfigError> {
-    let url = from.get("STATION_ALERT_URL").map(|raw| station_url(&raw, cluster_id)).transpose()?;
-    let key = from.secret("STATION_ALERT_KEY")?;
-    let roots = from.file("STATION_CA_FILE")?.map(|(path, pem)| certificates(&path, &pem)).transpose()?;
-    match (url, key) {
-        (Some(url), Some(key)) => return Ok(Some(Station { url, key, roots: roots.unwrap_or_default() })),
+    let encoded = percent_encoding::utf8_percent_encode(cluster_id, value::PATH_SEGMENT).to_string();
+    let url = from.url("STATION_ALERT_URL", ", in which {cluster_id} is filled in", |raw| {
+        raw.replace("{cluster_id}", &encoded)
+    })?;
+    match (url, from.secret("STATION_ALERT_KEY")?) {
+        (Some(url), Some(key)) => return Ok(Some(Station { url, key, roots })),
         (None, None) => {}
         (Some(_), None) => warnings.push("STATION_ALERT_KEY is not set: alerts are only logged".into()),
         (None, Some(_)) => warnings.push("STATION_ALERT_URL is not set: alerts are only logged".into()),
@@ -220,47 +270,13 @@ fn station(
     Ok(None)
 }
 
-fn station_url(raw: &str, cluster_id: &str) -> Result<String, ConfigError> {
-    let allowed =
-        "an http:// or https:// URL with a host and no user name, in which {cluster_id} is filled in";
-    let wrong = || {
-        // What stands before an @ may be a password.
-        let shown = if raw.contains('@') { "(hidden)" } else { raw };
-        ConfigError::new("STATION_ALERT_URL", Some(shown), allowed)
-    };
-    let encoded = percent_encoding::utf8_percent_encode(cluster_id, value::PATH_SEGMENT).to_string();
-    let url = raw.replace("{cluster_id}", &encoded);
-    let uri: Uri = url.parse().map_err(|_| wrong())?;
-    let scheme = uri.scheme_str();
-    let authority = uri.authority().map(ureq::http::uri::Authority::as_str);
-    let has_host = uri.host().is_some_and(|host| !host.is_empty());
-    if !matches!(scheme, Some("http" | "https"))
-        || !has_host
-        || authority.is_some_and(|text| text.contains('@'))
-    {
-        return Err(wrong());
-    }
-    Ok(url)
-}
-
-fn certificates(path: &str, pem: &[u8]) -> Result<Vec<Certificate<'static>>, ConfigError> {
-    let wrong =
-        || ConfigError::new("STATION_CA_FILE", Some(path), "a file of PEM certificates, at least one");
-    let mut certificates = Vec::new();
-    for item in parse_pem(pem) {
-        if let PemItem::Certificate(certificate) = item.map_err(|_| wrong())? {
-            certificates.push(certificate);
-        }
-    }
-    if certificates.is_empty() { Err(wrong()) } else { Ok(certificates) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn config(variables: &[(&str, &str)], arguments: &[&str]) -> Result<Config, ConfigError> {
-        let flags = Flags::parse("pap-collector", arguments.iter().map(ToString::to_string)).unwrap();
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let flags: Flags = crate::cli::parse("pap-collector", &arguments).unwrap();
         Config::new(&flags, &|name| {
             variables.iter().rfind(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         })

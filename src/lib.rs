@@ -33,6 +33,8 @@
 //! - [`metrics`], [`logging`], [`systemd`], [`vitals`]: what the outside sees of the inside
 //! - [`state_file`], [`handover`], [`signals`]: through a restart, and into another image
 //! - [`check`]: asks a running collector how it is
+//! - [`emitter`]: the other half, an agent's heartbeats; `pap-heartbeat` is one, and so is a collector below another
+//! - [`client`], [`cli`]: how we ask others, and how we are called
 //! - [`config`], [`panics`], [`app`]: from the environment to running threads, and back
 
 pub mod alert;
@@ -40,9 +42,12 @@ pub mod alerter;
 pub mod app;
 pub mod beat;
 pub mod check;
+pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+pub mod emitter;
 pub mod fanout;
 pub mod handover;
 pub mod lines;

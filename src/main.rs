@@ -3,8 +3,9 @@
 use std::process::exit;
 use std::time::Duration;
 
-use pap_collector::app::{self, BAD_CONFIG, IO_ERROR, STOPPED};
+use pap_collector::app;
 use pap_collector::check::{self, Question};
+use pap_collector::cli::{self, BAD_CONFIG, IO_ERROR, STOPPED, UNWELL, environment, say};
 use pap_collector::config::{Config, Flags, Task};
 use pap_collector::logging::Log;
 use pap_collector::signals::Signals;
@@ -13,12 +14,11 @@ use pap_collector::signals::Signals;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The collector that was asked about is not well.
-const UNWELL: i32 = 1;
+const NAME: &str = "pap-collector";
 
 fn main() {
-    exit(match Flags::parse("pap-collector", std::env::args_os().skip(1).map(lossy)) {
-        Ok(flags) if flags.version => say(&format!("pap-collector {}", pap_collector::VERSION)),
+    exit(match cli::parse::<Flags>(NAME, &cli::arguments()) {
+        Ok(flags) if flags.version => say(&format!("{NAME} {}", pap_collector::VERSION)),
         Ok(flags) if flags.task == Some(Task::Check) => check(&flags),
         Ok(flags) if flags.live => complain("--live goes with check", BAD_CONFIG),
         Ok(flags) => match Config::new(&flags, &environment) {
@@ -26,8 +26,7 @@ fn main() {
             Ok(config) => run(&config),
             Err(error) => complain(&error.to_string(), BAD_CONFIG),
         },
-        Err(early) if early.status.is_ok() => say(early.output.trim_end()),
-        Err(early) => complain(early.output.trim_end(), BAD_CONFIG),
+        Err(early) => cli::show(NAME, &early),
     })
 }
 
@@ -58,24 +57,6 @@ fn check(flags: &Flags) -> i32 {
     }
 }
 
-fn environment(name: &str) -> Option<String> {
-    std::env::var_os(name).map(lossy)
-}
-
-/// What is no UTF-8 becomes text that no check lets pass.
-fn lossy(text: impl AsRef<std::ffi::OsStr>) -> String {
-    text.as_ref().to_string_lossy().into_owned()
-}
-
-fn say(text: &str) -> i32 {
-    use std::io::Write as _;
-    // A closed pipe is the reader's choice.
-    let _ = writeln!(std::io::stdout(), "{text}");
-    STOPPED
-}
-
 fn complain(text: &str, code: i32) -> i32 {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "pap-collector: {text}");
-    code
+    cli::complain(NAME, text, code)
 }

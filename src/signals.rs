@@ -12,6 +12,16 @@ pub use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 
+/// A signal that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caught {
+    /// Which.
+    pub signal: Signal,
+    /// Whether a process sent it, to us; a terminal sends its signals to all
+    /// that run in it.
+    pub by_process: bool,
+}
+
 /// The signals of this process.
 pub struct Signals {
     descriptor: SignalFd,
@@ -33,16 +43,18 @@ impl Signals {
 
     /// Waits for the next one. Calls `note` with it before anybody who holds
     /// signals back can go on.
-    pub fn next(&self, note: impl Fn(Signal)) -> Signal {
+    pub fn next(&self, note: impl Fn(Signal)) -> Caught {
         loop {
             // If it fails, the attempt to read says whether there is one.
             let _ = poll(&mut [PollFd::from_borrowed_fd(self.descriptor.as_fd(), PollFlags::IN)], None);
             let _reading = self.hold();
             let read = self.descriptor.read_signal().ok().flatten();
-            let number = read.and_then(|read| i32::try_from(read.ssi_signo).ok());
+            let Some(read) = read else { continue };
+            let number = i32::try_from(read.ssi_signo).ok();
             if let Some(signal) = number.and_then(|number| Signal::try_from(number).ok()) {
                 note(signal);
-                return signal;
+                // Of those that we read, the kernel's own have codes above 0 (sigaction(2)).
+                return Caught { signal, by_process: read.ssi_code <= 0 };
             }
         }
     }

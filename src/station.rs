@@ -1,13 +1,13 @@
 //! The station: posts one alert and says how that ended. Without a station
 //! the alert goes to the log, and that never fails.
 
-use std::io::Read as _;
 use std::time::Duration;
 
 use ureq::http::HeaderMap;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::Certificate;
 
 use crate::alert::{Alert, Severity};
+use crate::client;
 use crate::clock::wall;
 use crate::config;
 use crate::delivery::Reply;
@@ -19,8 +19,6 @@ const POST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A kept connection is not used again after this: servers commonly close at
 /// 5 s, and a post that meets a closed connection is lost and sent twice.
 const KEEP_IDLE: Duration = Duration::from_secs(2);
-/// How much of the station's answer is worth reading.
-const ANSWER_EXCERPT: u64 = 300;
 
 /// Where alerts go.
 pub struct Station {
@@ -93,42 +91,23 @@ impl Post {
             request.header("Authorization", &self.authorization).header("Content-Type", "application/json");
         match request.send(body) {
             Ok(response) => {
-                let (head, body) = response.into_parts();
-                let reply =
-                    Reply::Status { code: head.status.as_u16(), retry_after: retry_after(&head.headers) };
-                let mut excerpt = Vec::new();
-                // The status alone decides; the words are for the log.
-                let _ = body.into_reader().take(ANSWER_EXCERPT).read_to_end(&mut excerpt);
-                Told { reply, remark: String::from_utf8_lossy(&excerpt).escape_debug().to_string() }
+                let code = response.status().as_u16();
+                let reply = Reply::Status { code, retry_after: retry_after(response.headers()) };
+                Told { reply, remark: client::excerpt(response) }
             }
-            Err(error) => Told::nothing(error.to_string().escape_debug().to_string()),
+            Err(error) => Told::nothing(client::trouble(&error)),
         }
     }
 }
 
 fn agent(roots: &[Certificate<'static>], senders: usize) -> ureq::Agent {
-    let mut tls = TlsConfig::builder();
-    if !roots.is_empty() {
-        // Named roots replace the built-in ones, so those are named too.
-        let built_in = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
-        let mut all: Vec<_> = built_in.map(|der| Certificate::from_der(der).to_owned()).collect();
-        all.extend_from_slice(roots);
-        tls = tls.root_certs(RootCerts::new_with_certs(&all));
-    }
-    ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        // A proxy from the environment would see every alert; none is used.
-        .proxy(None)
-        .user_agent(concat!("pap-collector/", env!("CARGO_PKG_VERSION")))
+    client::config(concat!("pap-collector/", env!("CARGO_PKG_VERSION")), roots)
         .timeout_resolve(Some(CONNECT_TIMEOUT))
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_global(Some(POST_TIMEOUT))
         .max_idle_connections(senders)
         .max_idle_connections_per_host(senders)
         .max_idle_age(KEEP_IDLE)
-        .tls_config(tls.build())
         .build()
         .new_agent()
 }

@@ -1,6 +1,6 @@
 //! The command line: a flag for every variable, and a few of its own.
 
-use argh::{EarlyExit, FromArgValue, FromArgs};
+use argh::{FromArgValue, FromArgs};
 
 /// What is to be done instead of running a collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromArgValue)]
@@ -95,6 +95,15 @@ pub struct Flags {
     /// how often it is saved when something changed (default: 5000)
     #[argh(option)]
     state_interval_ms: Option<String>,
+    /// a collector above this one, to which this one beats (default: none)
+    #[argh(option)]
+    pap_collector_url: Option<String>,
+    /// the mode in which it does so: EMERGENCY, IDLE or SLEEP (default: IDLE)
+    #[argh(option)]
+    heartbeat_mode: Option<String>,
+    /// seconds between two of those heartbeats (default: the mode's)
+    #[argh(option)]
+    heartbeat_interval: Option<String>,
     /// what is logged (default: info)
     #[argh(option)]
     rust_log: Option<String>,
@@ -104,24 +113,8 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// Parses the arguments that follow the program's name. `--name=value`
-    /// means the same as `--name value`.
-    ///
-    /// # Errors
-    /// The text to show, and whether it was asked for.
-    pub fn parse(program: &str, arguments: impl Iterator<Item = String>) -> Result<Self, EarlyExit> {
-        let arguments: Vec<String> = arguments
-            .flat_map(|argument| match argument.split_once('=') {
-                Some((name, value)) if name.starts_with("--") => vec![name.to_owned(), value.to_owned()],
-                _ => vec![argument],
-            })
-            .collect();
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        Self::from_args(&[program], &arguments)
-    }
-
     /// The flag that goes with an environment variable.
-    pub(super) fn get(&self, variable: &str) -> Option<&str> {
+    pub(super) fn get(&self, variable: &str) -> Option<String> {
         let flag = match variable {
             "CLUSTER_ID" => &self.cluster_id,
             "CLUSTER_NAME" => &self.cluster_name,
@@ -146,10 +139,13 @@ impl Flags {
             "COLLECTOR_HTTP_WORKERS" => &self.collector_http_workers,
             "STATE_FILE" => &self.state_file,
             "STATE_INTERVAL_MS" => &self.state_interval_ms,
+            "PAP_COLLECTOR_URL" => &self.pap_collector_url,
+            "HEARTBEAT_MODE" => &self.heartbeat_mode,
+            "HEARTBEAT_INTERVAL" => &self.heartbeat_interval,
             "RUST_LOG" => &self.rust_log,
             "LOG_FORMAT" => &self.log_format,
             _ => &None,
         };
-        flag.as_deref()
+        flag.clone()
     }
 }

@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
-
-use super::Flags;
+use ureq::http::Uri;
+use ureq::tls::{Certificate, PemItem, parse_pem};
 
 /// What is encoded in a path segment (RFC 3986 §3.3): all but the unreserved.
 pub const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -66,21 +66,24 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Where raw values come from, by the name of their variable.
+pub type Source<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
 /// Reads values by the name of their variable.
 pub struct Reader<'a> {
-    flags: &'a Flags,
-    environment: &'a dyn Fn(&str) -> Option<String>,
+    flags: &'a Source<'a>,
+    environment: &'a Source<'a>,
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(flags: &'a Flags, environment: &'a dyn Fn(&str) -> Option<String>) -> Self {
+    /// A flag wins over the environment.
+    pub fn new(flags: &'a Source<'a>, environment: &'a Source<'a>) -> Self {
         Self { flags, environment }
     }
 
     /// The raw value; an empty one counts as not set.
     pub fn get(&self, variable: &str) -> Option<String> {
-        let flag = self.flags.get(variable).map(ToOwned::to_owned);
-        flag.or_else(|| (self.environment)(variable)).filter(|value| !value.is_empty())
+        (self.flags)(variable).or_else(|| (self.environment)(variable)).filter(|value| !value.is_empty())
     }
 
     pub fn text(&self, variable: &str, longest: usize) -> Result<Option<String>, ConfigError> {
@@ -173,6 +176,43 @@ impl<'a> Reader<'a> {
             return Err(ConfigError::new(named, Some("(hidden)"), &allowed));
         }
         Ok(Some(Secret(raw)))
+    }
+
+    /// A URL of ours to call, in which `fill` may put something.
+    pub fn url(
+        &self,
+        variable: &str,
+        also: &str,
+        fill: impl FnOnce(String) -> String,
+    ) -> Result<Option<String>, ConfigError> {
+        let Some(raw) = self.get(variable) else { return Ok(None) };
+        // What stands before an @ may be a password.
+        let shown = if raw.contains('@') { "(hidden)".to_owned() } else { raw.clone() };
+        let url = fill(raw);
+        let is_good = url.parse::<Uri>().is_ok_and(|uri| {
+            let authority = uri.authority().map(ureq::http::uri::Authority::as_str);
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some_and(|host| !host.is_empty())
+                && authority.is_none_or(|text| !text.contains('@'))
+        });
+        if is_good {
+            return Ok(Some(url));
+        }
+        let allowed = format!("an http:// or https:// URL with a host and no user name{also}");
+        Err(ConfigError::new(variable, Some(&shown), &allowed))
+    }
+
+    /// The certificates in the PEM file that a variable names.
+    pub fn certificates(&self, variable: &str) -> Result<Vec<Certificate<'static>>, ConfigError> {
+        let Some((path, pem)) = self.file(variable)? else { return Ok(Vec::new()) };
+        let wrong = || ConfigError::new(variable, Some(&path), "a file of PEM certificates, at least one");
+        let mut certificates = Vec::new();
+        for item in parse_pem(&pem) {
+            if let PemItem::Certificate(certificate) = item.map_err(|_| wrong())? {
+                certificates.push(certificate);
+            }
+        }
+        if certificates.is_empty() { Err(wrong()) } else { Ok(certificates) }
     }
 
     /// The path and the content of the file that a variable names.

@@ -6,6 +6,7 @@ pub mod station;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::ops::{Deref, DerefMut};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
@@ -22,12 +23,31 @@ pub fn wait(time: Duration) {
     let _ = crossbeam_channel::never::<()>().recv_timeout(time);
 }
 
-/// A running collector. It is killed when dropped.
-pub struct Collector {
-    pub port: u16,
+/// A running program. It is killed when dropped.
+pub struct Running {
     pub child: Child,
     log: Arc<(Mutex<Vec<String>>, Condvar)>,
     reader: Option<JoinHandle<()>>,
+}
+
+/// A running collector.
+pub struct Collector {
+    pub port: u16,
+    running: Running,
+}
+
+impl Deref for Collector {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.running
+    }
+}
+
+impl DerefMut for Collector {
+    fn deref_mut(&mut self) -> &mut Running {
+        &mut self.running
+    }
 }
 
 /// The program under test: the one just built, or the one that
@@ -60,17 +80,7 @@ impl Collector {
 
     /// Runs a prepared command and waits until it is ready.
     pub fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let log: Arc<(Mutex<Vec<String>>, Condvar)> = Arc::default();
-        let lines = Arc::clone(&log);
-        let reader = thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                lines.0.lock().unwrap().push(line);
-                lines.1.notify_all();
-            }
-        });
-        let mut collector = Self { port: 0, child, log, reader: Some(reader) };
+        let mut collector = Self { port: 0, running: Running::spawn(command) };
         let line = collector.await_log("listening on ");
         let digits = line.rsplit(':').next().unwrap();
         collector.port = digits.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
@@ -129,6 +139,23 @@ impl Collector {
         let value = text.lines().find_map(|line| line.strip_prefix(&with_cluster));
         value.map_or(0.0, |value| value.parse().unwrap())
     }
+}
+
+impl Running {
+    /// Starts a prepared command and collects what it logs.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let log: Arc<(Mutex<Vec<String>>, Condvar)> = Arc::default();
+        let lines = Arc::clone(&log);
+        let reader = thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                lines.0.lock().unwrap().push(line);
+                lines.1.notify_all();
+            }
+        });
+        Self { child, log, reader: Some(reader) }
+    }
 
     pub fn log(&self) -> Vec<String> {
         self.log.0.lock().unwrap().clone()
@@ -162,6 +189,9 @@ impl Collector {
             "KILL" => Signal::KILL,
             "STOP" => Signal::STOP,
             "CONT" => Signal::CONT,
+            "USR1" => Signal::USR1,
+            "USR2" => Signal::USR2,
+            "WINCH" => Signal::WINCH,
             other => panic!("unknown signal {other}"),
         };
         kill_process(Pid::from_child(&self.child), signal).unwrap();
@@ -183,7 +213,7 @@ impl Collector {
     }
 }
 
-impl Drop for Collector {
+impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();

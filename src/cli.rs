@@ -1,0 +1,76 @@
+//! What the programs of the family have in common: exit codes, the
+//! environment, and words for whoever called them.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
+
+use argh::{EarlyExit, FromArgs};
+
+/// The process ends as it was asked to.
+pub const STOPPED: i32 = 0;
+/// Who was asked about is not well.
+pub const UNWELL: i32 = 1;
+/// The process ends because of a bug.
+pub const BUG: i32 = 70;
+/// The process ends because it cannot listen or write.
+pub const IO_ERROR: i32 = 74;
+/// The process did not start because its configuration is wrong.
+pub const BAD_CONFIG: i32 = 78;
+
+/// The arguments after the program's name.
+pub fn arguments() -> Vec<String> {
+    std::env::args_os().skip(1).map(lossy).collect()
+}
+
+/// The same up to `--`, and the command that follows it, just as it was given.
+pub fn split_command() -> (Vec<String>, Option<Vec<OsString>>) {
+    let mut words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let command = words.iter().position(|word| word == "--").map(|at| words.split_off(at));
+    let command = command.map(|words| words.into_iter().skip(1).collect());
+    (words.iter().map(lossy).collect(), command)
+}
+
+/// A variable of the environment.
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var_os(name).map(lossy)
+}
+
+/// What is no UTF-8 becomes text that no check lets pass.
+fn lossy(text: impl AsRef<OsStr>) -> String {
+    text.as_ref().to_string_lossy().into_owned()
+}
+
+/// Parses flags. `--name=value` means the same as `--name value`.
+///
+/// # Errors
+/// The text to show, and whether it was asked for.
+pub fn parse<F: FromArgs>(program: &str, arguments: &[String]) -> Result<F, EarlyExit> {
+    let split = |argument: &String| match argument.split_once('=') {
+        Some((name, value)) if name.starts_with("--") => vec![name.to_owned(), value.to_owned()],
+        _ => vec![argument.clone()],
+    };
+    let arguments: Vec<String> = arguments.iter().flat_map(split).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    F::from_args(&[program], &arguments)
+}
+
+/// Answers what was asked for.
+pub fn say(text: &str) -> i32 {
+    // A closed pipe is the reader's choice.
+    let _ = writeln!(std::io::stdout(), "{text}");
+    STOPPED
+}
+
+/// Says why the process ends with `code`.
+pub fn complain(program: &str, text: &str, code: i32) -> i32 {
+    let _ = writeln!(std::io::stderr(), "{program}: {text}");
+    code
+}
+
+/// Shows what ended the parsing of flags: help, or an error.
+pub fn show(program: &str, early: &EarlyExit) -> i32 {
+    match early.status {
+        Ok(()) => say(early.output.trim_end()),
+        Err(()) => complain(program, early.output.trim_end(), BAD_CONFIG),
+    }
+}

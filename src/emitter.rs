@@ -1,0 +1,265 @@
+//! An agent's half: heartbeats, posted in time, that mean something.
+//!
+//! `pap-heartbeat` runs one for an agent that cannot speak for itself; a
+//! collector runs one to be watched by the collector above it. [`pace`]
+//! decides when, [`subject`] whether, [`ways`] posts; this file is the loop.
+
+pub mod command;
+pub mod config;
+pub mod flags;
+mod mode_file;
+pub mod pace;
+pub mod program;
+pub mod status;
+pub mod subject;
+pub mod ways;
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::process;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+
+use crate::beat::Mode;
+use crate::clock::{deadline_in, monotonic};
+
+pub use config::Rhythm;
+pub use mode_file::ModeFile;
+pub use pace::{Pace, Taken};
+pub use status::{Status, StatusFile};
+pub use subject::Subject;
+pub use ways::{Identity, Sender, Sent, Ways};
+
+/// What an emitter is told while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Another mode, to be told at once.
+    Mode(Mode),
+    /// The agent was asked to stop and may need a while.
+    Leaving,
+    /// The agent is gone.
+    End {
+        /// As planned, so no death is to follow.
+        planned: bool,
+        /// What the process is to exit with.
+        code: i32,
+    },
+}
+
+/// What was last said in the log, so that only news is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Remark {
+    Taken(Taken),
+    NotWell,
+    Emergency,
+}
+
+/// Sends the heartbeats of one agent.
+pub struct Emitter {
+    rhythm: Rhythm,
+    subject: Box<dyn Subject>,
+    sender: Sender,
+    pace: Pace,
+    /// After so many failed looks it beats in EMERGENCY instead of not at all.
+    emergency_after: Option<u32>,
+    mode_file: Option<ModeFile>,
+    status: Option<(StatusFile, Status)>,
+    /// Failed looks in a row.
+    unwell: u32,
+    /// The uptime at the last good look, and when that was.
+    lived: Option<(Duration, Duration)>,
+    /// It said goodbye and has not beaten since.
+    is_gone: bool,
+    remark: Option<Remark>,
+    is_status_written: bool,
+}
+
+impl Emitter {
+    /// For this agent, these ways and what it vouches for.
+    pub fn new(identity: &Identity, rhythm: Rhythm, ways: &Ways, subject: Box<dyn Subject>) -> Self {
+        let sender = Sender::new(identity, ways);
+        let seed = RandomState::new().hash_one(process::id());
+        let pace = Pace::new(monotonic(), rhythm.interval(), sender.has_collector(), seed);
+        Self {
+            rhythm,
+            subject,
+            sender,
+            pace,
+            emergency_after: None,
+            mode_file: None,
+            status: None,
+            unwell: 0,
+            lived: None,
+            is_gone: false,
+            remark: None,
+            is_status_written: true,
+        }
+    }
+
+    /// After so many failed looks it beats in EMERGENCY.
+    pub fn emergency_after(mut self, failures: Option<u32>) -> Self {
+        self.emergency_after = failures;
+        self
+    }
+
+    /// What is in this file is the mode.
+    pub fn mode_file(mut self, file: Option<ModeFile>) -> Self {
+        self.mode_file = file;
+        self
+    }
+
+    /// How it goes is kept in this file.
+    pub fn status_file(mut self, file: StatusFile, identity: &Identity) -> Self {
+        self.status = Some((file, Status::new(identity, self.subject.describe())));
+        self
+    }
+
+    /// Beats until the end; returns what the process is to exit with, 0 if
+    /// nobody can say so any more.
+    pub fn run(mut self, events: &Receiver<Event>) -> i32 {
+        self.follow_mode_file();
+        self.write_status();
+        let code = loop {
+            let mut wait = self.pace.due().saturating_sub(monotonic());
+            if self.mode_file.is_some() {
+                wait = wait.min(ModeFile::LOOK_EVERY);
+            }
+            match events.recv_deadline(deadline_in(wait)) {
+                Ok(Event::Mode(mode)) => self.change(mode),
+                Ok(Event::Leaving) => {
+                    self.goodbye();
+                    self.pace.rest(monotonic());
+                }
+                Ok(Event::End { planned, code }) => {
+                    if planned && !self.is_gone {
+                        self.goodbye();
+                    }
+                    break code;
+                }
+                Err(timeout) if timeout.is_timeout() => self.follow_mode_file(),
+                Err(_) => break 0,
+            }
+            if self.pace.due() <= monotonic() {
+                self.beat(&|| !events.is_empty());
+            }
+        };
+        if let Some((file, _)) = &self.status {
+            file.remove();
+        }
+        code
+    }
+
+    fn beat(&mut self, interrupted: &dyn Fn() -> bool) {
+        let began = monotonic();
+        let (mode, uptime) = match self.subject.look() {
+            Ok(uptime) => {
+                if self.is_emergency() {
+                    self.pace.change(began, self.rhythm.interval());
+                }
+                (self.unwell, self.lived) = (0, Some((uptime, began)));
+                (self.rhythm.mode, uptime)
+            }
+            Err(why) => {
+                let was_emergency = self.is_emergency();
+                self.unwell = self.unwell.saturating_add(1);
+                if !self.is_emergency() {
+                    self.pace.in_vain(monotonic());
+                    self.note(Remark::NotWell, &why);
+                    return self.tried(Taken::Nobody, &why);
+                }
+                if !was_emergency {
+                    let rhythm = Rhythm { mode: Mode::Emergency, ..self.rhythm };
+                    self.pace.change(began, rhythm.interval());
+                }
+                self.note(Remark::Emergency, &why);
+                let since = |(uptime, at): (Duration, Duration)| uptime + began.saturating_sub(at);
+                (Mode::Emergency, self.lived.map_or(Duration::ZERO, since))
+            }
+        };
+        // If there is news, it comes first; what is due stays due.
+        let Some(sent) = self.sender.send(mode, uptime, self.pace.tries(), interrupted) else { return };
+        self.is_gone = false;
+        self.pace.settle(monotonic(), sent.taken);
+        if !self.is_emergency() {
+            self.note(Remark::Taken(sent.taken), &sent.trouble);
+        }
+        self.tried(sent.taken, &sent.trouble);
+    }
+
+    /// Whether too many looks have failed for silence.
+    fn is_emergency(&self) -> bool {
+        self.emergency_after.is_some_and(|failures| self.unwell >= failures)
+    }
+
+    fn change(&mut self, mode: Mode) {
+        if mode == self.rhythm.mode {
+            return;
+        }
+        log::info!("beating in {mode} from now on, not in {}", self.rhythm.mode);
+        self.rhythm.mode = mode;
+        if !self.is_gone && !self.is_emergency() {
+            self.pace.change(monotonic(), self.rhythm.interval());
+        }
+    }
+
+    fn follow_mode_file(&mut self) {
+        if let Some(mode) = self.mode_file.as_mut().and_then(ModeFile::look) {
+            self.change(mode);
+        }
+    }
+
+    fn goodbye(&mut self) {
+        match self.sender.goodbye() {
+            Ok(()) => self.is_gone = true,
+            Err(why) => {
+                log::warn!("the collector did not hear our goodbye and will call this a death: {why}");
+            }
+        }
+    }
+
+    /// Says in the log what is new.
+    fn note(&mut self, remark: Remark, trouble: &str) {
+        if self.remark.replace(remark) == Some(remark) {
+            return log::debug!("still so: {remark:?} {trouble}");
+        }
+        let collector = self.sender.collector_url();
+        match (remark, collector) {
+            (Remark::Taken(Taken::Collector), _) => {
+                log::info!("{} takes our heartbeats", collector.unwrap_or_default());
+            }
+            (Remark::Taken(Taken::Station), None) => log::info!("the station takes our heartbeats"),
+            (Remark::Taken(Taken::Station), Some(_)) => {
+                log::warn!("the station takes our heartbeats in the collector's place: {trouble}");
+            }
+            (Remark::Taken(Taken::Nobody), _) => {
+                log::warn!("nobody takes our heartbeats, trying on: {trouble}");
+            }
+            (Remark::NotWell, _) => log::warn!("not beating: {trouble}"),
+            (Remark::Emergency, _) => log::warn!("beating in EMERGENCY: {trouble}"),
+        }
+    }
+
+    fn tried(&mut self, taken: Taken, trouble: &str) {
+        if let Some((_, status)) = &mut self.status {
+            status.tried(taken, trouble);
+        }
+        self.write_status();
+    }
+
+    fn write_status(&mut self) {
+        let Some((file, status)) = &mut self.status else { return };
+        let mode = if self.emergency_after.is_some_and(|failures| self.unwell >= failures) {
+            Mode::Emergency
+        } else {
+            self.rhythm.mode
+        };
+        status.paced(mode, self.pace.interval());
+        let result = file.write(status);
+        if let Err(error) = &result
+            && self.is_status_written
+        {
+            log::warn!("the status cannot be kept, so --check fails (PAP_STATUS_FILE): {error}");
+        }
+        self.is_status_written = result.is_ok();
+    }
+}

@@ -1,0 +1,82 @@
+//! A file that holds the mode, for those who cannot send signals.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::beat::Mode;
+
+/// More than any mode has, in bytes.
+const LONGEST: u64 = 64;
+
+/// The file, and what it last held.
+#[derive(Debug)]
+pub struct ModeFile {
+    path: PathBuf,
+    last: Option<Result<String, io::ErrorKind>>,
+}
+
+impl ModeFile {
+    /// How often to look. Files that are replaced as a whole, as Kubernetes
+    /// does it, are not seen by watching one.
+    pub const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+    /// The file at `path`.
+    pub const fn new(path: PathBuf) -> Self {
+        Self { path, last: None }
+    }
+
+    /// The mode, if the file changed and holds one.
+    pub fn look(&mut self) -> Option<Mode> {
+        let mut text = String::new();
+        let read = File::open(&self.path).and_then(|file| file.take(LONGEST).read_to_string(&mut text));
+        let held = read.map(|_| text.trim().to_owned());
+        let remembered = held.as_ref().map(Clone::clone).map_err(io::Error::kind);
+        if self.last.as_ref() == Some(&remembered) {
+            return None;
+        }
+        self.last = Some(remembered);
+        let path = self.path.display();
+        match held {
+            Ok(text) => {
+                let mode = Mode::from_name(&text);
+                if mode.is_none() {
+                    log::warn!(
+                        "{path} holds \"{}\", and the mode stays; allowed: EMERGENCY, IDLE, SLEEP",
+                        text.escape_debug()
+                    );
+                }
+                mode
+            }
+            Err(error) => {
+                log::warn!("{path} cannot be read, and the mode stays: {error}");
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn only_what_changed_and_is_a_mode_counts() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mode");
+        let mut file = ModeFile::new(path.clone());
+        assert_eq!(file.look(), None);
+        fs::write(&path, "SLEEP\n").unwrap();
+        assert_eq!(file.look(), Some(Mode::Sleep));
+        assert_eq!(file.look(), None);
+        fs::write(&path, "sleep").unwrap();
+        assert_eq!(file.look(), None);
+        fs::write(&path, [0xff; 100]).unwrap();
+        assert_eq!(file.look(), None);
+        fs::write(&path, " EMERGENCY ").unwrap();
+        assert_eq!(file.look(), Some(Mode::Emergency));
+    }
+}

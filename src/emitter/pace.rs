@@ -1,0 +1,291 @@
+//! PURE: when the next heartbeat is due, and how long each way may take.
+//!
+//! Time comes in as the time since some start, and chance from a seed. The
+//! collector calls an agent dead after two intervals without a heartbeat, so
+//! whatever fails is tried again well before.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+/// How long the collector may take to answer.
+const COLLECTOR_PATIENCE: Duration = Duration::from_secs(2);
+/// The same when it did not answer the last heartbeat.
+const DOUBTFUL_PATIENCE: Duration = Duration::from_secs(1);
+/// How long the station may take.
+const STATION_PATIENCE: Duration = Duration::from_secs(5);
+/// The first heartbeat is at most this late.
+const LATEST_START: Duration = Duration::from_secs(3);
+
+/// Who took a heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// The collector.
+    Collector,
+    /// The station, in the collector's place or because there is none.
+    Station,
+    /// Nobody.
+    Nobody,
+}
+
+/// How one heartbeat is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tries {
+    /// How often the collector is tried.
+    pub collector: u32,
+    /// How long it may take each time.
+    pub collector_patience: Duration,
+    /// How long the station may take after that; none if it is left alone.
+    pub station_patience: Option<Duration>,
+}
+
+/// The pace of one agent's heartbeats.
+#[derive(Debug)]
+pub struct Pace {
+    interval: Duration,
+    has_collector: bool,
+    /// When something is to be sent.
+    due: Duration,
+    /// It is for the collector alone: the station has heard of us.
+    is_extra: bool,
+    /// The next beat of the steady phase; none until it is found.
+    steady: Option<Duration>,
+    /// When the collector last took one.
+    heard: Option<Duration>,
+    /// Attempts in a row of which nobody took anything.
+    vain: u32,
+    /// The collector did not take the last heartbeat.
+    is_away: bool,
+    random: Rng,
+}
+
+impl Pace {
+    /// The first heartbeat comes soon, though not for all agents that start
+    /// now at once.
+    pub fn new(now: Duration, interval: Duration, has_collector: bool, seed: u64) -> Self {
+        let mut random = Rng::with_seed(seed);
+        let due = now + (interval / 10).min(LATEST_START).mul_f64(random.f64());
+        Self {
+            interval,
+            has_collector,
+            due,
+            is_extra: false,
+            steady: None,
+            heard: None,
+            vain: 0,
+            is_away: false,
+            random,
+        }
+    }
+
+    /// When the next heartbeat is due.
+    pub const fn due(&self) -> Duration {
+        self.due
+    }
+
+    /// The time between two heartbeats.
+    pub const fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// How to send the heartbeat that is due: all tries end within its interval.
+    pub fn tries(&self) -> Tries {
+        let (collector, patience) = if self.is_away {
+            (1, DOUBTFUL_PATIENCE.min(self.interval / 5))
+        } else {
+            (2, COLLECTOR_PATIENCE.min(self.interval * 2 / 5))
+        };
+        let collector = if self.has_collector { collector } else { 0 };
+        let left = self.interval.saturating_sub(patience * collector);
+        Tries {
+            collector,
+            collector_patience: patience,
+            station_patience: (!self.is_extra).then(|| left.min(STATION_PATIENCE)),
+        }
+    }
+
+    /// The heartbeat that was due has been tried, until `now`.
+    pub fn settle(&mut self, now: Duration, taken: Taken) {
+        self.is_away = self.has_collector && taken != Taken::Collector;
+        match taken {
+            Taken::Collector => {
+                self.heard = Some(now);
+                self.go_on(now);
+            }
+            Taken::Nobody if !self.is_extra => self.in_vain(now),
+            Taken::Station | Taken::Nobody => {
+                self.go_on(now);
+                // As long as the collector has not missed two heartbeats, it
+                // can still be told in time; after that it is tried once an
+                // interval. Those that it left alone together come back at
+                // different moments.
+                let extra = now + (self.interval / 4).mul_f64(0.5 + self.share() / 2.0);
+                let too_late = self.heard.map_or(Duration::ZERO, |heard| heard + 2 * self.interval);
+                if self.is_away && extra < too_late.min(self.due) {
+                    (self.due, self.is_extra) = (extra, true);
+                }
+            }
+        }
+    }
+
+    /// There was nothing to send, as what it stands for is not well.
+    pub fn in_vain(&mut self, now: Duration) {
+        let doubled = self.interval / 16 * (1 << self.vain.min(2));
+        self.vain += 1;
+        self.is_extra = false;
+        self.due = now + doubled.mul_f64(0.5 + self.share() / 2.0);
+    }
+
+    /// From now on another interval, and a heartbeat at once.
+    pub fn change(&mut self, now: Duration, interval: Duration) {
+        self.interval = interval;
+        (self.due, self.steady, self.is_extra, self.vain) = (now, None, false, 0);
+    }
+
+    /// Nothing is sent for as long as the collector waits for an agent.
+    pub fn rest(&mut self, now: Duration) {
+        self.change(now + 2 * self.interval, self.interval);
+    }
+
+    /// To the next beat of the steady phase.
+    fn go_on(&mut self, now: Duration) {
+        let steady = self.steady.unwrap_or_else(|| now + self.interval.mul_f64(self.share()));
+        let past = now.checked_sub(steady);
+        let missed = past.map_or(0, |past| past.as_nanos() / self.interval.as_nanos() + 1);
+        let steady = steady + self.interval * u32::try_from(missed).unwrap_or(u32::MAX);
+        (self.due, self.steady, self.is_extra, self.vain) = (steady, Some(steady), false, 0);
+    }
+
+    /// More than 0, at most 1.
+    fn share(&mut self) -> f64 {
+        1.0 - self.random.f64()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unchecked_time_subtraction, reason = "moments in their order")]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(30);
+
+    /// A pace whose collector and station are there or not, as `is_there` says
+    /// for each moment; a try that fails takes `cost`. Returns when the collector
+    /// took something, and how often it was tried in vain.
+    fn simulate(
+        seed: u64,
+        interval: Duration,
+        (has_station, cost): (bool, Duration),
+        until: Duration,
+        is_there: impl Fn(Duration) -> bool,
+    ) -> (Vec<Duration>, usize) {
+        let mut pace = Pace::new(Duration::ZERO, interval, true, seed);
+        let (mut taken, mut vain) = (Vec::new(), 0);
+        while pace.due() < until {
+            let mut now = pace.due();
+            let tries = pace.tries();
+            let mut result = if has_station { Taken::Station } else { Taken::Nobody };
+            for _ in 0..tries.collector {
+                if is_there(now) {
+                    taken.push(now);
+                    result = Taken::Collector;
+                    break;
+                }
+                now += cost.min(tries.collector_patience);
+                vain += 1;
+            }
+            if tries.station_patience.is_none() && result == Taken::Station {
+                result = Taken::Nobody;
+            }
+            pace.settle(now, result);
+        }
+        (taken, vain)
+    }
+
+    fn longest_gap(taken: &[Duration]) -> Duration {
+        taken.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+
+    #[test]
+    fn it_starts_soon_and_then_keeps_its_phase() {
+        for seed in 0..100 {
+            let (taken, vain) = simulate(seed, INTERVAL, (false, Duration::ZERO), 20 * INTERVAL, |_| true);
+            assert!(taken[0] < LATEST_START && taken[1] - taken[0] <= INTERVAL, "{taken:?}");
+            assert!(taken[1..].windows(2).all(|pair| pair[1] - pair[0] == INTERVAL), "{taken:?}");
+            assert_eq!(vain, 0);
+        }
+    }
+
+    #[test]
+    fn those_that_start_together_spread_over_the_interval() {
+        let mut tenths = [0; 10];
+        for seed in 0..1000 {
+            let (taken, _) = simulate(seed, INTERVAL, (false, Duration::ZERO), 4 * INTERVAL, |_| true);
+            let phase = taken[2].as_nanos() % INTERVAL.as_nanos() * 10 / INTERVAL.as_nanos();
+            tenths[usize::try_from(phase).unwrap()] += 1;
+        }
+        assert!(tenths.iter().all(|count| (60..140).contains(count)), "{tenths:?}");
+    }
+
+    #[test]
+    fn no_lost_post_costs_two_intervals_of_silence() {
+        for interval in [Duration::from_secs(5), INTERVAL] {
+            for seed in 0..2000 {
+                // The collector is away for a moment, at any time; it answers
+                // nothing, or refuses at once.
+                let away = interval * u32::try_from(seed % 100).unwrap() / 20 + interval * 2;
+                let blip = interval.mul_f64(0.7) * u32::try_from(seed % 30).unwrap() / 30;
+                let is_there = |now| !(away..away + blip).contains(&now);
+                for costs in [(false, Duration::ZERO), (true, Duration::ZERO), (true, interval / 50)] {
+                    let (taken, _) = simulate(seed, interval, costs, 12 * interval, is_there);
+                    let gap = longest_gap(&taken);
+                    assert!(gap < interval * 2, "{gap:?} with {seed}, {costs:?}, {interval:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn after_an_outage_it_is_back_soon() {
+        for seed in 0..500 {
+            let back = 4 * INTERVAL + Duration::from_millis(seed * 97);
+            let is_there = |now| now < 2 * INTERVAL || now >= back;
+            let (alone, _) = simulate(seed, INTERVAL, (false, Duration::ZERO), 9 * INTERVAL, is_there);
+            let first = alone.iter().find(|&&at| at >= back).unwrap();
+            assert!(*first - back <= INTERVAL / 4, "with nobody else it keeps trying");
+            let (beside, vain) = simulate(seed, INTERVAL, (true, Duration::ZERO), 9 * INTERVAL, is_there);
+            let first = beside.iter().find(|&&at| at >= back).unwrap();
+            assert!(*first - back <= INTERVAL, "beside a station it costs one try an interval");
+            assert!(vain <= 2 + 8 + 3, "{vain} tries in vain in at most four intervals");
+        }
+    }
+
+    #[test]
+    fn all_tries_end_within_the_interval() {
+        for seconds in 1..=900 {
+            let interval = Duration::from_secs(seconds);
+            let mut pace = Pace::new(Duration::ZERO, interval, true, seconds);
+            for _ in 0..2 {
+                let tries = pace.tries();
+                let station = tries.station_patience.unwrap();
+                assert!(tries.collector_patience * tries.collector + station <= interval);
+                assert!(station >= interval.min(STATION_PATIENCE) / 5);
+                pace.settle(Duration::ZERO, Taken::Station);
+            }
+            assert_eq!(pace.tries().collector, 1);
+        }
+    }
+
+    #[test]
+    fn a_change_is_sent_at_once_and_a_rest_is_as_long_as_the_collector_waits() {
+        let mut pace = Pace::new(Duration::ZERO, INTERVAL, true, 1);
+        pace.settle(Duration::ZERO, Taken::Collector);
+        let (now, short) = (Duration::from_secs(7), Duration::from_secs(5));
+        pace.change(now, short);
+        assert_eq!((pace.due(), pace.interval()), (now, short));
+        pace.settle(now, Taken::Collector);
+        assert!(pace.due() > now && pace.due() <= now + short);
+        pace.rest(now);
+        assert_eq!(pace.due(), now + 2 * short);
+    }
+}

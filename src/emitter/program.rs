@@ -1,0 +1,143 @@
+//! The process `pap-heartbeat`: the emitter on the main thread, signals on
+//! another.
+
+use std::ffi::OsString;
+use std::process;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+
+use super::config::{Config, Vouching};
+use super::subject::{Child, Itself, PidFile, Probe};
+use super::{Emitter, Event, ModeFile, Subject, command};
+use crate::VERSION;
+use crate::cli::{BUG, IO_ERROR, STOPPED};
+use crate::logging::Log;
+use crate::panics::on_panic_of_ours;
+use crate::signals::{Signal, Signals};
+
+/// Events that may wait.
+const MOST_EVENTS: usize = 16;
+/// How long the log may take to go out.
+const FLUSH: Duration = Duration::from_millis(500);
+
+/// Beats until there is nothing left to vouch for, or until it is told to
+/// stop. Returns the exit code.
+pub fn run(config: &Config, log: &Log, signals: Signals) -> i32 {
+    let panic_log = log.clone();
+    on_panic_of_ours(move |panic| {
+        log::error!("{panic}");
+        panic_log.flush_within(FLUSH);
+        process::exit(BUG);
+    });
+    let (told, events) = bounded(MOST_EVENTS);
+    let Config { identity, rhythm, ways, vouching, .. } = config;
+    let subject: Box<dyn Subject> = match vouching {
+        Vouching::Command(program, arguments) => match start(program, arguments, signals, told) {
+            Ok(child) => Box::new(child),
+            Err(code) => return code,
+        },
+        other => {
+            let log = log.clone();
+            if let Err(error) = spawn(move || obey(&signals, &log, &told)) {
+                return no_thread(&error);
+            }
+            match other {
+                Vouching::Probe(url, patience) => Box::new(Probe::new(url.clone(), *patience, &ways.roots)),
+                Vouching::PidFile(path) => Box::new(PidFile::new(path.clone())),
+                Vouching::Command(..) | Vouching::Itself => Box::new(Itself),
+            }
+        }
+    };
+    announce(config, subject.as_ref());
+    Emitter::new(identity, *rhythm, ways, subject)
+        .emergency_after(config.emergency_after)
+        .mode_file(config.mode_file.clone().map(ModeFile::new))
+        .status_file(config.status_file.clone(), identity)
+        .run(&events)
+}
+
+/// Starts the command and a thread that passes signals on to it.
+fn start(
+    program: &OsString,
+    arguments: &[OsString],
+    signals: Signals,
+    told: Sender<Event>,
+) -> Result<Child, i32> {
+    let child = command::start(program, arguments).map_err(|(code, why)| {
+        log::error!("{why}");
+        code
+    })?;
+    let pid = child.pid;
+    spawn(move || command::attend(pid, &signals, &told)).map_err(|error| {
+        // Nobody would pass signals on to it.
+        let _ = i32::try_from(pid).map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
+        no_thread(&error)
+    })?;
+    Ok(child)
+}
+
+/// Turns signals into events. The second request to stop ends the process.
+fn obey(signals: &Signals, log: &Log, events: &Sender<Event>) {
+    let mut asked_to_stop = false;
+    loop {
+        let caught = signals.next(|_| ());
+        let event = match caught.signal {
+            Signal::SIGCHLD | Signal::SIGUSR1 | Signal::SIGUSR2 | Signal::SIGWINCH => {
+                command::mode(caught).map(Event::Mode)
+            }
+            _ if asked_to_stop => {
+                log.flush_within(FLUSH);
+                process::exit(STOPPED);
+            }
+            _ => {
+                asked_to_stop = true;
+                Some(Event::End { planned: true, code: STOPPED })
+            }
+        };
+        if let Some(event) = event {
+            // The other end is there as long as the process is.
+            let _ = events.send(event);
+        }
+    }
+}
+
+fn announce(config: &Config, subject: &dyn Subject) {
+    let Config { identity, rhythm, ways, vouching, .. } = config;
+    log::info!(
+        "pap-heartbeat {VERSION} for {} ({}), {} every {:?}",
+        identity.name.escape_debug(),
+        identity.id,
+        rhythm.mode,
+        rhythm.interval()
+    );
+    let station = ways.station.as_ref().map(|(url, _)| url.as_str());
+    match (&ways.collector, station) {
+        (Some(collector), Some(station)) => log::info!("heartbeats: to {collector}, else to {station}"),
+        (Some(url), None) => log::info!("heartbeats: to {url}"),
+        (None, url) => log::info!("heartbeats: to {}", url.unwrap_or_default()),
+    }
+    if *vouching == Vouching::Itself {
+        log::warn!(
+            "vouching for itself alone: a heartbeat says that this process lives, not that an agent does \
+             (--probe, --pid-file, or a command after -- says more)"
+        );
+    } else {
+        log::info!("vouching for {}", subject.describe());
+    }
+    for warning in &config.warnings {
+        log::warn!("{warning}");
+    }
+}
+
+fn spawn(work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    thread::Builder::new().name("signals".into()).spawn(work).map(drop)
+}
+
+fn no_thread(error: &std::io::Error) -> i32 {
+    log::error!("cannot start a thread: {error}; check the limit on processes");
+    IO_ERROR
+}

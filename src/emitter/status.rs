@@ -1,0 +1,257 @@
+//! The status file: what the last heartbeats came to, for `--check` and
+//! `--status`, which are other processes.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use percent_encoding::utf8_percent_encode;
+use serde::{Deserialize, Serialize};
+
+use super::pace::Taken;
+use super::ways::Identity;
+use crate::beat::{AgentId, Mode};
+use crate::clock::{monotonic, wall};
+use crate::config::value::PATH_SEGMENT;
+use crate::registry::millis;
+
+/// Where the file is if nobody says so: the first place that can be written.
+const PLACES: [&str; 2] = ["/run", "/tmp"];
+
+/// One status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    agent_id: String,
+    agent_name: String,
+    pid: u32,
+    mode: Mode,
+    interval_ms: u64,
+    vouches_for: String,
+    /// When and by whom a heartbeat was last taken.
+    accepted: Option<Accepted>,
+    /// What is wrong now; empty if nothing is.
+    trouble: String,
+}
+
+/// A heartbeat that was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Accepted {
+    by: String,
+    /// For people.
+    at: String,
+    /// The same on the monotonic clock, in milliseconds.
+    monotonic_ms: u64,
+}
+
+impl Status {
+    /// The status of one who has sent nothing yet.
+    pub fn new(identity: &Identity, vouches_for: String) -> Self {
+        Self {
+            agent_id: identity.id.to_string(),
+            agent_name: identity.name.clone(),
+            pid: std::process::id(),
+            mode: Mode::Idle,
+            interval_ms: 0,
+            vouches_for,
+            accepted: None,
+            trouble: String::new(),
+        }
+    }
+
+    /// The pace from now on.
+    pub fn paced(&mut self, mode: Mode, interval: Duration) {
+        (self.mode, self.interval_ms) = (mode, millis(interval));
+    }
+
+    /// Somebody or nobody took a heartbeat, with this trouble.
+    pub fn tried(&mut self, taken: Taken, trouble: &str) {
+        trouble.clone_into(&mut self.trouble);
+        let by = match taken {
+            Taken::Collector => "the collector",
+            Taken::Station => "the station",
+            Taken::Nobody => return,
+        };
+        let monotonic_ms = millis(monotonic());
+        self.accepted = Some(Accepted { by: by.into(), at: wall().to_string(), monotonic_ms });
+    }
+
+    /// Whether a heartbeat was taken within two intervals.
+    ///
+    /// # Errors
+    /// None was. Both are a line for people.
+    pub fn check(&self, now: Duration) -> Result<String, String> {
+        let trouble = if self.trouble.is_empty() {
+            String::new()
+        } else {
+            format!("; {}", self.trouble.escape_debug())
+        };
+        let Some(accepted) = &self.accepted else {
+            return Err(format!("not beating: nobody has taken a heartbeat yet{trouble}"));
+        };
+        let longest = Duration::from_millis(self.interval_ms) * 2;
+        let by = &accepted.by;
+        match millis(now).checked_sub(accepted.monotonic_ms).map(Duration::from_millis) {
+            None => Err("not beating: the status is from before the system was started".into()),
+            Some(age) if age <= longest => {
+                Ok(format!("beating: {by} took a heartbeat {age:.1?} ago{trouble}"))
+            }
+            Some(age) => Err(format!(
+                "not beating: {by} took the last heartbeat {age:.1?} ago, more than {longest:?}{trouble}"
+            )),
+        }
+    }
+
+    /// Everything, for people.
+    pub fn describe(&self, now: Duration) -> String {
+        let Self { agent_id, agent_name, pid, mode, interval_ms, vouches_for, .. } = self;
+        let (Ok(summary) | Err(summary)) = self.check(now);
+        let accepted = self.accepted.as_ref().map_or("never", |accepted| &accepted.at);
+        format!(
+            "agent      {} ({agent_id})\nvouches    for {}\nheartbeat  {mode}, every {:?}\nlast taken {accepted}\n\
+             process    {pid}\n{summary}",
+            agent_name.escape_debug(),
+            vouches_for.escape_debug(),
+            Duration::from_millis(*interval_ms)
+        )
+    }
+}
+
+/// Where the status of one agent is kept.
+#[derive(Clone, Debug)]
+pub struct StatusFile(Vec<PathBuf>);
+
+impl StatusFile {
+    /// The usual places of this agent.
+    pub fn usual(id: &AgentId) -> Self {
+        let id = id.to_string();
+        let name = format!("pap-heartbeat-{}.json", utf8_percent_encode(&id, PATH_SEGMENT));
+        Self(PLACES.iter().map(|place| Path::new(place).join(&name)).collect())
+    }
+
+    /// One place.
+    pub fn at(path: String) -> Self {
+        Self(vec![path.into()])
+    }
+
+    /// Replaces what is there.
+    ///
+    /// # Errors
+    /// None of the places can be written to.
+    pub fn write(&self, status: &Status) -> io::Result<()> {
+        let mut result = Ok(());
+        for path in &self.0 {
+            result = write(path, status)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
+    /// Reads the latest of those that are there.
+    ///
+    /// # Errors
+    /// There is none that can be understood, in words for people.
+    pub fn read(&self) -> Result<Status, String> {
+        let mut trouble = "there is no place for a status".to_owned();
+        let mut latest: Option<Status> = None;
+        let moment = |status: &Status| status.accepted.as_ref().map(|accepted| accepted.monotonic_ms);
+        for path in self.0.iter().rev() {
+            let read = fs::read(path).and_then(|text| Ok(serde_json::from_slice::<Status>(&text)?));
+            match read {
+                Ok(status) if latest.as_ref().is_none_or(|latest| moment(latest) <= moment(&status)) => {
+                    latest = Some(status);
+                }
+                Ok(_) => {}
+                Err(error) => trouble = format!("{}: {error}", path.display()),
+            }
+        }
+        latest.ok_or(trouble)
+    }
+
+    /// Takes the file away: nobody beats any more.
+    pub fn remove(&self) {
+        for path in &self.0 {
+            // Most of them are not there.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl fmt::Display for StatusFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let places: Vec<String> = self.0.iter().map(|path| path.display().to_string()).collect();
+        f.write_str(&places.join(" or "))
+    }
+}
+
+/// Written beside and renamed, so that a reader finds one or the other.
+fn write(path: &Path, status: &Status) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}", std::process::id()));
+    // What is there was left by a crash, or put there by somebody else, and
+    // is not to be followed anywhere.
+    let _ = fs::remove_file(&beside);
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&beside)?;
+    let written = serde_json::to_writer(&file, status).map_err(io::Error::from).and_then(|()| file.flush());
+    written.and_then(|()| fs::rename(&beside, path)).inspect_err(|_| drop(fs::remove_file(&beside)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> Status {
+        let identity = Identity { id: AgentId::new("a/b").unwrap(), name: "n".into() };
+        let mut status = Status::new(&identity, "a test".into());
+        status.paced(Mode::Emergency, Mode::Emergency.interval());
+        status
+    }
+
+    #[test]
+    fn a_heartbeat_counts_for_two_intervals() {
+        let mut status = status();
+        assert!(status.check(monotonic()).unwrap_err().contains("yet"));
+        status.tried(Taken::Nobody, "the collector: gone");
+        assert!(status.check(monotonic()).unwrap_err().ends_with("yet; the collector: gone"));
+        status.tried(Taken::Station, "the collector: gone");
+        let taken = Duration::from_millis(status.accepted.as_ref().unwrap().monotonic_ms);
+        let text = status.check(taken + Duration::from_secs(10)).unwrap();
+        assert_eq!(text, "beating: the station took a heartbeat 10.0s ago; the collector: gone");
+        let text = status.check(taken + Duration::from_millis(10_001)).unwrap_err();
+        assert!(text.contains("the last heartbeat 10.0s ago, more than 10s"), "{text}");
+        let text = status.check(taken.saturating_sub(Duration::from_millis(1))).unwrap_err();
+        assert!(text.contains("before the system was started"), "{text}");
+        assert!(status.describe(taken).contains("EMERGENCY, every 5s\nlast taken 20"));
+    }
+
+    #[test]
+    fn the_file_is_replaced_whole_and_links_are_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (nowhere, path) = (directory.path().join("no/where"), directory.path().join("status"));
+        let files = StatusFile(vec![nowhere, path.clone()]);
+        assert!(files.read().unwrap_err().contains("no/where"));
+        let precious = directory.path().join("precious");
+        fs::write(&precious, "x").unwrap();
+        std::os::unix::fs::symlink(&precious, format!("{}.{}", path.display(), std::process::id())).unwrap();
+        files.write(&status()).unwrap();
+        assert_eq!(files.read(), Ok(status()));
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "x");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "nothing is left lying");
+        files.remove();
+        assert!(files.read().is_err());
+        assert!(StatusFile(vec![directory.path().join("a/b")]).write(&status()).is_err());
+    }
+
+    #[test]
+    fn the_usual_places_tell_agents_apart() {
+        let StatusFile(places) = StatusFile::usual(&AgentId::new("a/b").unwrap());
+        assert_eq!(
+            places,
+            [Path::new("/run/pap-heartbeat-a%2Fb.json"), Path::new("/tmp/pap-heartbeat-a%2Fb.json")]
+        );
+    }
+}

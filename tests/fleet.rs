@@ -1,0 +1,107 @@
+//! Many agents, each a process of `pap-heartbeat`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test ends where something is not as it should be, and may look at the time"
+)]
+
+#[path = "support/agent.rs"]
+mod agent;
+mod support;
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use agent::Agent;
+use support::station::{Answer as Reply, Station};
+use support::{Collector, PATIENCE, uuid, wait};
+
+const URGENT: (&str, &str) = ("HEARTBEAT_MODE", "EMERGENCY");
+
+/// One after the other: each uses the whole machine.
+static TURN: Mutex<()> = Mutex::new(());
+
+#[test]
+fn five_hundred_that_start_at_once_spread_over_the_interval() {
+    let _turn = TURN.lock();
+    let collector = Station::start(0, |_| Reply::Status(200)).unwrap();
+    let agents: Vec<Agent> =
+        (0..500).map(|number| Agent::start(collector.port, &uuid(number), &[URGENT], &[])).collect();
+    // The third of each is well within its steady phase.
+    let thirds = |posts: &[support::station::Post]| {
+        let (mut seen, mut thirds) = (HashMap::<String, u32>::new(), Vec::new());
+        for post in posts {
+            let count = seen.entry(post.path.clone()).or_default();
+            *count += 1;
+            if *count == 3 {
+                thirds.push(post.at);
+            }
+        }
+        thirds
+    };
+    assert!(collector.wait_until(PATIENCE, |posts| thirds(posts).len() == agents.len()));
+    let thirds = thirds(&collector.posts());
+    let mut tenths = [0; 10];
+    for at in &thirds {
+        let phase = (*at - thirds[0]).as_millis() % 5000;
+        tenths[usize::try_from(phase / 500).unwrap()] += 1;
+    }
+    println!("heartbeats in each tenth of an interval: {tenths:?}");
+    // 50 each, give or take what chance allows (six standard deviations).
+    assert!(tenths.iter().all(|count| (10..90).contains(count)), "{tenths:?}");
+}
+
+#[test]
+fn a_collector_in_a_restart_loop_loses_no_agent() {
+    let _turn = TURN.lock();
+    let seconds = std::env::var("FLEET_SECONDS").map_or(30, |seconds| seconds.parse().unwrap());
+    let seed = std::env::var("FLEET_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("FLEET_SEED={seed} FLEET_SECONDS={seconds}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let station = Station::start(0, |post| {
+        Reply::Status(if post.path.contains("heartbeat") { 200 } else { post.judge("k") })
+    })
+    .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let variables = [
+        ("COLLECTOR_PORT", port.as_str()),
+        ("STATE_FILE", state.to_str().unwrap()),
+        ("STATE_INTERVAL_MS", "200"),
+    ];
+    let start = || Collector::with_station(&station, &variables);
+    let mut collector = start();
+    // Half of them have the station to turn to.
+    let url = format!("http://127.0.0.1:{}", station.port);
+    let with_station = [URGENT, ("PAP_STATION_URL", url.as_str()), ("PAP_AGENT_KEY", "k")];
+    let agents: Vec<Agent> = (0..200)
+        .map(|number| {
+            let variables = if number % 2 == 0 { &with_station[..1] } else { &with_station };
+            Agent::start(collector.port, &uuid(number), variables, &[])
+        })
+        .collect();
+    let everybody =
+        |collector: &Collector| collector.get("/agents?limit=1").json()["stats"]["healthy"] == agents.len();
+    collector.poll("everybody is known", || everybody(&collector));
+
+    let (end, mut restarts) = (Instant::now() + Duration::from_secs(seconds), 0);
+    while Instant::now() < end {
+        wait(Duration::from_millis(random.u64(100..14_000)));
+        collector.signal(if random.bool() { "KILL" } else { "TERM" });
+        collector.wait();
+        wait(Duration::from_millis(random.u64(0..4_000)));
+        collector = start();
+        restarts += 1;
+    }
+    collector.poll("everybody is there", || everybody(&collector));
+    println!("{restarts} restarts, {} heartbeats went to the station", {
+        station.posts().iter().filter(|post| post.path.contains("heartbeat")).count()
+    });
+    let deaths: Vec<_> =
+        station.posts().into_iter().filter(|post| post.text("type") == "AGENT_DEATH").collect();
+    assert!(deaths.is_empty(), "{deaths:#?}");
+}

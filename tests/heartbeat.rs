@@ -1,0 +1,408 @@
+//! `pap-heartbeat` against the real collector and a station that listens.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test ends where something is not as it should be, and may look at the time"
+)]
+
+#[path = "support/agent.rs"]
+mod agent;
+mod support;
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use agent::{Agent, ask};
+use serde_json::{Value, json};
+use support::station::{Answer as Reply, Post, Station};
+use support::{Collector, PATIENCE, Running, uuid, wait};
+
+const URGENT: (&str, &str) = ("HEARTBEAT_MODE", "EMERGENCY");
+const SECOND: Duration = Duration::from_secs(1);
+
+fn station() -> Station {
+    Station::start(0, |post| Reply::Status(post.judge("k"))).unwrap()
+}
+
+/// What the collector shows of an agent; null if it does not know it.
+fn shown(collector: &Collector, id: &str) -> Value {
+    collector.get(&format!("/agents/{id}")).json()["agent"].clone()
+}
+
+fn is_known(collector: &Collector, id: &str) -> bool {
+    collector.get(&format!("/agents/{id}")).status == 200
+}
+
+fn beats(station: &Station) -> Vec<Post> {
+    let mut posts = station.posts();
+    posts.retain(|post| post.path.contains("heartbeat"));
+    posts
+}
+
+/// Waits until the station has had so many heartbeats.
+fn await_beats(station: &Station, count: usize) -> Vec<Post> {
+    let enough = |posts: &[Post]| {
+        posts.iter().filter(|post| post.path.contains("heartbeat") && post.status < 300).count() >= count
+    };
+    assert!(station.wait_until(PATIENCE, enough), "{:?}", station.posts());
+    beats(station)
+}
+
+#[test]
+fn a_crash_of_its_command_is_told_and_its_silence_is_the_agents() {
+    let station = station();
+    let collector = Collector::with_station(&station, &[]);
+    let id = uuid(1);
+    let mut agent =
+        Agent::start(collector.port, &id, &[URGENT, ("PAP_AGENT_NAME", "sleeper")], &["--", "sleep", "100"]);
+    collector.poll("it is known", || is_known(&collector, &id));
+    let first = shown(&collector, &id);
+    assert_eq!((&first["agent_name"], &first["mode"]), (&json!("sleeper"), &json!("EMERGENCY")));
+    assert!(first["uptime_seconds"].as_f64().unwrap() < 60.0, "the command's own: {first}");
+
+    agent.kill_command();
+    assert_eq!(agent.running.wait(), Some(137), "as a shell tells SIGKILL");
+    assert!(is_known(&collector, &id), "it said no goodbye");
+    assert!(station.wait_until(PATIENCE, |posts| {
+        posts.iter().any(|post| post.text("type") == "AGENT_DEATH" && post.text("agent_uuid") == id)
+    }));
+    let death = &station.taken("AGENT_DEATH")[0];
+    assert!(death.body["details"]["silence_ms"].as_u64().unwrap() >= 10_000, "two intervals: {death:?}");
+}
+
+#[test]
+fn a_planned_stop_raises_no_alert() {
+    let collector = Collector::start(&[]);
+    let known = |id: &str| collector.poll(&format!("{id} is known"), || is_known(&collector, id));
+    // The command ends well, or because it was asked to; or there is none.
+    let directory = tempfile::tempdir().unwrap();
+    let gate = directory.path().join("gate");
+    let script = format!("until [ -e {} ]; do sleep 0.05; done", gate.display());
+    let mut ending = Agent::start(collector.port, "ending", &[URGENT], &["--", "sh", "-c", &script]);
+    let mut asked = Agent::start(collector.port, "asked", &[URGENT], &["--", "sleep", "100"]);
+    let mut alone = Agent::start(collector.port, "alone", &[URGENT], &[]);
+    ["ending", "asked", "alone"].iter().copied().for_each(known);
+    alone.running.await_log("vouching for itself alone");
+
+    fs::write(&gate, "").unwrap();
+    asked.running.signal("TERM");
+    alone.running.signal("TERM");
+    assert_eq!(ending.running.wait(), Some(0));
+    assert_eq!(asked.running.wait(), Some(143), "as a shell tells SIGTERM");
+    assert_eq!(alone.running.wait(), Some(0));
+    assert_eq!(collector.get("/agents").json()["stats"]["total"], 0, "all said goodbye");
+    assert!(asked.ask("--check").1.contains("not beating"), "nothing is left that seems to beat");
+}
+
+#[test]
+fn exit_codes_and_signals_pass_through() {
+    let variables = [("PAP_AGENT_ID", "a"), ("PAP_COLLECTOR_URL", "http://127.0.0.1:1")];
+    let run = |words: &[&str]| {
+        let arguments = [&["--status-file", "/dev/null/nowhere", "--"], words].concat();
+        agent::command(&variables, &arguments).stderr(Stdio::null()).status().unwrap().code()
+    };
+    assert_eq!(run(&["sh", "-c", "exit 7"]), Some(7));
+    assert_eq!(run(&["true"]), Some(0));
+    assert_eq!(run(&["sh", "-c", "kill -9 $$"]), Some(137));
+    assert_eq!(run(&["/no/such/thing"]), Some(127));
+    assert_eq!(run(&["/etc/passwd"]), Some(126));
+
+    for (name, code) in [("HUP", 1), ("INT", 2), ("TERM", 15)] {
+        let script = format!("trap 'exit {code}' {name}; echo started >&2; while :; do sleep 0.05; done");
+        let mut agent = Agent::spawn("a", &variables[1..], &["--", "sh", "-c", &script]);
+        agent.running.await_log("started");
+        agent.running.signal(name);
+        assert_eq!(agent.running.wait(), Some(code), "{name}");
+    }
+}
+
+#[test]
+fn who_takes_long_to_leave_is_an_agent_again() {
+    let collector = Collector::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let gate = directory.path().join("gate");
+    let script = format!("trap '' TERM; until [ -e {} ]; do sleep 0.05; done; exit 3", gate.display());
+    let mut agent = Agent::start(collector.port, "slow", &[URGENT], &["--", "sh", "-c", &script]);
+    collector.poll("it is known", || is_known(&collector, "slow"));
+    agent.running.signal("TERM");
+    collector.poll("it said goodbye", || !is_known(&collector, "slow"));
+    collector.poll("it is back, as it lives on", || is_known(&collector, "slow"));
+    fs::write(&gate, "").unwrap();
+    assert_eq!(agent.running.wait(), Some(3));
+    assert!(!is_known(&collector, "slow"), "its end was planned, late as it was");
+}
+
+#[test]
+fn the_station_takes_over_and_the_collector_takes_back() {
+    let station = Station::start(0, |_| Reply::Status(200)).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{}", station.port);
+    let variables = [URGENT, ("PAP_STATION_URL", &url), ("PAP_AGENT_KEY", "hush")];
+    let agent = Agent::start(port, "a/b", &variables, &[]);
+    let posts = await_beats(&station, 2);
+    assert_eq!(posts[0].path, "/api/agents/a%2Fb/heartbeat");
+    assert_eq!(posts[0].authorization.as_deref(), Some("Bearer hush"));
+    assert_eq!((&posts[0].body["mode"], &posts[0].body["agent_name"]), (&json!("EMERGENCY"), &json!("a/b")));
+    assert!(posts[0].body["uptime_seconds"].is_f64());
+    let (code, line) = agent.ask("--check");
+    assert!(code == 0 && line.starts_with("beating: the station took a heartbeat"), "{line}");
+    assert!(line.contains("refused"), "and says why not the collector: {line}");
+
+    let collector = Collector::start(&[("COLLECTOR_PORT", &port.to_string())]);
+    collector.poll("it is back", || is_known(&collector, "a%2Fb"));
+    let before = beats(&station).len();
+    collector.poll("it stays", || shown(&collector, "a%2Fb")["consecutive_heartbeats"].as_u64() >= Some(3));
+    assert_eq!(beats(&station).len(), before, "the station is left alone");
+    agent.running.await_log(&format!("http://127.0.0.1:{port}/heartbeat/a%2Fb takes our heartbeats"));
+}
+
+#[test]
+fn the_key_is_for_the_station_alone_and_a_lost_post_is_tried_again_at_once() {
+    // A collector that loses every other post, and now and then two in a row.
+    let count = Arc::new(AtomicUsize::new(0));
+    let losing = move |_: &Post| match count.fetch_add(1, Ordering::SeqCst) {
+        0 | 2 | 3 => Reply::Silence(Duration::ZERO),
+        _ => Reply::Status(200),
+    };
+    let collector = Station::start(0, losing).unwrap();
+    let _agent = Agent::start(collector.port, "a", &[URGENT, ("PAP_AGENT_KEY", "hush")], &[]);
+    let enough = |posts: &[Post]| posts.iter().filter(|post| post.status == 200).count() >= 3;
+    assert!(collector.wait_until(PATIENCE, enough));
+    let posts = collector.posts();
+    assert!(posts.iter().all(|post| post.authorization.is_none() && post.path == "/heartbeat/a"));
+    let gap = |from: usize, to: usize| posts[to].at - posts[from].at;
+    assert_eq!(posts.iter().map(|post| post.status).collect::<Vec<_>>()[..5], [0, 200, 0, 0, 200]);
+    assert!(gap(0, 1) < SECOND && gap(2, 3) < SECOND, "tried again at once");
+    assert!(gap(3, 4) < 2 * SECOND, "and soon after");
+    assert!(gap(1, 4) < 10 * SECOND, "never two intervals of silence");
+}
+
+#[test]
+fn a_collector_that_hangs_or_has_no_room_costs_no_heartbeat() {
+    let station = Station::start(0, |_| Reply::Status(200)).unwrap();
+    let url = format!("http://127.0.0.1:{}/api/agents", station.port);
+    let variables = [URGENT, ("PAP_STATION_URL", url.as_str()), ("PAP_AGENT_KEY", "k")];
+    let collector = Collector::start(&[("COLLECTOR_MAX_AGENTS", "1")]);
+    let first = Agent::start(collector.port, "first", &variables, &[]);
+    collector.poll("it is known", || is_known(&collector, "first"));
+
+    let second = Agent::start(collector.port, "second", &variables, &[]);
+    second.running.await_log("in the collector's place: the collector: it answers 503");
+    let posts = await_beats(&station, 1);
+    assert_eq!(posts[0].path, "/api/agents/second/heartbeat");
+
+    collector.signal("STOP");
+    first.running.await_log("in the collector's place: the collector: timeout");
+    let posts = await_beats(&station, 4);
+    let times: Vec<Instant> =
+        posts.iter().filter(|post| post.path.contains("first")).map(|post| post.at).collect();
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] < 10 * SECOND), "{times:?}");
+    collector.signal("CONT");
+    let before = shown(&collector, "first")["consecutive_heartbeats"].as_u64();
+    collector.poll("it is back", || shown(&collector, "first")["consecutive_heartbeats"].as_u64() > before);
+    assert!((collector.metric("deaths_total") - 0.0).abs() < 0.1, "its own pause accuses nobody");
+}
+
+#[test]
+fn a_failing_probe_stops_the_heartbeats_or_makes_them_urgent() {
+    let collector = Collector::start(&[]);
+    let agent = Station::start(0, |_| Reply::Status(200)).unwrap();
+    let url = format!("http://127.0.0.1:{}/ready", agent.port);
+    let silent = Agent::start(collector.port, "silent", &[URGENT], &["--probe", &url]);
+    let loud = Agent::start(
+        collector.port,
+        "loud",
+        &[("HEARTBEAT_INTERVAL", "4")],
+        &["--probe", &url, "--emergency-after", "2"],
+    );
+    for id in ["silent", "loud"] {
+        collector.poll("it is known", || is_known(&collector, id));
+    }
+    agent.behave(|_| Reply::Status(503));
+    silent.running.await_log("not beating: the probe answers 503");
+    collector.poll("it beats in EMERGENCY", || shown(&collector, "loud")["mode"] == "EMERGENCY");
+    loud.running.await_log("beating in EMERGENCY: the probe answers 503");
+    collector.poll("the silence is heard", || shown(&collector, "silent")["status"] == "dead");
+    assert_eq!(shown(&collector, "loud")["status"], "healthy");
+    let (code, line) = silent.ask("--check");
+    assert!(code == 1 && line.contains("more than 10s; the probe answers 503"), "{line}");
+    assert_eq!(loud.ask("--check").0, 0);
+
+    agent.behave(|_| Reply::Status(204));
+    collector.poll("it is well again", || shown(&collector, "silent")["status"] == "healthy");
+    collector.poll("it is calm again", || shown(&collector, "loud")["mode"] == "IDLE");
+    assert_eq!(silent.ask("--check").0, 0);
+}
+
+#[test]
+fn a_pid_file_stands_for_its_process() {
+    let collector = Collector::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pid");
+    let mut process = Command::new("sleep").arg("100").spawn().unwrap();
+    let arguments = ["--pid-file", file.to_str().unwrap()];
+    let agent = Agent::start(collector.port, "daemon", &[URGENT], &arguments);
+    agent.running.await_log("not beating: ");
+    assert!(!is_known(&collector, "daemon"));
+    fs::write(&file, process.id().to_string()).unwrap();
+    collector.poll("it is known", || is_known(&collector, "daemon"));
+    process.kill().unwrap();
+    process.wait().unwrap();
+    collector.poll("it is dead", || shown(&collector, "daemon")["status"] == "dead");
+}
+
+#[test]
+fn a_change_of_mode_is_told_at_once() {
+    let collector = Collector::start(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("mode");
+    let mode_file = ["--mode-file", file.to_str().unwrap()];
+    let agent = Agent::start(collector.port, "a", &[("HEARTBEAT_MODE", "SLEEP")], &mode_file);
+    let await_mode = |mode: &str| {
+        collector.poll(&format!("it is in {mode}"), || shown(&collector, "a")["mode"] == mode);
+    };
+    await_mode("SLEEP");
+    for (signal, mode) in [("USR1", "EMERGENCY"), ("WINCH", "SLEEP"), ("USR2", "IDLE"), ("WINCH", "SLEEP")] {
+        agent.running.signal(signal);
+        await_mode(mode);
+    }
+    for mode in ["IDLE", "EMERGENCY", "SLEEP"] {
+        fs::write(&file, mode).unwrap();
+        await_mode(mode);
+    }
+    fs::write(&file, "AWAKE").unwrap();
+    agent.running.await_log("holds \"AWAKE\", and the mode stays");
+    // In SLEEP the next heartbeat is 15 minutes away: what came, came at once.
+    assert_eq!(shown(&collector, "a")["consecutive_heartbeats"], 8);
+    assert!(agent.ask("--status").1.contains("SLEEP, every 900s"), "{}", agent.ask("--status").1);
+}
+
+#[test]
+fn check_says_how_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("status");
+    let path = path.to_str().unwrap();
+    let (code, line) = ask(path, "--check");
+    assert!(code == 1 && line.contains("not beating: ") && line.contains("No such file"), "{line}");
+    fs::write(path, "{").unwrap();
+    let (code, line) = ask(path, "--check");
+    assert!(code == 1 && line.contains("EOF"), "{line}");
+
+    let agent = Agent::start(1, "a", &[URGENT], &[]);
+    agent.running.await_log("nobody takes our heartbeats");
+    let (code, line) = agent.ask("--check");
+    assert!(code == 1 && line.contains("nobody has taken a heartbeat yet; the collector: "), "{line}");
+    assert_eq!(line.lines().count(), 1, "{line}");
+
+    let collector = Collector::start(&[]);
+    let agent = Agent::start(collector.port, "a", &[URGENT], &["--pap-agent-name", "demo"]);
+    collector.poll("it beats", || agent.ask("--check").0 == 0);
+    let (code, text) = agent.ask("--status");
+    assert!(code == 0 && text.starts_with("agent      demo (a)\nvouches    for itself alone\n"), "{text}");
+    drop(collector);
+    agent.running.await_log("nobody takes our heartbeats");
+    let give_up = Instant::now() + PATIENCE;
+    while agent.ask("--check").0 == 0 {
+        assert!(Instant::now() < give_up, "a silence of two intervals is noticed");
+        wait(Duration::from_millis(100));
+    }
+    assert!(agent.ask("--check").1.contains("more than 10s; the collector: "));
+}
+
+#[test]
+fn what_is_wrong_stops_the_start() {
+    let exit = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let output = agent::command(variables, arguments).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, line) = exit(&[("PAP_COLLECTOR_URL", "http://c")], &[]);
+    assert!(code == 78 && line.starts_with("pap-heartbeat: PAP_AGENT_ID is not set"), "{line}");
+    let (code, line) = exit(&[("PAP_AGENT_ID", "a"), ("PAP_COLLECTOR_URL", "http://c")], &["--"]);
+    assert!(code == 78 && line.contains("the command to run"), "{line}");
+    let (code, line) = exit(&[], &["--check"]);
+    assert!(code == 78 && line.contains("PAP_AGENT_ID"), "{line}");
+    let (code, line) = exit(&[], &["sleep"]);
+    assert!(code == 78 && line.contains("sleep"), "{line}");
+}
+
+#[test]
+fn it_is_a_good_first_process() {
+    // As process 1 of its own namespace, which not every machine allows.
+    let unshare = |words: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--mount-proc"]).args(words);
+        command
+    };
+    if !unshare(&["true"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        return eprintln!("NOT CHECKED: process 1 needs the right to make a namespace");
+    }
+    let collector = Collector::start(&[]);
+    let url = format!("http://127.0.0.1:{}", collector.port);
+    // Leaves an orphan that ends; stays while there is a process that nobody waited for.
+    let script = "trap 'exit 9' TERM; (sleep 0.1 & ) ; sleep 0.3; \
+                  while grep -qs ') Z 1 ' /proc/[0-9]*/stat; do sleep 0.05; done; \
+                  echo tidy >&2; while :; do sleep 0.05; done";
+    let mut command = unshare(&[agent::program().as_str(), "--", "sh", "-c", script]);
+    let variables = [("PAP_AGENT_ID", "one"), ("PAP_COLLECTOR_URL", &url), URGENT];
+    let mut running = Running::spawn(
+        command.envs(variables).env("PAP_STATUS_FILE", "/dev/null/nowhere").stdin(Stdio::null()),
+    );
+    running.await_log("the status cannot be kept");
+    running.await_log("tidy");
+    collector.poll("it is known", || is_known(&collector, "one"));
+    // To the first process of the namespace, the only child of unshare.
+    let children = format!("/proc/{0}/task/{0}/children", running.child.id());
+    let first: i32 = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(first).unwrap(),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    assert_eq!(running.wait(), Some(9));
+    assert!(!is_known(&collector, "one"));
+}
+
+#[test]
+fn a_collector_is_an_agent_of_the_one_above() {
+    let station = Station::start(0, |_| Reply::Status(201)).unwrap();
+    let above = Collector::with_station(&station, &[]);
+    let url = format!("http://127.0.0.1:{}", above.port);
+    let below = |cluster: &str| {
+        Collector::start(&[
+            ("CLUSTER_ID", cluster),
+            ("CLUSTER_NAME", "node 7"),
+            ("PAP_COLLECTOR_URL", &url),
+            URGENT,
+        ])
+    };
+    let (mut leaving, dying) = (below("leaving"), below("dying"));
+    for id in ["collector%2Fleaving", "collector%2Fdying"] {
+        above.poll("it is known", || is_known(&above, id));
+    }
+    assert_eq!(shown(&above, "collector%2Fdying")["agent_name"], "node 7");
+
+    // Another image of the same process is no restart.
+    leaving.signal("HUP");
+    leaving.await_log("going on where the former image stopped");
+    let before = shown(&above, "collector%2Fleaving")["consecutive_heartbeats"].as_u64();
+    above.poll("it beats on", || {
+        shown(&above, "collector%2Fleaving")["consecutive_heartbeats"].as_u64() > before
+    });
+    assert!(above.metric("restarts_total").abs() < 0.1);
+
+    leaving.signal("TERM");
+    assert_eq!(leaving.wait(), Some(0));
+    assert!(!is_known(&above, "collector%2Fleaving"), "a planned stop");
+    dying.signal("KILL");
+    assert!(station.wait_until(PATIENCE, |posts| {
+        posts
+            .iter()
+            .any(|post| post.text("type") == "AGENT_DEATH" && post.text("agent_uuid") == "collector/dying")
+    }));
+    assert_eq!(station.taken("AGENT_DEATH").len(), 1);
+}
