@@ -43,6 +43,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 const JOIN: Duration = Duration::from_secs(3);
 /// How long watchers may take to hear of it.
 const GOODBYES: Duration = Duration::from_secs(1);
+/// How long the collector above may take, beside what the rest took.
+const GOODBYE_ABOVE: Duration = Duration::from_secs(5);
 /// How long the log may take to go out.
 const FLUSH: Duration = Duration::from_millis(500);
 /// After a fresh image could not be had, it is tried again after this.
@@ -176,9 +178,10 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
     shared.enter(Phase::Ready);
     notifier.say("READY=1");
     let (parting, parted) = bounded(1);
+    let mut above = Threads::default();
     if let Some(parent) = config.parent.clone() {
         let (shared, vitals) = (Arc::clone(&shared), Arc::clone(&vitals));
-        threads.spawn("parent", move || parent::run(&parent, shared, vitals, &parted))?;
+        above.spawn("parent", move || parent::run(&parent, shared, vitals, &parted))?;
     }
 
     wait_for_stop(&orders, &program, &server, &keeper, &notifier, &demands);
@@ -196,6 +199,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
     observers.end();
     server.stop();
     observers.await_end(GOODBYES);
+    above.join(GOODBYE_ABOVE);
     threads.join(JOIN);
     keeper.save();
     log::info!("stopped");

@@ -1,6 +1,7 @@
 //! How we ask others over HTTP.
 
 use std::io::Read as _;
+use std::time::Duration;
 
 use ureq::Agent;
 use ureq::config::ConfigBuilder;
@@ -30,6 +31,38 @@ pub fn config(user_agent: &'static str, roots: &[Certificate<'static>]) -> Confi
         .proxy(None)
         .user_agent(user_agent)
         .tls_config(tls.build())
+}
+
+/// Clients without kept connections: between two of our questions a
+/// connection may die, and a post would be lost with it.
+pub struct Client {
+    user_agent: &'static str,
+    roots: Vec<Certificate<'static>>,
+    /// One for each patience. Time limits are the client's, not the request's:
+    /// it prepares its TLS anew for requests that have their own.
+    agents: Vec<(Duration, Agent)>,
+}
+
+impl Client {
+    /// One that trusts these certificates besides the built-in roots.
+    pub fn new(user_agent: &'static str, roots: &[Certificate<'static>]) -> Self {
+        Self { user_agent, roots: roots.to_vec(), agents: Vec::new() }
+    }
+
+    /// One whose requests take at most `patience`, names and answers included.
+    pub fn within(&mut self, patience: Duration) -> Agent {
+        if let Some((_, agent)) = self.agents.iter().find(|(known, _)| *known == patience) {
+            return agent.clone();
+        }
+        let agent = config(self.user_agent, &self.roots)
+            .timeout_global(Some(patience))
+            .max_idle_connections(0)
+            .max_idle_connections_per_host(0)
+            .build()
+            .new_agent();
+        self.agents.push((patience, agent.clone()));
+        agent
+    }
 }
 
 /// The beginning of an answer's body, for people.

@@ -65,6 +65,13 @@ impl From<Wall> for SystemTime {
     }
 }
 
+impl Wall {
+    /// The time from `earlier` to this moment; zero if `earlier` is later.
+    pub fn since(self, earlier: SystemTime) -> Duration {
+        SystemTime::from(self).duration_since(earlier).unwrap_or_default()
+    }
+}
+
 impl Serialize for Wall {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

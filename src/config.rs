@@ -62,7 +62,7 @@ pub struct State {
 /// This collector as an agent of another one.
 #[derive(Clone, Debug)]
 pub struct Parent {
-    /// `collector/<CLUSTER_ID>` and the cluster's name.
+    /// `collector/<CLUSTER_ID>`, or another id, and the cluster's name.
     pub identity: Identity,
     /// How often it beats.
     pub rhythm: Rhythm,
@@ -216,6 +216,7 @@ impl Config {
                 "PAP_COLLECTOR_URL",
                 parent.and_then(|parent| parent.ways.collector.clone()).unwrap_or_default(),
             ),
+            ("PAP_AGENT_ID", parent.map_or_else(String::new, |parent| parent.identity.id.to_string())),
             ("HEARTBEAT_MODE", parent.map_or_else(String::new, |parent| parent.rhythm.mode.to_string())),
             (
                 "HEARTBEAT_INTERVAL",
@@ -241,11 +242,12 @@ fn parent(
     roots: &[Certificate<'static>],
     warnings: &mut Vec<String>,
 ) -> Result<Option<Parent>, ConfigError> {
-    let rhythm = Rhythm::read(from, warnings)?;
     let Some(url) = from.url("PAP_COLLECTOR_URL", "", |raw| raw)? else { return Ok(None) };
-    let id = AgentId::new(&format!("collector/{cluster_id}")).map_err(|_| {
-        let allowed = format!("at most {} bytes beside PAP_COLLECTOR_URL", MAX_TEXT - "collector/".len());
-        ConfigError::new("CLUSTER_ID", Some(cluster_id), &allowed)
+    let rhythm = Rhythm::read(from, warnings)?;
+    let id = from.get("PAP_AGENT_ID").unwrap_or_else(|| format!("collector/{cluster_id}"));
+    let id = AgentId::new(&id).map_err(|_| {
+        let allowed = format!("1 to {MAX_TEXT} bytes of text without control characters");
+        ConfigError::new("PAP_AGENT_ID", Some(&id), &allowed)
     })?;
     let ways = Ways { collector: Some(url), station: None, roots: roots.to_vec() };
     Ok(Some(Parent { identity: Identity { id, name: cluster_name.to_owned() }, rhythm, ways }))

@@ -72,6 +72,8 @@ pub struct Emitter {
     is_gone: bool,
     remark: Option<Remark>,
     is_status_written: bool,
+    /// The last heartbeat was given up for news.
+    was_interrupted: bool,
 }
 
 impl Emitter {
@@ -93,6 +95,7 @@ impl Emitter {
             is_gone: false,
             remark: None,
             is_status_written: true,
+            was_interrupted: false,
         }
     }
 
@@ -117,30 +120,28 @@ impl Emitter {
     /// Beats until the end; returns what the process is to exit with, 0 if
     /// nobody can say so any more.
     pub fn run(mut self, events: &Receiver<Event>) -> i32 {
-        self.follow_mode_file();
+        // Nothing has been sent: the first heartbeat keeps its moment.
+        self.follow_mode_file(self.pace.due());
         self.write_status();
         let code = loop {
             let mut wait = self.pace.due().saturating_sub(monotonic());
             if self.mode_file.is_some() {
                 wait = wait.min(ModeFile::LOOK_EVERY);
             }
-            match events.recv_deadline(deadline_in(wait)) {
-                Ok(Event::Mode(mode)) => self.change(mode),
-                Ok(Event::Leaving) => {
-                    self.goodbye();
-                    self.pace.rest(monotonic());
-                }
-                Ok(Event::End { planned, code }) => {
-                    if planned && !self.is_gone {
-                        self.goodbye();
-                    }
-                    break code;
-                }
-                Err(timeout) if timeout.is_timeout() => self.follow_mode_file(),
+            let first = match events.recv_deadline(deadline_in(wait)) {
+                Ok(event) => Some(event),
+                Err(timeout) if timeout.is_timeout() => None,
                 Err(_) => break 0,
+            };
+            if let Some(code) = first.into_iter().chain(events.try_iter()).find_map(|event| self.hear(event))
+            {
+                break code;
             }
+            self.follow_mode_file(monotonic());
             if self.pace.due() <= monotonic() {
-                self.beat(&|| !events.is_empty());
+                // News comes first, though not for ever.
+                let may_wait = std::mem::take(&mut self.was_interrupted);
+                self.beat(&|| !may_wait && !events.is_empty());
             }
         };
         if let Some((file, _)) = &self.status {
@@ -149,9 +150,30 @@ impl Emitter {
         code
     }
 
+    /// Follows an event; the exit code if that is the end.
+    fn hear(&mut self, event: Event) -> Option<i32> {
+        match event {
+            Event::Mode(mode) => self.change(mode, monotonic()),
+            Event::Leaving => {
+                self.goodbye();
+                if self.is_gone {
+                    // Nothing for as long as it would have been waited for.
+                    self.pace.change(monotonic() + 2 * self.pace.interval(), self.pace.interval());
+                }
+            }
+            Event::End { planned, code } => {
+                if planned && !self.is_gone {
+                    self.goodbye();
+                }
+                return Some(code);
+            }
+        }
+        None
+    }
+
     fn beat(&mut self, interrupted: &dyn Fn() -> bool) {
         let began = monotonic();
-        let (mode, uptime) = match self.subject.look() {
+        let (mode, uptime) = match self.subject.look(self.pace.interval() / 2) {
             Ok(uptime) => {
                 if self.is_emergency() {
                     self.pace.change(began, self.rhythm.interval());
@@ -176,8 +198,11 @@ impl Emitter {
                 (Mode::Emergency, self.lived.map_or(Duration::ZERO, since))
             }
         };
-        // If there is news, it comes first; what is due stays due.
-        let Some(sent) = self.sender.send(mode, uptime, self.pace.tries(), interrupted) else { return };
+        let Some(sent) = self.sender.send(mode, uptime, self.pace.tries(), interrupted) else {
+            // What is due stays due.
+            self.was_interrupted = true;
+            return;
+        };
         self.is_gone = false;
         self.pace.settle(monotonic(), sent.taken);
         if !self.is_emergency() {
@@ -191,20 +216,23 @@ impl Emitter {
         self.emergency_after.is_some_and(|failures| self.unwell >= failures)
     }
 
-    fn change(&mut self, mode: Mode) {
+    /// Another mode, with a heartbeat at `due`, unless there is a reason for
+    /// none.
+    fn change(&mut self, mode: Mode, due: Duration) {
         if mode == self.rhythm.mode {
             return;
         }
         log::info!("beating in {mode} from now on, not in {}", self.rhythm.mode);
         self.rhythm.mode = mode;
-        if !self.is_gone && !self.is_emergency() {
-            self.pace.change(monotonic(), self.rhythm.interval());
+        if !self.is_emergency() {
+            let due = if self.is_gone { self.pace.due() } else { due };
+            self.pace.change(due, self.rhythm.interval());
         }
     }
 
-    fn follow_mode_file(&mut self) {
+    fn follow_mode_file(&mut self, due: Duration) {
         if let Some(mode) = self.mode_file.as_mut().and_then(ModeFile::look) {
-            self.change(mode);
+            self.change(mode, due);
         }
     }
 
@@ -240,19 +268,16 @@ impl Emitter {
     }
 
     fn tried(&mut self, taken: Taken, trouble: &str) {
+        let interval = self.pace.interval();
         if let Some((_, status)) = &mut self.status {
-            status.tried(taken, trouble);
+            status.tried(taken, interval, trouble);
         }
         self.write_status();
     }
 
     fn write_status(&mut self) {
+        let mode = if self.is_emergency() { Mode::Emergency } else { self.rhythm.mode };
         let Some((file, status)) = &mut self.status else { return };
-        let mode = if self.emergency_after.is_some_and(|failures| self.unwell >= failures) {
-            Mode::Emergency
-        } else {
-            self.rhythm.mode
-        };
         status.paced(mode, self.pace.interval());
         let result = file.write(status);
         if let Err(error) = &result

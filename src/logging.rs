@@ -20,7 +20,7 @@ use crate::clock::{Wall, wall};
 use crate::config::LogFormat;
 
 /// Lines that may wait for the reader of the log.
-const MOST_WAITING: usize = 4096;
+const MOST_WAITING: usize = 2048;
 
 /// What goes to the thread that writes.
 enum Message {

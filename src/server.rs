@@ -60,7 +60,7 @@ const CROWD_PAUSE: Duration = Duration::from_millis(3);
 /// Between two looks for those that are doomed.
 const DOOM_PAUSE: Duration = Duration::from_millis(2);
 /// Connections that may wait to be ended.
-const MOST_DOOMED: usize = 4096;
+const MOST_DOOMED: usize = 1024;
 /// Every so many looks it looks for leaks too.
 const LOOKS_FOR_LEAKS: u32 = 5;
 /// Leaked connections beyond which the process goes on in a fresh image.
@@ -85,22 +85,23 @@ pub struct Server {
     closing: Closing,
     slow: Sender<Slow>,
     slow_peers: SlowPeers,
-    late: Sender<Late>,
+    late: Sender<Box<Late>>,
     streams: Sender<Candidate>,
-    doomed: Sender<Doomed>,
+    doomed: Sender<Box<Doomed>>,
     trouble: Sender<()>,
 }
 
-/// The ends of the server's channels, for its threads.
+/// The ends of the server's channels, for its threads. A channel touches the
+/// memory of all its places at once, so what is large and rare is in a box.
 pub struct Ends {
     /// For [`Server::slow_lane`].
     pub slow: Receiver<Slow>,
     /// For [`Server::bodies`].
-    pub late: Receiver<Late>,
+    pub late: Receiver<Box<Late>>,
     /// For [`Server::open_streams`].
     pub streams: Receiver<Candidate>,
     /// For [`Server::guard`].
-    pub doomed: Receiver<Doomed>,
+    pub doomed: Receiver<Box<Doomed>>,
     /// For [`Server::guard`] too.
     pub crowd: Receiver<()>,
     /// For [`Server::watch`].
@@ -188,14 +189,15 @@ impl Server {
     /// Calls `refresh` when more is leaked than can be borne: a connection
     /// that was closed and is still held keeps a thread and two descriptors
     /// until the process image ends.
-    pub fn guard(&self, doomed: &Receiver<Doomed>, crowd: &Receiver<()>, refresh: &dyn Fn()) {
+    pub fn guard(&self, doomed: &Receiver<Box<Doomed>>, crowd: &Receiver<()>, refresh: &dyn Fn()) {
         let budget = (self.most_connections / 4).clamp(4, MOST_LEAKED);
         let (clock, mut looks, mut looked) = (self.api.shared.clock(), 0_u32, Duration::ZERO);
         let mut due = Duration::ZERO;
         while !self.api.shared.is_stopping() {
             select! {
                 recv(doomed) -> first => {
-                    self.end_doomed(first.into_iter().chain(doomed.try_iter()).collect());
+                    let all = first.into_iter().chain(doomed.try_iter());
+                    self.end_doomed(all.map(|doomed| *doomed).collect());
                     self.api.shared.pause(DOOM_PAUSE);
                 }
                 recv(crowd) -> _ => due = due.min(looked + CROWD_PAUSE),

@@ -25,6 +25,8 @@ pub struct Caught {
 /// The signals of this process.
 pub struct Signals {
     descriptor: SignalFd,
+    /// What was blocked before.
+    inherited: SigSet,
     reading: Mutex<()>,
 }
 
@@ -36,9 +38,16 @@ impl Signals {
     /// The system refuses.
     pub fn take(signals: &[Signal]) -> io::Result<Self> {
         let set: SigSet = signals.iter().copied().collect();
+        let inherited = SigSet::thread_get_mask()?;
         set.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self { descriptor: SignalFd::with_flags(&set, flags)?, reading: Mutex::default() })
+        let descriptor = SignalFd::with_flags(&set, flags)?;
+        Ok(Self { descriptor, inherited, reading: Mutex::default() })
+    }
+
+    /// What was blocked before these were taken: what a command is to inherit.
+    pub const fn inherited(&self) -> SigSet {
+        self.inherited
     }
 
     /// Waits for the next one. Calls `note` with it before anybody who holds
@@ -63,4 +72,13 @@ impl Signals {
     pub fn hold(&self) -> MutexGuard<'_, ()> {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether this process was started with a signal ignored, as nohup(1) does
+/// it. One that is blocked would come all the same.
+pub fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)
 }

@@ -18,7 +18,7 @@ struct Ourselves {
 }
 
 impl Subject for Ourselves {
-    fn look(&mut self) -> Result<Duration, String> {
+    fn look(&mut self, _: Duration) -> Result<Duration, String> {
         self.vitals.check(self.shared.clock().uptime())?;
         uptime_of_this_process()
     }

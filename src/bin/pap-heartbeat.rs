@@ -28,7 +28,7 @@ fn main() {
 }
 
 fn run(config: &Config) -> i32 {
-    let signals = match Signals::take(&command::SIGNALS) {
+    let signals = match Signals::take(&command::signals()) {
         Ok(signals) => signals,
         Err(error) => return complain(&format!("cannot take signals: {error}"), IO_ERROR),
     };

@@ -98,6 +98,9 @@ pub struct Flags {
     /// a collector above this one, to which this one beats (default: none)
     #[argh(option)]
     pap_collector_url: Option<String>,
+    /// the id under which it does so (default: collector/CLUSTER_ID)
+    #[argh(option)]
+    pap_agent_id: Option<String>,
     /// the mode in which it does so: EMERGENCY, IDLE or SLEEP (default: IDLE)
     #[argh(option)]
     heartbeat_mode: Option<String>,
@@ -140,6 +143,7 @@ impl Flags {
             "STATE_FILE" => &self.state_file,
             "STATE_INTERVAL_MS" => &self.state_interval_ms,
             "PAP_COLLECTOR_URL" => &self.pap_collector_url,
+            "PAP_AGENT_ID" => &self.pap_agent_id,
             "HEARTBEAT_MODE" => &self.heartbeat_mode,
             "HEARTBEAT_INTERVAL" => &self.heartbeat_interval,
             "RUST_LOG" => &self.rust_log,

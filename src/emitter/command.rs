@@ -5,17 +5,18 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use nix::sys::signal::{SigSet, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::sys::signal::{SigHandler, SigSet, kill, signal};
+use nix::unistd::{Pid, getpgid, getpgrp};
+use rustix::process::{WaitOptions, wait};
 
 use super::Event;
 use super::subject::Child;
 use crate::beat::Mode;
 use crate::clock::monotonic;
-use crate::signals::{Caught, Signal, Signals};
+use crate::signals::{Caught, Signal, Signals, is_ignored};
 
 /// What a shell exits with when there is no such command, or it cannot be run.
 const NOT_FOUND: i32 = 127;
@@ -23,30 +24,35 @@ const NOT_RUN: i32 = 126;
 /// What a shell adds to the number of the signal that ended a command.
 const BY_SIGNAL: i32 = 128;
 
-/// The signals that are to be taken before the command is started.
-pub const SIGNALS: [Signal; 8] = [
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGHUP,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGWINCH,
-    Signal::SIGCHLD,
-];
+/// A command that was told to end so long ago and lives does something else.
+const LONGEST_STOP: Duration = Duration::from_secs(3600);
+/// The same for what may have been meant as a question.
+const LONGEST_INTERRUPT: Duration = Duration::from_secs(10);
 
-/// Starts a command.
+/// The signals that are to be taken before the command is started. Those that
+/// are ignored, as by nohup(1), stay so.
+pub fn signals() -> Vec<Signal> {
+    let ours = [Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGWINCH, Signal::SIGCHLD];
+    let usual = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
+    ours.into_iter().chain(usual.into_iter().filter(|&signal| !is_ignored(signal))).collect()
+}
+
+/// Starts a command, with these signals blocked.
 ///
 /// # Errors
 /// Why it cannot be, and what to exit with.
 #[expect(unsafe_code, reason = "our signals are blocked, and the command is not to inherit that")]
-pub fn start(program: &OsString, arguments: &[OsString]) -> Result<Child, (i32, String)> {
+pub fn start(program: &OsString, arguments: &[OsString], blocked: SigSet) -> Result<Child, (i32, String)> {
     let name = program.to_string_lossy().into_owned();
+    // SAFETY: the default runs no code. Where it was ignored, as a shell can
+    // do it, the end of the command would not be told.
+    let default = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+    default.map_err(|error| (NOT_RUN, format!("cannot wait for {}: {error}", name.escape_debug())))?;
     let mut command = Command::new(program);
     command.args(arguments);
-    // SAFETY: between fork and exec only this thread is left; sigprocmask(2)
+    // SAFETY: between fork and exec only this thread is left; pthread_sigmask
     // is one of the calls that are allowed there (signal-safety(7)).
-    unsafe { command.pre_exec(|| Ok(SigSet::empty().thread_set_mask()?)) };
+    unsafe { command.pre_exec(move || Ok(blocked.thread_set_mask()?)) };
     match command.spawn() {
         Ok(child) => Ok(Child { pid: child.id(), name, started: monotonic() }),
         Err(error) => {
@@ -58,7 +64,7 @@ pub fn start(program: &OsString, arguments: &[OsString]) -> Result<Child, (i32, 
 
 /// The mode that a signal asks for. A terminal that changes its size asks for
 /// nothing.
-pub fn mode(caught: Caught) -> Option<Mode> {
+fn mode(caught: Caught) -> Option<Mode> {
     match caught.signal {
         Signal::SIGUSR1 => Some(Mode::Emergency),
         Signal::SIGUSR2 => Some(Mode::Idle),
@@ -70,48 +76,61 @@ pub fn mode(caught: Caught) -> Option<Mode> {
 /// Passes signals on until the command has ended, and says so.
 pub fn attend(child: u32, signals: &Signals, events: &Sender<Event>) {
     let Ok(child) = i32::try_from(child).map(Pid::from_raw) else { return };
-    let mut asked_to_stop = false;
+    let mut planned_until = Duration::ZERO;
     loop {
         let caught = signals.next(|_| ());
-        let event = match caught.signal {
-            Signal::SIGCHLD => match reap(child) {
-                Some(code) => {
+        let now = monotonic();
+        let longest = match caught.signal {
+            Signal::SIGCHLD => {
+                if let Some(code) = reap(Some(child)) {
                     // There is nobody left to pass signals to.
-                    let _ = events.send(Event::End { planned: asked_to_stop || code == 0, code });
+                    let planned = code == 0 || now < planned_until;
+                    let _ = events.send(Event::End { planned, code });
                     return;
                 }
-                None => None,
-            },
-            Signal::SIGUSR1 | Signal::SIGUSR2 | Signal::SIGWINCH => mode(caught).map(Event::Mode),
-            signal => {
-                // What a terminal sends, it sends to the command as well.
-                if caught.by_process {
-                    // It may have ended a moment ago.
-                    let _ = kill(child, signal);
-                }
-                let stops = signal != Signal::SIGHUP && !asked_to_stop;
-                asked_to_stop |= stops;
-                stops.then_some(Event::Leaving)
+                continue;
             }
+            Signal::SIGUSR1 | Signal::SIGUSR2 | Signal::SIGWINCH => {
+                tell_mode(caught, events);
+                continue;
+            }
+            Signal::SIGTERM => LONGEST_STOP,
+            Signal::SIGINT | Signal::SIGQUIT => LONGEST_INTERRUPT,
+            _ => Duration::ZERO,
         };
-        if let Some(event) = event {
+        planned_until = planned_until.max(now + longest);
+        // A terminal's interrupt goes to all of its foreground group; its
+        // hangup may be for us alone.
+        let has_it = !caught.by_process
+            && caught.signal != Signal::SIGHUP
+            && getpgid(Some(child)).is_ok_and(|group| group == getpgrp());
+        if !has_it {
+            // It may have ended a moment ago.
+            let _ = kill(child, caught.signal);
+        }
+        if caught.signal == Signal::SIGTERM {
             // The other end is there as long as this loop is.
-            let _ = events.send(event);
+            let _ = events.send(Event::Leaving);
         }
     }
 }
 
+/// Tells the mode that a signal asks for, if any. A mode that finds no room
+/// comes after many others.
+pub fn tell_mode(caught: Caught, events: &Sender<Event>) {
+    if let Some(mode) = mode(caught) {
+        let _ = events.try_send(Event::Mode(mode));
+    }
+}
+
 /// Waits for all who have ended; the exit code of `child` if it is among them.
-fn reap(child: Pid) -> Option<i32> {
+pub fn reap(child: Option<Pid>) -> Option<i32> {
     let mut result = None;
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == child => result = Some(code),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => {
-                result = Some(BY_SIGNAL + signal as i32);
-            }
-            Ok(WaitStatus::StillAlive) | Err(_) => return result,
-            Ok(_) => {}
+    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+        if child.is_some_and(|child| child.as_raw() == pid.as_raw_pid()) {
+            let by_signal = status.terminating_signal().map(|signal| BY_SIGNAL + signal);
+            result = status.exit_status().or(by_signal).or(result);
         }
     }
+    result
 }

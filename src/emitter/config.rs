@@ -200,6 +200,9 @@ fn ways(from: &Reader<'_>, warnings: &mut Vec<String>) -> Result<Ways, ConfigErr
         }
         _ => {}
     }
+    if station.is_none() && key.is_some() {
+        warnings.push("PAP_STATION_URL is not set: PAP_AGENT_KEY is for nobody".into());
+    }
     if station.is_some() && key.is_none() {
         warnings.push("PAP_AGENT_KEY is not set: the station may refuse our heartbeats".into());
     }

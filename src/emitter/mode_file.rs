@@ -1,14 +1,11 @@
 //! A file that holds the mode, for those who cannot send signals.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::subject::read_small;
 use crate::beat::Mode;
-
-/// More than any mode has, in bytes.
-const LONGEST: u64 = 64;
 
 /// The file, and what it last held.
 #[derive(Debug)]
@@ -29,9 +26,7 @@ impl ModeFile {
 
     /// The mode, if the file changed and holds one.
     pub fn look(&mut self) -> Option<Mode> {
-        let mut text = String::new();
-        let read = File::open(&self.path).and_then(|file| file.take(LONGEST).read_to_string(&mut text));
-        let held = read.map(|_| text.trim().to_owned());
+        let held = read_small(&self.path).map(|(text, _)| text.trim().to_owned());
         let remembered = held.as_ref().map(Clone::clone).map_err(io::Error::kind);
         if self.last.as_ref() == Some(&remembered) {
             return None;
@@ -76,6 +71,10 @@ mod tests {
         assert_eq!(file.look(), None);
         fs::write(&path, [0xff; 100]).unwrap();
         assert_eq!(file.look(), None);
+        fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+        assert_eq!(file.look(), None, "nobody waits for who writes to a pipe");
+        fs::remove_file(&path).unwrap();
         fs::write(&path, " EMERGENCY ").unwrap();
         assert_eq!(file.look(), Some(Mode::Emergency));
     }

@@ -10,8 +10,8 @@ use fastrand::Rng;
 
 /// How long the collector may take to answer.
 const COLLECTOR_PATIENCE: Duration = Duration::from_secs(2);
-/// The same when it did not answer the last heartbeat.
-const DOUBTFUL_PATIENCE: Duration = Duration::from_secs(1);
+/// The same where it is tried besides, before the next heartbeat is due.
+const EXTRA_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the station may take.
 const STATION_PATIENCE: Duration = Duration::from_secs(5);
 /// The first heartbeat is at most this late.
@@ -43,6 +43,9 @@ pub struct Tries {
 #[derive(Debug)]
 pub struct Pace {
     interval: Duration,
+    /// The interval of the last heartbeat that the collector took: it waits
+    /// for twice as long.
+    promised: Option<Duration>,
     has_collector: bool,
     /// When something is to be sent.
     due: Duration,
@@ -67,6 +70,7 @@ impl Pace {
         let due = now + (interval / 10).min(LATEST_START).mul_f64(random.f64());
         Self {
             interval,
+            promised: None,
             has_collector,
             due,
             is_extra: false,
@@ -90,12 +94,13 @@ impl Pace {
 
     /// How to send the heartbeat that is due: all tries end within its interval.
     pub fn tries(&self) -> Tries {
-        let (collector, patience) = if self.is_away {
-            (1, DOUBTFUL_PATIENCE.min(self.interval / 5))
-        } else {
-            (2, COLLECTOR_PATIENCE.min(self.interval * 2 / 5))
+        let patience = COLLECTOR_PATIENCE.min(self.interval * 2 / 5);
+        let (collector, patience) = match (self.has_collector, self.is_extra) {
+            (false, _) => (0, patience),
+            (true, true) => (1, EXTRA_PATIENCE.min(self.interval / 5)),
+            // One that was away costs the station's heartbeat one try.
+            (true, false) => (if self.is_away { 1 } else { 2 }, patience),
         };
-        let collector = if self.has_collector { collector } else { 0 };
         let left = self.interval.saturating_sub(patience * collector);
         Tries {
             collector,
@@ -109,7 +114,7 @@ impl Pace {
         self.is_away = self.has_collector && taken != Taken::Collector;
         match taken {
             Taken::Collector => {
-                self.heard = Some(now);
+                (self.heard, self.promised) = (Some(now), Some(self.interval));
                 self.go_on(now);
             }
             Taken::Nobody if !self.is_extra => self.in_vain(now),
@@ -119,9 +124,11 @@ impl Pace {
                 // can still be told in time; after that it is tried once an
                 // interval. Those that it left alone together come back at
                 // different moments.
-                let extra = now + (self.interval / 4).mul_f64(0.5 + self.share() / 2.0);
-                let too_late = self.heard.map_or(Duration::ZERO, |heard| heard + 2 * self.interval);
-                if self.is_away && extra < too_late.min(self.due) {
+                let waits = self.promised.unwrap_or_default() * 2;
+                let too_late = self.heard.map_or(Duration::ZERO, |heard| heard + waits);
+                let pause = (self.shortest() / 4).min(too_late.saturating_sub(now) / 2);
+                let extra = now + pause.mul_f64(0.5 + self.share() / 2.0);
+                if self.is_away && pause > waits / 64 && extra < self.due {
                     (self.due, self.is_extra) = (extra, true);
                 }
             }
@@ -130,21 +137,22 @@ impl Pace {
 
     /// There was nothing to send, as what it stands for is not well.
     pub fn in_vain(&mut self, now: Duration) {
-        let doubled = self.interval / 16 * (1 << self.vain.min(2));
+        let doubled = self.shortest() / 16 * (1 << self.vain.min(2));
         self.vain += 1;
         self.is_extra = false;
         self.due = now + doubled.mul_f64(0.5 + self.share() / 2.0);
     }
 
-    /// From now on another interval, and a heartbeat at once.
-    pub fn change(&mut self, now: Duration, interval: Duration) {
+    /// From now on another interval, and a heartbeat at `due`.
+    pub fn change(&mut self, due: Duration, interval: Duration) {
         self.interval = interval;
-        (self.due, self.steady, self.is_extra, self.vain) = (now, None, false, 0);
+        (self.due, self.steady, self.is_extra, self.vain) = (due, None, false, 0);
     }
 
-    /// Nothing is sent for as long as the collector waits for an agent.
-    pub fn rest(&mut self, now: Duration) {
-        self.change(now + 2 * self.interval, self.interval);
+    /// The interval, or the one that the collector counts with until it has
+    /// heard of another.
+    fn shortest(&self) -> Duration {
+        self.promised.map_or(self.interval, |promised| promised.min(self.interval))
     }
 
     /// To the next beat of the steady phase.
@@ -179,6 +187,8 @@ mod tests {
         until: Duration,
         is_there: impl Fn(Duration) -> bool,
     ) -> (Vec<Duration>, usize) {
+        // What a try costs the station, in a way that is no multiple of anything.
+        let station_cost = cost.min(Duration::from_millis(377));
         let mut pace = Pace::new(Duration::ZERO, interval, true, seed);
         let (mut taken, mut vain) = (Vec::new(), 0);
         while pace.due() < until {
@@ -194,8 +204,10 @@ mod tests {
                 now += cost.min(tries.collector_patience);
                 vain += 1;
             }
-            if tries.station_patience.is_none() && result == Taken::Station {
-                result = Taken::Nobody;
+            match (result, tries.station_patience) {
+                (Taken::Station, None) => result = Taken::Nobody,
+                (Taken::Station, Some(_)) => now += station_cost,
+                _ => {}
             }
             pace.settle(now, result);
         }
@@ -246,6 +258,45 @@ mod tests {
     }
 
     #[test]
+    fn posts_that_hang_for_all_their_time_do_not_cost_it_either() {
+        let interval = Duration::from_secs(5);
+        for seed in 0..2000 {
+            let away = interval * 2 + Duration::from_millis(seed * 5);
+            let is_there = |now| !(away..away + Duration::from_millis(3900)).contains(&now);
+            for has_station in [false, true] {
+                let costs = (has_station, COLLECTOR_PATIENCE);
+                let (taken, _) = simulate(seed, interval, costs, 12 * interval, is_there);
+                let gap = longest_gap(&taken);
+                assert!(gap < interval * 2, "{gap:?} with {seed}, {costs:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn until_it_has_heard_of_a_longer_interval_the_collector_counts_with_the_former() {
+        let (short, long) = (Duration::from_secs(5), Duration::from_secs(900));
+        for seed in 0..500 {
+            for taken in [Taken::Nobody, Taken::Station] {
+                let mut pace = Pace::new(Duration::ZERO, short, true, seed);
+                let heard = pace.due();
+                pace.settle(heard, Taken::Collector);
+                let mut now = heard + Duration::from_secs(2);
+                pace.change(now, long);
+                let mut tries = 0;
+                while pace.due() < heard + 2 * short {
+                    now = pace.due();
+                    pace.settle(
+                        now,
+                        if pace.tries().station_patience.is_some() { taken } else { Taken::Nobody },
+                    );
+                    tries += 1;
+                }
+                assert!(tries >= 4, "{tries} tries with {seed}, {taken:?}");
+            }
+        }
+    }
+
+    #[test]
     fn after_an_outage_it_is_back_soon() {
         for seed in 0..500 {
             let back = 4 * INTERVAL + Duration::from_millis(seed * 97);
@@ -256,7 +307,7 @@ mod tests {
             let (beside, vain) = simulate(seed, INTERVAL, (true, Duration::ZERO), 9 * INTERVAL, is_there);
             let first = beside.iter().find(|&&at| at >= back).unwrap();
             assert!(*first - back <= INTERVAL, "beside a station it costs one try an interval");
-            assert!(vain <= 2 + 8 + 3, "{vain} tries in vain in at most four intervals");
+            assert!(vain <= 2 + 12 + 3, "{vain} tries in vain in at most four intervals");
         }
     }
 
@@ -277,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_sent_at_once_and_a_rest_is_as_long_as_the_collector_waits() {
+    fn a_change_is_sent_at_once_and_then_the_phase_is_another() {
         let mut pace = Pace::new(Duration::ZERO, INTERVAL, true, 1);
         pace.settle(Duration::ZERO, Taken::Collector);
         let (now, short) = (Duration::from_secs(7), Duration::from_secs(5));
@@ -285,7 +336,5 @@ mod tests {
         assert_eq!((pace.due(), pace.interval()), (now, short));
         pace.settle(now, Taken::Collector);
         assert!(pace.due() > now && pace.due() <= now + short);
-        pace.rest(now);
-        assert_eq!(pace.due(), now + 2 * short);
     }
 }

@@ -20,7 +20,7 @@ use crate::panics::on_panic_of_ours;
 use crate::signals::{Signal, Signals};
 
 /// Events that may wait.
-const MOST_EVENTS: usize = 16;
+const MOST_EVENTS: usize = 64;
 /// How long the log may take to go out.
 const FLUSH: Duration = Duration::from_millis(500);
 
@@ -67,7 +67,7 @@ fn start(
     signals: Signals,
     told: Sender<Event>,
 ) -> Result<Child, i32> {
-    let child = command::start(program, arguments).map_err(|(code, why)| {
+    let child = command::start(program, arguments, signals.inherited()).map_err(|(code, why)| {
         log::error!("{why}");
         code
     })?;
@@ -85,22 +85,21 @@ fn obey(signals: &Signals, log: &Log, events: &Sender<Event>) {
     let mut asked_to_stop = false;
     loop {
         let caught = signals.next(|_| ());
-        let event = match caught.signal {
-            Signal::SIGCHLD | Signal::SIGUSR1 | Signal::SIGUSR2 | Signal::SIGWINCH => {
-                command::mode(caught).map(Event::Mode)
-            }
+        match caught.signal {
+            // As process 1 we have children that are not ours.
+            Signal::SIGCHLD => drop(command::reap(None)),
+            Signal::SIGUSR1 | Signal::SIGUSR2 | Signal::SIGWINCH => command::tell_mode(caught, events),
+            // There is nothing to load again; a terminal that is gone is the end.
+            Signal::SIGHUP if caught.by_process => {}
             _ if asked_to_stop => {
                 log.flush_within(FLUSH);
                 process::exit(STOPPED);
             }
             _ => {
                 asked_to_stop = true;
-                Some(Event::End { planned: true, code: STOPPED })
+                // The other end is there as long as the process is.
+                let _ = events.send(Event::End { planned: true, code: STOPPED });
             }
-        };
-        if let Some(event) = event {
-            // The other end is there as long as the process is.
-            let _ = events.send(event);
         }
     }
 }

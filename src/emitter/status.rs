@@ -3,14 +3,18 @@
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use percent_encoding::utf8_percent_encode;
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::pace::Taken;
+use super::subject::read_small;
 use super::ways::Identity;
 use crate::beat::{AgentId, Mode};
 use crate::clock::{monotonic, wall};
@@ -19,6 +23,9 @@ use crate::registry::millis;
 
 /// Where the file is if nobody says so: the first place that can be written.
 const PLACES: [&str; 2] = ["/run", "/tmp"];
+
+/// What of an id goes into a file's name, in bytes; names have at most 255.
+const LONGEST_NAME: usize = 200;
 
 /// One status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +50,8 @@ struct Accepted {
     at: String,
     /// The same on the monotonic clock, in milliseconds.
     monotonic_ms: u64,
+    /// What it promised.
+    interval_ms: u64,
 }
 
 impl Status {
@@ -65,8 +74,9 @@ impl Status {
         (self.mode, self.interval_ms) = (mode, millis(interval));
     }
 
-    /// Somebody or nobody took a heartbeat, with this trouble.
-    pub fn tried(&mut self, taken: Taken, trouble: &str) {
+    /// Somebody or nobody took a heartbeat that promised another within
+    /// `interval`, with this trouble.
+    pub fn tried(&mut self, taken: Taken, interval: Duration, trouble: &str) {
         trouble.clone_into(&mut self.trouble);
         let by = match taken {
             Taken::Collector => "the collector",
@@ -74,7 +84,8 @@ impl Status {
             Taken::Nobody => return,
         };
         let monotonic_ms = millis(monotonic());
-        self.accepted = Some(Accepted { by: by.into(), at: wall().to_string(), monotonic_ms });
+        let (at, interval_ms) = (wall().to_string(), millis(interval));
+        self.accepted = Some(Accepted { by: by.into(), at, monotonic_ms, interval_ms });
     }
 
     /// Whether a heartbeat was taken within two intervals.
@@ -90,16 +101,15 @@ impl Status {
         let Some(accepted) = &self.accepted else {
             return Err(format!("not beating: nobody has taken a heartbeat yet{trouble}"));
         };
-        let longest = Duration::from_millis(self.interval_ms) * 2;
+        let longest = Duration::from_millis(accepted.interval_ms) * 2;
         let by = &accepted.by;
-        match millis(now).checked_sub(accepted.monotonic_ms).map(Duration::from_millis) {
-            None => Err("not beating: the status is from before the system was started".into()),
-            Some(age) if age <= longest => {
-                Ok(format!("beating: {by} took a heartbeat {age:.1?} ago{trouble}"))
-            }
-            Some(age) => Err(format!(
+        let age = Duration::from_millis(millis(now).saturating_sub(accepted.monotonic_ms));
+        if age <= longest {
+            Ok(format!("beating: {by} took a heartbeat {age:.1?} ago{trouble}"))
+        } else {
+            Err(format!(
                 "not beating: {by} took the last heartbeat {age:.1?} ago, more than {longest:?}{trouble}"
-            )),
+            ))
         }
     }
 
@@ -126,7 +136,12 @@ impl StatusFile {
     /// The usual places of this agent.
     pub fn usual(id: &AgentId) -> Self {
         let id = id.to_string();
-        let name = format!("pap-heartbeat-{}.json", utf8_percent_encode(&id, PATH_SEGMENT));
+        let mut name = utf8_percent_encode(&id, PATH_SEGMENT).to_string();
+        if name.len() > LONGEST_NAME {
+            let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&id);
+            name.replace_range(LONGEST_NAME - 16.., &format!("{hash:016x}"));
+        }
+        let name = format!("pap-heartbeat-{name}.json");
         Self(PLACES.iter().map(|place| Path::new(place).join(&name)).collect())
     }
 
@@ -154,31 +169,50 @@ impl StatusFile {
     /// Reads the latest of those that are there.
     ///
     /// # Errors
-    /// There is none that can be understood, in words for people.
+    /// There is none that can be believed, in words for people.
     pub fn read(&self) -> Result<Status, String> {
-        let mut trouble = "there is no place for a status".to_owned();
+        let mut trouble = None;
         let mut latest: Option<Status> = None;
         let moment = |status: &Status| status.accepted.as_ref().map(|accepted| accepted.monotonic_ms);
         for path in self.0.iter().rev() {
-            let read = fs::read(path).and_then(|text| Ok(serde_json::from_slice::<Status>(&text)?));
-            match read {
+            match read(path) {
                 Ok(status) if latest.as_ref().is_none_or(|latest| moment(latest) <= moment(&status)) => {
                     latest = Some(status);
                 }
                 Ok(_) => {}
-                Err(error) => trouble = format!("{}: {error}", path.display()),
+                // That there is none says less than that one is no good.
+                Err(error) if trouble.is_some() && error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => trouble = Some(format!("{}: {error}", path.display())),
             }
         }
-        latest.ok_or(trouble)
+        latest.ok_or_else(|| trouble.unwrap_or_default())
     }
 
-    /// Takes the file away: nobody beats any more.
+    /// Takes our status away: we beat no more.
     pub fn remove(&self) {
         for path in &self.0 {
-            // Most of them are not there.
-            let _ = fs::remove_file(path);
+            // Another of the same agent may have begun before we ended.
+            if read(path).is_ok_and(|status| status.pid == std::process::id()) {
+                // If it stays, it grows old.
+                let _ = fs::remove_file(path);
+            }
         }
     }
+}
+
+/// What was written by us, by root, or by anybody for root to see.
+fn read(path: &Path) -> io::Result<Status> {
+    let (text, about) = read_small(path)?;
+    let us = geteuid().as_raw();
+    if us != 0 && about.uid() != us && about.uid() != 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it was written by another user"));
+    }
+    let status: Status = serde_json::from_str(&text)?;
+    let is_later = |accepted: &Accepted| accepted.monotonic_ms > millis(monotonic());
+    if status.accepted.as_ref().is_some_and(is_later) {
+        return Err(io::Error::other("it is from before the system was started"));
+    }
+    Ok(status)
 }
 
 impl fmt::Display for StatusFile {
@@ -204,10 +238,12 @@ fn write(path: &Path, status: &Status) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    const INTERVAL: Duration = Mode::Emergency.interval();
+
     fn status() -> Status {
         let identity = Identity { id: AgentId::new("a/b").unwrap(), name: "n".into() };
         let mut status = Status::new(&identity, "a test".into());
-        status.paced(Mode::Emergency, Mode::Emergency.interval());
+        status.paced(Mode::Emergency, INTERVAL);
         status
     }
 
@@ -215,16 +251,14 @@ mod tests {
     fn a_heartbeat_counts_for_two_intervals() {
         let mut status = status();
         assert!(status.check(monotonic()).unwrap_err().contains("yet"));
-        status.tried(Taken::Nobody, "the collector: gone");
+        status.tried(Taken::Nobody, INTERVAL, "the collector: gone");
         assert!(status.check(monotonic()).unwrap_err().ends_with("yet; the collector: gone"));
-        status.tried(Taken::Station, "the collector: gone");
+        status.tried(Taken::Station, INTERVAL, "the collector: gone");
         let taken = Duration::from_millis(status.accepted.as_ref().unwrap().monotonic_ms);
         let text = status.check(taken + Duration::from_secs(10)).unwrap();
         assert_eq!(text, "beating: the station took a heartbeat 10.0s ago; the collector: gone");
         let text = status.check(taken + Duration::from_millis(10_001)).unwrap_err();
         assert!(text.contains("the last heartbeat 10.0s ago, more than 10s"), "{text}");
-        let text = status.check(taken.saturating_sub(Duration::from_millis(1))).unwrap_err();
-        assert!(text.contains("before the system was started"), "{text}");
         assert!(status.describe(taken).contains("EMERGENCY, every 5s\nlast taken 20"));
     }
 
@@ -233,7 +267,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (nowhere, path) = (directory.path().join("no/where"), directory.path().join("status"));
         let files = StatusFile(vec![nowhere, path.clone()]);
-        assert!(files.read().unwrap_err().contains("no/where"));
+        assert!(files.read().unwrap_err().contains("No such file"));
         let precious = directory.path().join("precious");
         fs::write(&precious, "x").unwrap();
         std::os::unix::fs::symlink(&precious, format!("{}.{}", path.display(), std::process::id())).unwrap();
@@ -241,6 +275,15 @@ mod tests {
         assert_eq!(files.read(), Ok(status()));
         assert_eq!(fs::read_to_string(&precious).unwrap(), "x");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "nothing is left lying");
+        let mut former = status();
+        former.tried(Taken::Collector, INTERVAL, "");
+        former.accepted.as_mut().unwrap().monotonic_ms += 60_000;
+        files.write(&former).unwrap();
+        assert!(files.read().unwrap_err().contains("before the system was started"));
+        files.write(&Status { pid: 0, ..status() }).unwrap();
+        files.remove();
+        assert!(files.read().is_ok(), "it is another's");
+        files.write(&status()).unwrap();
         files.remove();
         assert!(files.read().is_err());
         assert!(StatusFile(vec![directory.path().join("a/b")]).write(&status()).is_err());
@@ -248,6 +291,10 @@ mod tests {
 
     #[test]
     fn the_usual_places_tell_agents_apart() {
+        let long = |end: &str| AgentId::new(&format!("{}{end}", "\u{2665}".repeat(40))).unwrap();
+        let StatusFile(a) = StatusFile::usual(&long("a"));
+        assert_ne!(StatusFile(a.clone()).to_string(), StatusFile::usual(&long("b")).to_string());
+        assert!(a[0].file_name().unwrap().len() < 230);
         let StatusFile(places) = StatusFile::usual(&AgentId::new("a/b").unwrap());
         assert_eq!(
             places,

@@ -1,26 +1,33 @@
 //! What a heartbeat vouches for: it means that the agent lives, not that the
 //! one who sends it does.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::fs::{self, Metadata, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::param::clock_ticks_per_second;
 use ureq::tls::Certificate;
 
-use crate::client;
-use crate::clock::{monotonic, since_boot};
+use super::ways::USER_AGENT;
+use crate::client::{self, Client};
+use crate::clock::{monotonic, since_boot, wall};
 use crate::panics;
+
+/// What a time from the wall clock may differ by from one of the kernel's.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(10);
+/// The most that is read of a small file, in bytes.
+const LONGEST_FILE: u64 = 16 * 1024;
 
 /// Something that lives or not.
 pub trait Subject: Send {
-    /// For how long it has lived.
+    /// For how long it has lived. To look takes at most `patience`.
     ///
     /// # Errors
     /// Why it does not seem to, in words for people.
-    fn look(&mut self) -> Result<Duration, String>;
+    fn look(&mut self, patience: Duration) -> Result<Duration, String>;
 
     /// What it is, in words for people.
     fn describe(&self) -> String;
@@ -31,7 +38,7 @@ pub trait Subject: Send {
 pub struct Itself;
 
 impl Subject for Itself {
-    fn look(&mut self) -> Result<Duration, String> {
+    fn look(&mut self, _: Duration) -> Result<Duration, String> {
         uptime_of_this_process()
     }
 
@@ -50,8 +57,9 @@ pub fn uptime_of_this_process() -> Result<Duration, String> {
 
 /// A URL that answers with a 2xx.
 pub struct Probe {
-    agent: ureq::Agent,
+    client: Client,
     url: String,
+    patience: Duration,
     /// When it was first good without having been gone in between.
     since: Option<Duration>,
 }
@@ -59,19 +67,14 @@ pub struct Probe {
 impl Probe {
     /// Asks `url`, which may take `patience` to answer.
     pub fn new(url: String, patience: Duration, roots: &[Certificate<'static>]) -> Self {
-        let agent = client::config(concat!("pap-heartbeat/", env!("CARGO_PKG_VERSION")), roots)
-            .timeout_global(Some(patience))
-            .max_idle_connections(0)
-            .max_idle_connections_per_host(0)
-            .build()
-            .new_agent();
-        Self { agent, url, since: None }
+        Self { client: Client::new(USER_AGENT, roots), url, patience, since: None }
     }
 }
 
 impl Subject for Probe {
-    fn look(&mut self) -> Result<Duration, String> {
-        match panics::contain(|| self.agent.get(&self.url).call())? {
+    fn look(&mut self, patience: Duration) -> Result<Duration, String> {
+        let agent = self.client.within(self.patience.min(patience));
+        match panics::contain(|| agent.get(&self.url).call())? {
             Ok(answer) if answer.status().is_success() => {
                 let now = monotonic();
                 Ok(now.saturating_sub(*self.since.get_or_insert(now)))
@@ -117,19 +120,23 @@ impl PidFile {
 }
 
 impl Subject for PidFile {
-    fn look(&mut self) -> Result<Duration, String> {
+    fn look(&mut self, _: Duration) -> Result<Duration, String> {
         let trouble = |error: io::Error| format!("{}: {error}", self.path.display());
-        let text = fs::read_to_string(&self.path).map_err(trouble)?;
-        let about = fs::metadata(&self.path).map_err(trouble)?;
+        let (text, about) = read_small(&self.path).map_err(trouble)?;
         let number = text.split_whitespace().next().and_then(|word| word.parse().ok()).filter(|&pid| pid > 0);
         let number: u32 = number.ok_or_else(|| format!("{} holds no process number", self.path.display()))?;
         let written = Written(number, about.ino(), about.mtime(), about.mtime_nsec());
         let process = Process::find(&number.to_string())?;
-        if let Some((known, before)) = &self.known
-            && *known == written
-            && before.started != process.started
-        {
-            return Err(format!("process {number} is another one, {} is old", self.path.display()));
+        let is_another = match &self.known {
+            Some((known, before)) if *known == written => before.started != process.started,
+            // The file is new to us. Who wrote it was there before it.
+            _ => {
+                let age = about.modified().ok().map(|at| wall().since(at));
+                age.is_some_and(|age| age > process.uptime() + CLOCKS_DIFFER)
+            }
+        };
+        if is_another {
+            return Err(format!("{} is older than process {number}: it was another's", self.path.display()));
         }
         self.known = Some((written, process));
         process.alive(number)
@@ -152,11 +159,13 @@ pub struct Child {
 }
 
 impl Subject for Child {
-    fn look(&mut self) -> Result<Duration, String> {
-        if let Ok(process) = Process::find(&self.pid.to_string()) {
-            process.alive(self.pid)?;
+    fn look(&mut self, _: Duration) -> Result<Duration, String> {
+        match Process::find(&self.pid.to_string()) {
+            Ok(process) => drop(process.alive(self.pid)?),
+            // Where /proc is there, one that has ended is known to us.
+            Err(why) if Process::find("self").is_ok() => return Err(why),
+            Err(_) => {}
         }
-        // As long as nobody says that it has ended, it has not.
         Ok(monotonic().saturating_sub(self.started))
     }
 
@@ -165,10 +174,28 @@ impl Subject for Child {
     }
 }
 
+/// Reads a file of a line or so, and what is known of it. Nothing is waited
+/// for: what is no file, such as a pipe, is an error.
+///
+/// # Errors
+/// As the system says.
+pub fn read_small(path: &Path) -> io::Result<(String, Metadata)> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut text = String::new();
+    file.take(LONGEST_FILE).read_to_string(&mut text)?;
+    Ok((text, about))
+}
+
 /// What /proc says of a process (proc_pid_stat(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Process {
     state: char,
+    threads: u64,
     /// When it was started, in clock ticks since the system was.
     started: u64,
 }
@@ -187,9 +214,10 @@ impl Process {
         let (_, rest) = text.rsplit_once(") ")?;
         let mut fields = rest.split(' ');
         let state = fields.next()?.chars().next()?;
-        // The state is field 3, the start is field 22.
-        let started = fields.nth(18)?.parse().ok()?;
-        Some(Self { state, started })
+        // The state is field 3, the threads are field 20, the start is field 22.
+        let threads = fields.nth(16)?.parse().ok()?;
+        let started = fields.nth(1)?.parse().ok()?;
+        Some(Self { state, threads, started })
     }
 
     fn uptime(self) -> Duration {
@@ -202,7 +230,8 @@ impl Process {
 
     fn alive(self, pid: u32) -> Result<Duration, String> {
         match self.state {
-            'Z' | 'X' | 'x' => Err(format!("process {pid} has ended")),
+            // Its first thread may end before the others.
+            'Z' | 'X' | 'x' if self.threads <= 1 => Err(format!("process {pid} has ended")),
             'T' => Err(format!("process {pid} is stopped")),
             _ => Ok(self.uptime()),
         }
@@ -215,10 +244,12 @@ mod tests {
 
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(60);
+
     #[test]
     fn a_process_is_read_whatever_its_name_is() {
         let text = "7 (a) Z 1 b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 9 10\n";
-        assert_eq!(Process::parse(text), Some(Process { state: 'S', started: 123_456 }));
+        assert_eq!(Process::parse(text), Some(Process { state: 'S', threads: 1, started: 123_456 }));
         assert_eq!(Process::parse("7 (a"), None);
         assert!(uptime_of_this_process().unwrap() < since_boot());
     }
@@ -228,23 +259,28 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
         let mut subject = PidFile::new(path.clone());
-        assert!(subject.look().unwrap_err().contains("pid: "), "there is no file");
+        assert!(subject.look(LONG).unwrap_err().contains("pid: "), "there is no file");
         fs::write(&path, "none\n").unwrap();
-        assert!(subject.look().unwrap_err().contains("holds no process number"));
+        assert!(subject.look(LONG).unwrap_err().contains("holds no process number"));
 
         let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
         fs::write(&path, format!("{}\n", child.id())).unwrap();
-        assert!(subject.look().unwrap() < Duration::from_secs(60));
+        assert!(subject.look(LONG).unwrap() < Duration::from_secs(60));
         // The same number in the same file, and another process.
         subject.known.as_mut().unwrap().1.started -= 1;
-        assert!(subject.look().unwrap_err().contains("is another one"));
+        assert!(subject.look(LONG).unwrap_err().contains("it was another's"));
         fs::write(&path, format!("{} \n", child.id())).unwrap();
-        subject.look().unwrap();
+        subject.look(LONG).unwrap();
+        // One that was left by who had the number before.
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert!(PidFile::new(path.clone()).look(LONG).unwrap_err().contains("is older than process"));
 
         child.kill().unwrap();
-        while subject.look().is_ok() {}
-        assert!(subject.look().unwrap_err().contains("has ended"), "nobody has asked for it yet");
+        fs::write(&path, child.id().to_string()).unwrap();
+        while subject.look(LONG).is_ok() {}
+        assert!(subject.look(LONG).unwrap_err().contains("has ended"), "nobody has asked for it yet");
         child.wait().unwrap();
-        assert!(subject.look().unwrap_err().contains("there is no process"));
+        assert!(subject.look(LONG).unwrap_err().contains("there is no process"));
     }
 }

@@ -2,22 +2,29 @@
 
 use std::time::Duration;
 
+use crossbeam_channel::never;
 use percent_encoding::utf8_percent_encode;
 use serde::Serialize;
 use ureq::tls::Certificate;
 
 use super::pace::{Taken, Tries};
 use crate::beat::{AgentId, Mode};
-use crate::client;
+use crate::client::{self, Client};
+use crate::clock::monotonic;
 use crate::config::Secret;
 use crate::config::value::PATH_SEGMENT;
 use crate::delivery::{Failure, Outcome, Reply};
 use crate::panics;
 
-/// How long a goodbye may take.
+/// How we introduce ourselves.
+pub const USER_AGENT: &str = concat!("pap-heartbeat/", env!("CARGO_PKG_VERSION"));
+
+/// How long one try of a goodbye may take.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(2);
-/// How often it is tried.
-const GOODBYES: u32 = 2;
+/// For how long it is tried: the collector may be restarting just now.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(3);
+/// Between two tries.
+const GOODBYE_PAUSE: Duration = Duration::from_millis(250);
 
 /// Who beats.
 #[derive(Clone, Debug)]
@@ -59,10 +66,13 @@ pub struct Sent {
 
 /// Posts the heartbeats of one agent.
 pub struct Sender {
-    agent: ureq::Agent,
+    client: Client,
     name: String,
     collector: Option<String>,
     station: Option<(String, Option<String>)>,
+    /// The collector's last answer did not come in time: it may still take
+    /// that heartbeat.
+    is_unanswered: bool,
 }
 
 impl Sender {
@@ -78,14 +88,8 @@ impl Sender {
             let authorization = key.as_ref().map(|key| format!("Bearer {}", key.reveal()));
             (format!("{url}{agents}/{id}/heartbeat"), authorization)
         });
-        // A connection that was kept from one heartbeat to the next may be
-        // dead by then, and the post would be lost with it.
-        let agent = client::config(concat!("pap-heartbeat/", env!("CARGO_PKG_VERSION")), &ways.roots)
-            .max_idle_connections(0)
-            .max_idle_connections_per_host(0)
-            .build()
-            .new_agent();
-        Self { agent, name: identity.name.clone(), collector, station }
+        let client = Client::new(USER_AGENT, &ways.roots);
+        Self { client, name: identity.name.clone(), collector, station, is_unanswered: false }
     }
 
     /// Whether there is a collector.
@@ -101,7 +105,7 @@ impl Sender {
     /// Posts one heartbeat: to the collector first, then to the station. None
     /// when it was `interrupted` between two tries: then nobody has taken it.
     pub fn send(
-        &self,
+        &mut self,
         mode: Mode,
         uptime: Duration,
         tries: Tries,
@@ -115,11 +119,13 @@ impl Sender {
                 return None;
             }
             let Some(url) = &self.collector else { break };
-            match self.post(url, None, &body, tries.collector_patience) {
+            let result = post(&self.client.within(tries.collector_patience), url, None, &body);
+            self.is_unanswered = result.as_ref().is_err_and(|failure| failure.is_timeout);
+            match result {
                 Ok(()) => return Some(Sent { taken: Taken::Collector, trouble: String::new() }),
-                Err((again, why)) => {
-                    trouble = format!("the collector: {why}");
-                    if !again {
+                Err(failure) => {
+                    trouble = format!("the collector: {}", failure.why);
+                    if !failure.is_passing {
                         break;
                     }
                 }
@@ -131,67 +137,78 @@ impl Sender {
         if interrupted() {
             return None;
         }
-        Some(match self.post(url, authorization.as_deref(), &body, patience) {
+        Some(match post(&self.client.within(patience), url, authorization.as_deref(), &body) {
             Ok(()) => Sent { taken: Taken::Station, trouble },
-            Err((_, why)) => {
+            Err(Failed { why, .. }) => {
                 let both = if trouble.is_empty() { "" } else { "; " };
                 Sent { taken: Taken::Nobody, trouble: format!("{trouble}{both}the station: {why}") }
             }
         })
     }
 
-    /// Says goodbye to the collector.
+    /// Says goodbye to the collector, for at most five seconds.
     ///
     /// # Errors
     /// Why it did not hear it; it will think that the agent died.
-    pub fn goodbye(&self) -> Result<(), String> {
+    pub fn goodbye(&mut self) -> Result<(), String> {
         let Some(url) = &self.collector else { return Ok(()) };
-        let mut result = Ok(());
-        for _ in 0..GOODBYES {
-            let request = self.agent.delete(url).config().timeout_global(Some(GOODBYE_PATIENCE)).build();
-            result = match contained(|| request.call()) {
+        let give_up = monotonic() + LONGEST_GOODBYE;
+        loop {
+            let agent = self.client.within(GOODBYE_PATIENCE);
+            let result = match contained(|| agent.delete(url).call()) {
                 // It does not know us: nothing is to be undone.
-                Ok((200..=299 | 404, _)) => return Ok(()),
+                Ok((200..=299 | 404, _)) => Ok(()),
                 Ok((code, words)) => Err(format!("it answers {code}: {words}")),
-                Err(why) => Err(why),
+                Err((_, why)) => Err(why),
             };
-        }
-        result
-    }
-
-    /// One post. On failure: whether it is worth another try at once, and why.
-    fn post(
-        &self,
-        url: &str,
-        authorization: Option<&str>,
-        body: &[u8],
-        patience: Duration,
-    ) -> Result<(), (bool, String)> {
-        let mut request = self.agent.post(url).header("Content-Type", "application/json");
-        if let Some(authorization) = authorization {
-            request = request.header("Authorization", authorization);
-        }
-        let request = request.config().timeout_global(Some(patience)).build();
-        let (code, words) = contained(|| request.send(body)).map_err(|why| (true, why))?;
-        match (Reply::Status { code, retry_after: None }).outcome() {
-            Outcome::Taken => Ok(()),
-            Outcome::Failed(Failure::Unreachable | Failure::Busy, _) => {
-                Err((true, format!("it answers {code}: {words}")))
+            // A heartbeat that it has not answered may come after a goodbye.
+            let is_done = result.is_ok() && !std::mem::take(&mut self.is_unanswered);
+            if is_done || monotonic() + GOODBYE_PAUSE >= give_up {
+                return result;
             }
-            Outcome::Failed(Failure::Misconfigured(_), _) | Outcome::Refused(_) => {
-                Err((false, format!("it answers {code}: {words}")))
-            }
+            let _ = never::<()>().recv_timeout(GOODBYE_PAUSE);
         }
     }
 }
 
-/// The status and the words of an answer. The client panics where it cannot
-/// start a thread.
+/// Why a post was not taken.
+struct Failed {
+    /// Whether another try at once makes sense.
+    is_passing: bool,
+    /// Nobody knows whether it will be taken yet.
+    is_timeout: bool,
+    why: String,
+}
+
+/// One post.
+fn post(agent: &ureq::Agent, url: &str, authorization: Option<&str>, body: &[u8]) -> Result<(), Failed> {
+    let mut request = agent.post(url).header("Content-Type", "application/json");
+    if let Some(authorization) = authorization {
+        request = request.header("Authorization", authorization);
+    }
+    let (code, words) = contained(|| request.send(body)).map_err(|(is_timeout, why)| Failed {
+        is_passing: true,
+        is_timeout,
+        why,
+    })?;
+    let failed = |is_passing| {
+        Err(Failed { is_passing, is_timeout: false, why: format!("it answers {code}: {words}") })
+    };
+    match (Reply::Status { code, retry_after: None }).outcome() {
+        Outcome::Taken => Ok(()),
+        Outcome::Failed(Failure::Unreachable | Failure::Busy, _) => failed(true),
+        Outcome::Failed(Failure::Misconfigured(_), _) | Outcome::Refused(_) => failed(false),
+    }
+}
+
+/// The status and the words of an answer, or whether it did not come in time
+/// and what happened. The client panics where it cannot start a thread.
 fn contained(
     call: impl FnOnce() -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-) -> Result<(u16, String), String> {
+) -> Result<(u16, String), (bool, String)> {
     let answer = panics::contain(|| call().map(|answer| (answer.status().as_u16(), client::excerpt(answer))));
-    answer?.map_err(|error| client::trouble(&error))
+    let is_timeout = |error: &ureq::Error| matches!(error, ureq::Error::Timeout(_));
+    answer.map_err(|why| (false, why))?.map_err(|error| (is_timeout(&error), client::trouble(&error)))
 }
 
 #[cfg(test)]

@@ -57,9 +57,9 @@ impl Late {
 
 impl Server {
     /// Waits for bodies until it is stopped.
-    pub fn bodies(&self, late: &Receiver<Late>) {
+    pub fn bodies(&self, late: &Receiver<Box<Late>>) {
         let clock = self.api.shared.clock();
-        let mut all: Vec<Late> = Vec::new();
+        let mut all: Vec<Box<Late>> = Vec::new();
         while !self.api.shared.is_stopping() {
             if all.is_empty() {
                 all.extend(late.recv_timeout(Duration::from_millis(100)));
@@ -91,7 +91,7 @@ impl Server {
     }
 
     /// Finds those of new ones, with one look at the descriptors.
-    fn find_streams(&self, all: &mut [Late]) {
+    fn find_streams(&self, all: &mut [Box<Late>]) {
         let connections = socket::connections(self.address.port()).into_iter();
         let by_peer: HashMap<_, _> = connections.map(|connection| (connection.peer, connection)).collect();
         for one in all.iter_mut().filter(|one| one.stream.is_none()) {
@@ -100,8 +100,8 @@ impl Server {
         }
     }
 
-    fn answer_late(&self, late: Late) {
-        let Late { request, arrived, body, .. } = late;
+    fn answer_late(&self, late: Box<Late>) {
+        let Late { request, arrived, body, .. } = *late;
         let target = Target::parse(request.method(), request.url());
         let peer = request.remote_addr().copied();
         let answer = self.api.answer(&target, request.headers(), &body);

@@ -205,7 +205,7 @@ impl Server {
             }
             Ok(Body::Unbuffered(length)) => {
                 self.pipeline.await_client(peer);
-                if let Err(full) = self.late.try_send(Late::new(request, length, arrived)) {
+                if let Err(full) = self.late.try_send(Box::new(Late::new(request, length, arrived))) {
                     self.refuse(full.into_inner().request, busy(), route, arrived, Closed::Flood);
                 }
                 return;
@@ -252,10 +252,10 @@ impl Server {
     }
 
     pub(super) fn doom(&self, doomed: Doomed) {
-        if let Err(full) = self.doomed.try_send(doomed) {
+        if let Err(full) = self.doomed.try_send(Box::new(doomed)) {
             // More bad requests than the guard can see to. To drop this one
             // may mean to wait for its client.
-            let Doomed { peer, refused, .. } = full.into_inner();
+            let Doomed { peer, refused, .. } = *full.into_inner();
             if let Some((request, _)) = refused.map(|refused| *refused) {
                 self.discard(request);
                 self.pipeline.give_up(peer).into_iter().for_each(|request| self.discard(request));

@@ -1,15 +1,20 @@
 //! What no schema knows: whether manifests fit each other and the program.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-/// The program's image in the manifests.
-const IMAGE: &str = "pap-collector:";
+/// The variables of each of our programs.
+pub type Known = BTreeMap<&'static str, BTreeSet<String>>;
 
-/// What is wrong with manifests that are applied together. `known` are the
-/// program's variables.
-pub fn flaws(documents: &[Value], known: &BTreeSet<String>) -> Vec<String> {
+/// Which of our programs is in a container.
+pub fn program_of(container: &Value) -> Option<&str> {
+    let (name, _) = text(container, "/image").split_once(':')?;
+    name.starts_with("pap-").then_some(name)
+}
+
+/// What is wrong with manifests that are applied together.
+pub fn flaws(documents: &[Value], known: &Known) -> Vec<String> {
     let mut flaws = Vec::new();
     for owner in documents {
         if let Some(pod) = pod_of(owner) {
@@ -18,8 +23,10 @@ pub fn flaws(documents: &[Value], known: &BTreeSet<String>) -> Vec<String> {
             references(pod, documents, &mut found);
             restricted(pod, &mut found);
             for container in containers(pod) {
-                if text(container, "/image").starts_with(IMAGE) {
-                    configuration(container, pod, known, &mut found);
+                match program_of(container).map(|program| (program, known.get(program))) {
+                    Some((_, Some(known))) => configuration(container, pod, known, &mut found),
+                    Some((program, None)) => found.push(format!("there is no {program}")),
+                    None => {}
                 }
             }
             flaws.extend(found.into_iter().map(|flaw| format!("{name}: {flaw}")));
@@ -132,7 +139,7 @@ fn configuration(container: &Value, pod: &Value, known: &BTreeSet<String>, flaws
         if !known.contains(name) {
             flaws.push(format!("the program knows no {name}"));
         }
-        if name == "STATE_FILE" {
+        if matches!(name, "STATE_FILE" | "PAP_STATUS_FILE") {
             let path = text(variable, "/value");
             let mount = list(container, "/volumeMounts")
                 .iter()

@@ -11,6 +11,8 @@
     reason = "a test ends where something is not as it should be"
 )]
 
+#[path = "../support/agent.rs"]
+mod agent;
 mod flaws;
 #[path = "../support/mod.rs"]
 mod support;
@@ -19,19 +21,22 @@ mod tools;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use flaws::{containers, find, flaws, list, pod_of, text, value_of};
+use flaws::{Known, containers, find, flaws, list, pod_of, program_of, text, value_of};
 use serde_json::{Value, json};
 use support::{Collector, command};
 use tools::{against_promtool, against_schemas, against_systemd, documents, exposure, here, render, run};
 
 const MONITORING: &str = "k8s/overlays/monitoring";
 const INGRESS: &str = "k8s/overlays/ingress";
+const HEARTBEAT: &str = "k8s/overlays/heartbeat";
 /// What is applied alone, and what beside it.
-const APPLIED: [(&str, &[&str]); 4] = [
-    ("k8s/base", &[MONITORING, INGRESS]),
+const APPLIED: [(&str, &[&str]); 5] = [
+    ("k8s/base", &[MONITORING, INGRESS, HEARTBEAT]),
     ("k8s/overlays/is-plugged-in", &[MONITORING, INGRESS]),
     ("k8s/overlays/daemonset", &[MONITORING, INGRESS]),
+    ("k8s/overlays/two-levels", &[MONITORING, INGRESS, HEARTBEAT]),
     ("k8s/overlays/sidecar", &[]),
 ];
 
@@ -47,17 +52,20 @@ fn file(path: &str) -> String {
     fs::read_to_string(here(path)).unwrap()
 }
 
-/// The program's variables, by its own help.
-fn known() -> BTreeSet<String> {
-    let help = command(&[]).arg("--help").output().unwrap();
-    let help = String::from_utf8(help.stdout).unwrap();
-    let flags = help.lines().filter_map(|line| line.trim_start().strip_prefix("--"));
-    let names: BTreeSet<String> = flags
-        .filter_map(|flag| flag.split_whitespace().next())
-        .map(|name| name.to_uppercase().replace('-', "_"))
-        .collect();
-    assert!(names.contains("CLUSTER_ID") && names.contains("STATE_FILE"), "{help}");
-    names
+/// The variables of our programs, by what they themselves say.
+fn known() -> Known {
+    let names = |command: &mut Command, keys: &[&str]| -> BTreeSet<String> {
+        let output = command.arg("--check-config").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let names = text.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name.to_owned());
+        // Where it is read from is not what it is.
+        names.chain(keys.iter().map(|key| format!("{key}_FILE"))).collect()
+    };
+    let ids = [("CLUSTER_ID", "c"), ("PAP_AGENT_ID", "a"), ("PAP_COLLECTOR_URL", "http://c")];
+    let collector = names(&mut command(&ids), &["COLLECTOR_API_KEY", "STATION_ALERT_KEY"]);
+    let heartbeat = names(&mut agent::command(&ids[1..], &[]), &["PAP_AGENT_KEY"]);
+    assert!(collector.contains("STATE_FILE") && heartbeat.contains("PAP_PROBE"));
+    [("pap-collector", collector), ("pap-heartbeat", heartbeat)].into()
 }
 
 #[test]
@@ -140,7 +148,7 @@ fn they_fit_each_other_and_the_program() {
     }
 }
 
-fn notices(broken: &[Value], known: &BTreeSet<String>, flaw: &str) {
+fn notices(broken: &[Value], known: &Known, flaw: &str) {
     let found = flaws(broken, known);
     assert!(found.iter().any(|it| it.contains(flaw)), "\"{flaw}\" is not noticed: {found:?}");
 }
@@ -150,13 +158,13 @@ fn notices(broken: &[Value], known: &BTreeSet<String>, flaw: &str) {
 fn the_program_takes_each_configuration() {
     for (overlay, beside) in APPLIED {
         let all = applied(overlay, beside);
-        let ours = all
-            .iter()
-            .filter_map(pod_of)
-            .flat_map(containers)
-            .filter(|it| text(it, "/image").starts_with("pap-"));
+        let ours = all.iter().filter_map(pod_of).flat_map(containers);
         let mut seen = 0;
-        for container in ours {
+        for (container, program) in ours.filter_map(|it| Some((it, program_of(it)?))) {
+            let run = |variables: &[(&str, &str)], arguments: &[&str]| match program {
+                "pap-heartbeat" => agent::command(variables, arguments).output().unwrap(),
+                _ => command(variables).args(arguments).output().unwrap(),
+            };
             let mut variables = BTreeMap::new();
             for variable in list(container, "/env") {
                 let value = match &variable["valueFrom"] {
@@ -170,7 +178,7 @@ fn the_program_takes_each_configuration() {
                 variables.insert(text(variable, "/name"), value);
             }
             let pairs: Vec<(&str, &str)> = variables.into_iter().collect();
-            let output = command(&pairs).arg("--check-config").output().unwrap();
+            let output = run(&pairs, &["--check-config"]);
             assert!(output.status.success(), "{overlay}: {}", String::from_utf8_lossy(&output.stderr));
             for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
                 // A probe from within has to be a question the program understands.
@@ -178,14 +186,15 @@ fn the_program_takes_each_configuration() {
                     .iter()
                     .filter_map(Value::as_str)
                     .collect();
-                if let Some((&"pap-collector", arguments)) = words.split_first() {
-                    let output = command(&[("COLLECTOR_PORT", "1")]).args(arguments).output().unwrap();
+                if let Some((first, arguments)) = words.split_first() {
+                    assert_eq!(*first, program, "{overlay}: {words:?}");
+                    let output = run(&[("COLLECTOR_PORT", "1"), ("PAP_AGENT_ID", "a")], arguments);
                     assert_eq!(output.status.code(), Some(1), "{overlay}: {words:?}");
                 }
             }
             seen += 1;
         }
-        assert_eq!(seen, 1, "{overlay}");
+        assert!(seen > 0, "{overlay}");
     }
 }
 
@@ -357,21 +366,29 @@ fn kinds_that_kubernetes_does_not_know_have_the_fields_they_need() {
 #[ignore = "needs systemd: .ci/manifests has it"]
 fn systemd_takes_the_units() {
     let (service, socket) = (file("systemd/pap-collector.service"), file("systemd/pap-collector.socket"));
-    against_systemd(&service, &socket).unwrap();
+    let verify = |service: &str, socket: &str| {
+        against_systemd(&[("pap-collector.service", service), ("pap-collector.socket", socket)])
+    };
+    verify(&service, &socket).unwrap();
     for (good, bad) in [
         ("Type=notify", "Type=notfy"),
         ("WatchdogSec=15", "WatchdogSecs=15"),
         ("DynamicUser=yes", "DynamicUser=maybe"),
         ("ExecStart=/usr/local/bin/pap-collector", "ExecStart=/usr/local/bin/collector"),
     ] {
-        assert!(against_systemd(&service.replace(good, bad), &socket).is_err(), "{bad} is not noticed");
+        assert!(verify(&service.replace(good, bad), &socket).is_err(), "{bad} is not noticed");
     }
-    assert!(against_systemd(&service, &socket.replace("ListenStream=8080", "ListenStream=x:y:z")).is_err());
+    assert!(verify(&service, &socket.replace("ListenStream=8080", "ListenStream=x:y:z")).is_err());
+    let beside = file("systemd/pap-heartbeat@.service");
+    let verify = |text: &str| against_systemd(&[("pap-heartbeat@nginx.service", text)]);
+    verify(&beside).unwrap();
+    assert!(verify(&beside.replace("RuntimeDirectory=", "RunDirectory=")).is_err());
 
-    let path = here("systemd/pap-collector.service");
-    let exposed = exposure(Path::new(&path));
-    println!("exposure {exposed}");
-    assert!(exposed <= 1.5, "{exposed}");
+    for unit in ["systemd/pap-collector.service", "systemd/pap-heartbeat@.service"] {
+        let exposed = exposure(Path::new(&here(unit)));
+        println!("{unit}: exposure {exposed}");
+        assert!(exposed <= 1.5, "{exposed}");
+    }
     let open = tempfile::tempdir().unwrap();
     let broken = open.path().join("pap-collector.service");
     fs::write(&broken, service.replace("CapabilityBoundingSet=\n", "").replace("DynamicUser=yes\n", ""))
@@ -382,13 +399,15 @@ fn systemd_takes_the_units() {
 #[test]
 fn the_units_set_only_variables_that_the_program_knows() {
     let known = known();
-    let unknown = |text: &str| -> Vec<String> {
+    let unknown = |program: &str, text: &str| -> Vec<String> {
         let lines = text.lines().map(|line| line.strip_prefix("Environment=").unwrap_or(line));
         let names = lines.filter_map(|line| line.split_once('=')).map(|(name, _)| name);
         let ours = |name: &&str| name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-        names.filter(ours).filter(|name| !known.contains(*name)).map(ToOwned::to_owned).collect()
+        names.filter(ours).filter(|name| !known[program].contains(*name)).map(ToOwned::to_owned).collect()
     };
-    assert_eq!(unknown(&file("systemd/pap-collector.service")), [""; 0]);
-    assert_eq!(unknown(&file("systemd/environment.example")), [""; 0]);
-    assert_eq!(unknown("Environment=STATE=/x\nCLUSTER=y"), ["STATE", "CLUSTER"]);
+    assert_eq!(unknown("pap-collector", &file("systemd/pap-collector.service")), [""; 0]);
+    assert_eq!(unknown("pap-collector", &file("systemd/environment.example")), [""; 0]);
+    assert_eq!(unknown("pap-heartbeat", &file("systemd/pap-heartbeat@.service")), [""; 0]);
+    assert_eq!(unknown("pap-heartbeat", &file("systemd/heartbeat.example")), [""; 0]);
+    assert_eq!(unknown("pap-collector", "Environment=STATE=/x\nCLUSTER=y"), ["STATE", "CLUSTER"]);
 }

@@ -91,18 +91,20 @@ pub fn against_promtool(rules: &Value, test: Option<&str>) -> Result<(), String>
     if passed { Ok(()) } else { Err(output) }
 }
 
-/// What `systemd-analyze verify` says about the units, with a program where
-/// they expect it.
-pub fn against_systemd(service: &str, socket: &str) -> Result<(), String> {
+/// What `systemd-analyze verify` says about units, with our programs where
+/// they expect them.
+pub fn against_systemd(units: &[(&str, &str)]) -> Result<(), String> {
     let directory = tempfile::tempdir().unwrap();
-    let program = env!("CARGO_BIN_EXE_pap-collector");
-    let put = |name: &str, text: &str| {
+    let put = |(name, text): &(&str, &str)| {
         let path = directory.path().join(name);
-        fs::write(&path, text.replace("/usr/local/bin/pap-collector", program)).unwrap();
+        let text = text.replace("/usr/local/bin/pap-collector", env!("CARGO_BIN_EXE_pap-collector"));
+        let text = text.replace("/usr/local/bin/pap-heartbeat", env!("CARGO_BIN_EXE_pap-heartbeat"));
+        fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let files = [put("pap-collector.service", service), put("pap-collector.socket", socket)];
-    let (fine, text) = run("systemd-analyze", &["verify", &files[0], &files[1]], "");
+    let files: Vec<String> = units.iter().map(put).collect();
+    let arguments: Vec<&str> = ["verify"].into_iter().chain(files.iter().map(String::as_str)).collect();
+    let (fine, text) = run("systemd-analyze", &arguments, "");
     if fine && text.is_empty() { Ok(()) } else { Err(text) }
 }
 
