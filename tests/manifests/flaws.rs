@@ -81,6 +81,12 @@ fn references(pod: &Value, documents: &[Value], flaws: &mut Vec<String>) {
                 }
             }
         }
+        for variable in list(container, "/env").iter().filter(|it| it["name"] == "PAP_COLLECTOR_URL") {
+            let url = text(variable, "/value");
+            if !url.contains("//127.0.0.1:") && !leads_to_a_service(url, documents) {
+                flaws.push(format!("nobody listens at {url}"));
+            }
+        }
         for mount in list(container, "/volumeMounts") {
             if !list(pod, "/volumes").iter().any(|volume| volume["name"] == mount["name"]) {
                 flaws.push(format!("no volume {}", mount["name"]));
@@ -94,6 +100,16 @@ fn references(pod: &Value, documents: &[Value], flaws: &mut Vec<String>) {
             }
         }
     }
+}
+
+/// Whether `http://NAME.NAMESPACE.svc:PORT` is one of the services.
+fn leads_to_a_service(url: &str, documents: &[Value]) -> bool {
+    documents.iter().filter(|it| text(it, "/kind") == "Service").any(|service| {
+        let (name, namespace) = (text(service, "/metadata/name"), text(service, "/metadata/namespace"));
+        list(service, "/spec/ports")
+            .iter()
+            .any(|port| url == format!("http://{name}.{namespace}.svc:{}", port["port"]))
+    })
 }
 
 /// The value that a reference names.

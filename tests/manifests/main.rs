@@ -148,6 +148,35 @@ fn they_fit_each_other_and_the_program() {
     }
 }
 
+#[test]
+#[ignore = "needs kubectl: .ci/manifests has it"]
+fn whoever_beats_has_somebody_to_beat_to() {
+    let known = known();
+    let good = applied("k8s/overlays/two-levels", &[HEARTBEAT]);
+    let set = |kind: &str, container: &str, name: &str, value: &str| {
+        let mut broken = good.clone();
+        let owner = broken.iter_mut().rfind(|it| text(it, "/kind") == kind).unwrap();
+        let pointer = format!("/spec/template/spec/{container}/0/env");
+        let variables = owner.pointer_mut(&pointer).and_then(Value::as_array_mut).unwrap();
+        variables.iter_mut().find(|it| it["name"] == name).unwrap()["value"] = json!(value);
+        broken
+    };
+    let url = "PAP_COLLECTOR_URL";
+    for wrong in ["http://pap-collector-above.agents.svc:80", "http://above.agents.svc:8080", "pap-collector"]
+    {
+        notices(&set("DaemonSet", "containers", url, wrong), &known, &format!("nobody listens at {wrong}"));
+    }
+    let wrong = "http://pap-collector.default.svc:8080";
+    notices(&set("Deployment", "initContainers", url, wrong), &known, "nobody listens at");
+    // Nodes that share a cluster's id must not share theirs.
+    let daemon_set = find(&good, "DaemonSet", "pap-heartbeat-collector").unwrap();
+    let id = list(daemon_set, "/spec/template/spec/containers/0/env")
+        .iter()
+        .find(|it| it["name"] == "PAP_AGENT_ID")
+        .unwrap();
+    assert_eq!(id["value"], "collector/$(CLUSTER_NAME)");
+}
+
 fn notices(broken: &[Value], known: &Known, flaw: &str) {
     let found = flaws(broken, known);
     assert!(found.iter().any(|it| it.contains(flaw)), "\"{flaw}\" is not noticed: {found:?}");
