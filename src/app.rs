@@ -195,11 +195,11 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
         let owed = shared.with(|registry, _| registry.outbox().owed());
         log::warn!("stopping with {owed} verdicts still owed to the station");
     }
+    above.join(GOODBYE_ABOVE);
     shared.stop();
     observers.end();
     server.stop();
     observers.await_end(GOODBYES);
-    above.join(GOODBYE_ABOVE);
     threads.join(JOIN);
     keeper.save();
     log::info!("stopped");

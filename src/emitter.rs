@@ -30,6 +30,10 @@ pub use status::{Status, StatusFile};
 pub use subject::Subject;
 pub use ways::{Identity, Sender, Sent, Ways};
 
+/// For how long a goodbye is tried at the end: the collector may be restarting
+/// just now.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(3);
+
 /// What an emitter is told while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -154,8 +158,10 @@ impl Emitter {
     fn hear(&mut self, event: Event) -> Option<i32> {
         match event {
             Event::Mode(mode) => self.change(mode, monotonic()),
+            Event::Leaving if self.is_gone => {}
             Event::Leaving => {
-                self.goodbye();
+                // If it is not heard, there is the end for another.
+                self.goodbye(Duration::ZERO);
                 if self.is_gone {
                     // Nothing for as long as it would have been waited for.
                     self.pace.change(monotonic() + 2 * self.pace.interval(), self.pace.interval());
@@ -163,7 +169,7 @@ impl Emitter {
             }
             Event::End { planned, code } => {
                 if planned && !self.is_gone {
-                    self.goodbye();
+                    self.goodbye(LONGEST_GOODBYE);
                 }
                 return Some(code);
             }
@@ -173,7 +179,7 @@ impl Emitter {
 
     fn beat(&mut self, interrupted: &dyn Fn() -> bool) {
         let began = monotonic();
-        let (mode, uptime) = match self.subject.look(self.pace.interval() / 2) {
+        let (mode, uptime) = match self.subject.look(self.pace.shortest() / 2) {
             Ok(uptime) => {
                 if self.is_emergency() {
                     self.pace.change(began, self.rhythm.interval());
@@ -198,12 +204,13 @@ impl Emitter {
                 (Mode::Emergency, self.lived.map_or(Duration::ZERO, since))
             }
         };
+        // It may be taken even if we never hear of it.
+        self.is_gone = false;
         let Some(sent) = self.sender.send(mode, uptime, self.pace.tries(), interrupted) else {
             // What is due stays due.
             self.was_interrupted = true;
             return;
         };
-        self.is_gone = false;
         self.pace.settle(monotonic(), sent.taken);
         if !self.is_emergency() {
             self.note(Remark::Taken(sent.taken), &sent.trouble);
@@ -213,7 +220,8 @@ impl Emitter {
 
     /// Whether too many looks have failed for silence.
     fn is_emergency(&self) -> bool {
-        self.emergency_after.is_some_and(|failures| self.unwell >= failures)
+        // One that has never been well is only starting.
+        self.lived.is_some() && self.emergency_after.is_some_and(|failures| self.unwell >= failures)
     }
 
     /// Another mode, with a heartbeat at `due`, unless there is a reason for
@@ -236,8 +244,8 @@ impl Emitter {
         }
     }
 
-    fn goodbye(&mut self) {
-        match self.sender.goodbye() {
+    fn goodbye(&mut self, longest: Duration) {
+        match self.sender.goodbye(longest) {
             Ok(()) => self.is_gone = true,
             Err(why) => {
                 log::warn!("the collector did not hear our goodbye and will call this a death: {why}");

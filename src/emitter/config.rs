@@ -101,6 +101,11 @@ impl Config {
         let name = from.text("PAP_AGENT_NAME", MAX_TEXT)?.unwrap_or_else(|| id.to_string());
         let ways = ways(&from, &mut warnings)?;
         let vouching = vouching(&from, command)?;
+        let shortest = Mode::Emergency.interval() / 2;
+        if matches!(vouching, Vouching::Probe(_, patience) if patience > shortest) {
+            warnings
+                .push(format!("PAP_PROBE_TIMEOUT_MS is cut to half an interval: {shortest:?} in EMERGENCY"));
+        }
         let emergency_after = from.number("PAP_EMERGENCY_AFTER", 1..=1000, 0)?;
         if emergency_after > 0 && !matches!(vouching, Vouching::Probe(..)) {
             let value = emergency_after.to_string();

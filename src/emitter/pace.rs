@@ -33,7 +33,7 @@ pub enum Taken {
 pub struct Tries {
     /// How often the collector is tried.
     pub collector: u32,
-    /// How long it may take each time.
+    /// How long it may take the first time; half of it the second time.
     pub collector_patience: Duration,
     /// How long the station may take after that; none if it is left alone.
     pub station_patience: Option<Duration>,
@@ -92,20 +92,24 @@ impl Pace {
         self.interval
     }
 
-    /// How to send the heartbeat that is due: all tries end within its interval.
+    /// How to send the heartbeat that is due. If all tries hang for all of their
+    /// time, a fifth of the interval is left.
     pub fn tries(&self) -> Tries {
-        let patience = COLLECTOR_PATIENCE.min(self.interval * 2 / 5);
+        let interval = self.shortest();
+        let patience = COLLECTOR_PATIENCE.min(interval * 2 / 5);
         let (collector, patience) = match (self.has_collector, self.is_extra) {
             (false, _) => (0, patience),
-            (true, true) => (1, EXTRA_PATIENCE.min(self.interval / 5)),
-            // One that was away costs the station's heartbeat one try.
-            (true, false) => (if self.is_away { 1 } else { 2 }, patience),
+            (true, true) => (1, EXTRA_PATIENCE.min(interval / 5)),
+            (true, false) if !self.is_away => (2, patience),
+            // One that was away costs the station's heartbeat one try. Where
+            // there is nobody else, every other one is short: to wait for an
+            // answer is to miss the moment when it is back.
+            (true, false) => (1, if self.vain % 2 == 1 { patience / 2 } else { patience }),
         };
-        let left = self.interval.saturating_sub(patience * collector);
         Tries {
             collector,
             collector_patience: patience,
-            station_patience: (!self.is_extra).then(|| left.min(STATION_PATIENCE)),
+            station_patience: (!self.is_extra).then(|| STATION_PATIENCE.min(interval / 5)),
         }
     }
 
@@ -151,7 +155,7 @@ impl Pace {
 
     /// The interval, or the one that the collector counts with until it has
     /// heard of another.
-    fn shortest(&self) -> Duration {
+    pub fn shortest(&self) -> Duration {
         self.promised.map_or(self.interval, |promised| promised.min(self.interval))
     }
 
@@ -187,26 +191,24 @@ mod tests {
         until: Duration,
         is_there: impl Fn(Duration) -> bool,
     ) -> (Vec<Duration>, usize) {
-        // What a try costs the station, in a way that is no multiple of anything.
-        let station_cost = cost.min(Duration::from_millis(377));
         let mut pace = Pace::new(Duration::ZERO, interval, true, seed);
         let (mut taken, mut vain) = (Vec::new(), 0);
         while pace.due() < until {
             let mut now = pace.due();
             let tries = pace.tries();
             let mut result = if has_station { Taken::Station } else { Taken::Nobody };
-            for _ in 0..tries.collector {
+            for attempt in 1..=tries.collector {
                 if is_there(now) {
                     taken.push(now);
                     result = Taken::Collector;
                     break;
                 }
-                now += cost.min(tries.collector_patience);
+                now += cost.min(tries.collector_patience / attempt);
                 vain += 1;
             }
             match (result, tries.station_patience) {
                 (Taken::Station, None) => result = Taken::Nobody,
-                (Taken::Station, Some(_)) => now += station_cost,
+                (Taken::Station, Some(patience)) => now += patience.min(cost),
                 _ => {}
             }
             pace.settle(now, result);
@@ -319,7 +321,7 @@ mod tests {
             for _ in 0..2 {
                 let tries = pace.tries();
                 let station = tries.station_patience.unwrap();
-                assert!(tries.collector_patience * tries.collector + station <= interval);
+                assert!(tries.collector_patience * 3 / 2 + station <= interval * 4 / 5);
                 assert!(station >= interval.min(STATION_PATIENCE) / 5);
                 pace.settle(Duration::ZERO, Taken::Station);
             }

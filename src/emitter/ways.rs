@@ -21,8 +21,6 @@ pub const USER_AGENT: &str = concat!("pap-heartbeat/", env!("CARGO_PKG_VERSION")
 
 /// How long one try of a goodbye may take.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(2);
-/// For how long it is tried: the collector may be restarting just now.
-const LONGEST_GOODBYE: Duration = Duration::from_secs(3);
 /// Between two tries.
 const GOODBYE_PAUSE: Duration = Duration::from_millis(250);
 
@@ -119,10 +117,14 @@ impl Sender {
                 return None;
             }
             let Some(url) = &self.collector else { break };
-            let result = post(&self.client.within(tries.collector_patience), url, None, &body);
-            self.is_unanswered = result.as_ref().is_err_and(|failure| failure.is_timeout);
+            let result =
+                post(&self.client.within(tries.collector_patience / (attempt + 1)), url, None, &body);
+            self.is_unanswered |= result.as_ref().is_err_and(|failure| failure.is_timeout);
             match result {
-                Ok(()) => return Some(Sent { taken: Taken::Collector, trouble: String::new() }),
+                Ok(()) => {
+                    self.is_unanswered = false;
+                    return Some(Sent { taken: Taken::Collector, trouble: String::new() });
+                }
                 Err(failure) => {
                     trouble = format!("the collector: {}", failure.why);
                     if !failure.is_passing {
@@ -146,13 +148,14 @@ impl Sender {
         })
     }
 
-    /// Says goodbye to the collector, for at most five seconds.
+    /// Says goodbye to the collector; tries on for `longest`, and ends at most
+    /// two seconds after that.
     ///
     /// # Errors
     /// Why it did not hear it; it will think that the agent died.
-    pub fn goodbye(&mut self) -> Result<(), String> {
+    pub fn goodbye(&mut self, longest: Duration) -> Result<(), String> {
         let Some(url) = &self.collector else { return Ok(()) };
-        let give_up = monotonic() + LONGEST_GOODBYE;
+        let give_up = monotonic() + longest;
         loop {
             let agent = self.client.within(GOODBYE_PATIENCE);
             let result = match contained(|| agent.delete(url).call()) {

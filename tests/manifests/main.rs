@@ -174,7 +174,7 @@ fn whoever_beats_has_somebody_to_beat_to() {
         .iter()
         .find(|it| it["name"] == "PAP_AGENT_ID")
         .unwrap();
-    assert_eq!(id["value"], "collector/$(CLUSTER_NAME)");
+    assert_eq!(text(id, "/valueFrom/fieldRef/fieldPath"), "metadata.uid");
 }
 
 fn notices(broken: &[Value], known: &Known, flaw: &str) {
