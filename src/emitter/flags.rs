@@ -35,7 +35,7 @@ pub struct Flags {
     /// a file that holds that key
     #[argh(option)]
     pap_agent_key_file: Option<String>,
-    /// the collector, such as http://pap-collector.agents.svc:8080
+    /// the collector, such as `http://pap-collector.agents.svc:8080`
     #[argh(option)]
     pap_collector_url: Option<String>,
     /// the station, for when the collector takes nothing
