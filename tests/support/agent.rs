@@ -21,9 +21,12 @@ pub fn program() -> String {
     std::env::var("PAP_HEARTBEAT_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_pap-heartbeat").into())
 }
 
-/// The command that starts it with nothing of our environment but the path.
+/// The command that starts it with nothing of our environment but the path, and
+/// signals as they are by default.
 pub fn command(variables: &[(&str, &str)], arguments: &[&str]) -> Command {
-    let mut command = Command::new(program());
+    // The tests may have been started with signals ignored, as by nohup(1).
+    let mut command = Command::new("env");
+    command.args(["--default-signal", &program()]);
     let path = std::env::var("PATH").unwrap_or_default();
     command.env_clear().env("PATH", path).envs(variables.iter().copied());
     command.args(arguments).stdin(Stdio::null());
