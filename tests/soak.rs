@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use support::station::{Answer as Reply, Station};
 use support::{Answer, Collector, PATIENCE, uuid, wait};
 
-/// Of some 5,500 heartbeats. None needs one while the machine keeps up; where it
-/// does not, a change of image ends after a second with what is in hand.
+/// Of some 5,500 heartbeats. Most runs need none; but a change of image ends
+/// after a second, and what is in hand then needs another.
 const MOST_SECOND_ATTEMPTS: usize = 55;
 
 #[test]
