@@ -206,13 +206,16 @@ impl Emitter {
         };
         // It may be taken even if we never hear of it.
         self.is_gone = false;
-        let Some(sent) = self.sender.send(mode, uptime, self.pace.tries(), interrupted) else {
+        let tries = self.pace.tries();
+        let Some(sent) = self.sender.send(mode, uptime, tries, interrupted) else {
             // What is due stays due.
             self.was_interrupted = true;
             return;
         };
         self.pace.settle(monotonic(), sent.taken);
-        if !self.is_emergency() {
+        // Where only the collector was tried, the station has one of ours.
+        let is_news = sent.taken != Taken::Nobody || tries.station_patience.is_some();
+        if is_news && !self.is_emergency() {
             self.note(Remark::Taken(sent.taken), &sent.trouble);
         }
         self.tried(sent.taken, &sent.trouble);

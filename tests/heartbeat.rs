@@ -241,6 +241,8 @@ fn a_collector_that_hangs_or_has_no_room_costs_no_heartbeat() {
     let times: Vec<Instant> =
         beats(&station).iter().filter(|post| post.path.contains("first")).map(|post| post.at).collect();
     assert!(times.windows(2).all(|pair| pair[1] - pair[0] < 10 * SECOND), "{times:?}");
+    let log = first.running.log();
+    assert!(!log.iter().any(|line| line.contains("nobody takes")), "the station takes them: {log:?}");
     collector.signal("CONT");
     let before = shown(&collector, "first")["consecutive_heartbeats"].as_u64();
     collector.poll("it is back", || shown(&collector, "first")["consecutive_heartbeats"].as_u64() > before);

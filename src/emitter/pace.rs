@@ -43,9 +43,6 @@ pub struct Tries {
 #[derive(Debug)]
 pub struct Pace {
     interval: Duration,
-    /// The interval of the last heartbeat that the collector took: it waits
-    /// for twice as long.
-    promised: Option<Duration>,
     has_collector: bool,
     /// When something is to be sent.
     due: Duration,
@@ -53,8 +50,9 @@ pub struct Pace {
     is_extra: bool,
     /// The next beat of the steady phase; none until it is found.
     steady: Option<Duration>,
-    /// When the collector last took one.
-    heard: Option<Duration>,
+    /// When the collector last took one, and the interval that it promised: the
+    /// collector waits for twice as long.
+    heard: Option<(Duration, Duration)>,
     /// Attempts in a row of which nobody took anything.
     vain: u32,
     /// The collector did not take the last heartbeat.
@@ -70,7 +68,6 @@ impl Pace {
         let due = now + (interval / 10).min(LATEST_START).mul_f64(random.f64());
         Self {
             interval,
-            promised: None,
             has_collector,
             due,
             is_extra: false,
@@ -118,7 +115,7 @@ impl Pace {
         self.is_away = self.has_collector && taken != Taken::Collector;
         match taken {
             Taken::Collector => {
-                (self.heard, self.promised) = (Some(now), Some(self.interval));
+                self.heard = Some((now, self.interval));
                 self.go_on(now);
             }
             Taken::Nobody if !self.is_extra => self.in_vain(now),
@@ -128,11 +125,11 @@ impl Pace {
                 // can still be told in time; after that it is tried once an
                 // interval. Those that it left alone together come back at
                 // different moments.
-                let waits = self.promised.unwrap_or_default() * 2;
-                let too_late = self.heard.map_or(Duration::ZERO, |heard| heard + waits);
-                let pause = (self.shortest() / 4).min(too_late.saturating_sub(now) / 2);
+                let Some((heard, promised)) = self.heard.filter(|_| self.is_away) else { return };
+                let left = (heard + promised * 2).saturating_sub(now);
+                let pause = (self.shortest() / 4).min(left / 2);
                 let extra = now + pause.mul_f64(0.5 + self.share() / 2.0);
-                if self.is_away && pause > waits / 64 && extra < self.due {
+                if pause > promised / 32 && extra < self.due {
                     (self.due, self.is_extra) = (extra, true);
                 }
             }
@@ -156,7 +153,7 @@ impl Pace {
     /// The interval, or the one that the collector counts with until it has
     /// heard of another.
     pub fn shortest(&self) -> Duration {
-        self.promised.map_or(self.interval, |promised| promised.min(self.interval))
+        self.heard.map_or(self.interval, |(_, promised)| promised.min(self.interval))
     }
 
     /// To the next beat of the steady phase.
