@@ -120,6 +120,11 @@ impl Pace {
             }
             Taken::Nobody if !self.is_extra => self.in_vain(now),
             Taken::Station | Taken::Nobody => {
+                if let Some(steady) = self.steady.filter(|&steady| self.is_extra && steady <= now) {
+                    // The station waits for the one that fell due meanwhile.
+                    (self.due, self.is_extra) = (steady, false);
+                    return;
+                }
                 self.go_on(now);
                 // As long as the collector has not missed two heartbeats, it
                 // can still be told in time; after that it is tried once an
@@ -268,6 +273,31 @@ mod tests {
                 let gap = longest_gap(&taken);
                 assert!(gap < interval * 2, "{gap:?} with {seed}, {costs:?}");
             }
+        }
+    }
+
+    #[test]
+    fn while_the_collector_hangs_the_station_misses_nothing() {
+        let interval = Duration::from_secs(5);
+        for seed in 0..4000 {
+            let hangs = Duration::from_millis(seed * 5);
+            let mut pace = Pace::new(Duration::ZERO, interval, true, seed);
+            let mut told = Vec::new();
+            while pace.due() < hangs + 5 * interval {
+                let (mut now, tries) = (pace.due(), pace.tries());
+                let taken = if now < hangs {
+                    Taken::Collector
+                } else {
+                    now += (1..=tries.collector).map(|attempt| tries.collector_patience / attempt).sum();
+                    tries.station_patience.map_or(Taken::Nobody, |_| Taken::Station)
+                };
+                if taken != Taken::Nobody {
+                    told.push(now);
+                }
+                pace.settle(now, taken);
+            }
+            let gap = longest_gap(&told);
+            assert!(gap < interval * 2, "{gap:?} with {seed}");
         }
     }
 
