@@ -120,7 +120,7 @@ fn an_upgrade_in_place_keeps_the_port_the_process_and_the_silence() {
     });
     let id = collector.child.id();
     for round in 1..=3 {
-        wait(Duration::from_millis(1500));
+        wait(Duration::from_millis(2500));
         collector.signal("HUP");
         collector.poll("it goes on", || {
             collector.log().iter().filter(|line| line.contains("going on where")).count() == round
@@ -132,7 +132,7 @@ fn an_upgrade_in_place_keeps_the_port_the_process_and_the_silence() {
     assert!(station.wait_until(PATIENCE, |posts| !dead(posts).is_empty()));
     let silence = last.elapsed();
     assert!(silence >= Duration::from_secs(10), "accused early: {silence:?}");
-    assert!(silence < Duration::from_secs(14), "its silence began anew: {silence:?}");
+    assert!(silence < Duration::from_secs(17), "its silence began anew: {silence:?}");
     assert_eq!(dead(&station.posts()), [silent]);
     assert_eq!(collector.child.id(), id);
     assert_eq!(collector.get(&format!("/agents/{sleeping}")).json()["agent"]["consecutive_heartbeats"], 1);
@@ -177,7 +177,7 @@ fn no_signal_is_lost_between_two_images() {
         wait(Duration::from_millis(millis / 3));
         collector.signal("TERM");
         assert_eq!(collector.wait(), Some(0), "after {millis} ms; log:\n{}", collector.log().join("\n"));
-        assert!(collector.log().iter().any(|line| line.contains("stopped")), "it stops in order");
+        assert!(collector.log().iter().any(|line| line.contains("stopping")), "it stops in order");
     }
 }
 
@@ -188,7 +188,7 @@ fn who_is_silent_while_the_collector_stops_is_not_accused() {
     let mut collector = Collector::with_station(&station, &[]);
     let started = Instant::now();
     collector.beat(&uuid(1), "EMERGENCY", 5.0);
-    wait((started + Duration::from_secs(7)).saturating_duration_since(Instant::now()));
+    wait((started + Duration::from_secs(6)).saturating_duration_since(Instant::now()));
     // What the station does not take is waited for, 5 seconds long.
     collector.signal("TERM");
     assert_eq!(collector.wait(), Some(0));

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 use support::station::{Answer as Reply, Station};
 use support::{Answer, Collector, PATIENCE, uuid, wait};
 
-/// Of some 5,500 heartbeats. Most runs need none; but a change of image ends
-/// after a second, and what is in hand then needs another.
+/// Of some 5,500 heartbeats. Most runs need none; but now and then some are lost
+/// around one change of image, and not all of the causes are known.
 const MOST_SECOND_ATTEMPTS: usize = 55;
 
 #[test]
@@ -62,9 +62,13 @@ fn a_soak_invents_no_death_and_misses_none() {
                 let mut slowest = Duration::ZERO;
                 for round in 0_u64.. {
                     let due = started + Duration::from_millis(round * 5000 + agent * 5000 / agents);
-                    wait(due.saturating_duration_since(Instant::now()));
+                    if dies(agent).is_some_and(|at| started + at <= due) {
+                        break;
+                    }
+                    wait(due.min(end).saturating_duration_since(Instant::now()));
                     let began = Instant::now();
-                    if began >= end || dies(agent).is_some_and(|at| started + at <= due) {
+                    if began >= end {
+                        say_goodbye(port, agent)?;
                         break;
                     }
                     // Of all that is sent hardly anything may need a second
@@ -93,7 +97,11 @@ fn a_soak_invents_no_death_and_misses_none() {
     }
     let again = again.load(Ordering::Relaxed);
     println!("{again} heartbeats needed a second attempt, the slowest took {slowest:?}");
-    assert!(again <= MOST_SECOND_ATTEMPTS, "{again} heartbeats needed a second attempt");
+    assert!(
+        again <= MOST_SECOND_ATTEMPTS,
+        "{again} heartbeats needed a second attempt; log:\n{}",
+        collector.log().join("\n")
+    );
     let deaths = |posts: &[support::station::Post]| -> Vec<String> {
         let deaths = posts.iter().filter(|post| post.text("type") == "AGENT_DEATH");
         let mut ids: Vec<String> = deaths.map(|post| post.text("agent_uuid").to_owned()).collect();
@@ -105,11 +113,6 @@ fn a_soak_invents_no_death_and_misses_none() {
         .map(|agent| uuid(usize::try_from(agent).unwrap()))
         .collect();
     expected.sort();
-    // Those who live have just stopped, and would be dead in 10 seconds.
-    for agent in (0..agents).filter(|&agent| dies(agent).is_none()) {
-        let path = format!("/heartbeat/{}", uuid(usize::try_from(agent).unwrap()));
-        assert_eq!(collector.request("DELETE", &path, &[], "").status, 200);
-    }
     let all_told = station.wait_until(PATIENCE, |posts| deaths(posts).len() >= expected.len());
     assert_eq!(
         deaths(&station.posts()),
@@ -119,16 +122,32 @@ fn a_soak_invents_no_death_and_misses_none() {
     );
 }
 
-/// One heartbeat as a common client sends it: 5 s for an answer.
+/// Who stops beating, and does not want to be called dead.
+fn say_goodbye(port: u16, agent: u64) -> Result<(), String> {
+    match ask(port, "DELETE", agent, "").or_else(|_| ask(port, "DELETE", agent, "")) {
+        // Of the first attempt only the answer may have been lost.
+        Ok(200 | 404) => Ok(()),
+        other => Err(format!("the goodbye of agent {agent}: {other:?}")),
+    }
+}
+
 fn soak_beat(port: u16, agent: u64, round: u64) -> Result<(), String> {
-    let beat = || -> std::io::Result<u16> {
+    match ask(port, "POST", agent, &format!(r#"{{"mode":"EMERGENCY","uptime_seconds":{}.5}}"#, round * 5)) {
+        Ok(200) => Ok(()),
+        Ok(status) => Err(format!("agent {agent} was answered {status}")),
+        Err(error) => Err(format!("agent {agent}, round {round}: {error}")),
+    }
+}
+
+/// One request as a common client sends it: 5 s for an answer.
+fn ask(port: u16, method: &str, agent: u64, body: &str) -> Result<u16, String> {
+    let ask = || -> std::io::Result<u16> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let body = format!(r#"{{"mode":"EMERGENCY","uptime_seconds":{}.5}}"#, round * 5);
         let id = uuid(usize::try_from(agent).unwrap_or_default());
         stream.write_all(
             format!(
-                "POST /heartbeat/{id} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                "{method} /heartbeat/{id} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             )
             .as_bytes(),
@@ -140,11 +159,7 @@ fn soak_beat(port: u16, agent: u64, round: u64) -> Result<(), String> {
         }
         Ok(Answer::parse(&answer).status)
     };
-    match beat() {
-        Ok(200) => Ok(()),
-        Ok(status) => Err(format!("agent {agent} was answered {status}")),
-        Err(error) => Err(format!("agent {agent}, round {round}: {error}")),
-    }
+    ask().map_err(|error| error.to_string())
 }
 
 /// One attack of any kind. Connections go on in the background for a while.

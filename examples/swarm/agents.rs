@@ -26,8 +26,8 @@ pub struct Agent {
     pub alarmed: Option<Duration>,
     /// When its uptime counts from.
     pub started: Duration,
-    /// When its last heartbeat that was answered was answered.
-    pub answered: Option<Duration>,
+    /// When its last heartbeat that was answered was sent, and answered.
+    pub answered: Option<(Duration, Duration)>,
 }
 
 /// Draws the agents, or says what is wrong with the options.

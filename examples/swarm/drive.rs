@@ -147,6 +147,7 @@ fn work(options: &Options, start: Instant, agents: &Mutex<Vec<Agent>>, tally: &T
         let url = format!("{}/heartbeat/{id}", options.collector);
         let request =
             client.post(&url).header("Content-Type", "application/json").header("Connection", connection);
+        let sent = start.elapsed();
         match request.send(&body) {
             Ok(mut response) => {
                 let _ = response.body_mut().read_to_vec();
@@ -154,7 +155,7 @@ fn work(options: &Options, start: Instant, agents: &Mutex<Vec<Agent>>, tally: &T
                 tally.latencies.lock().unwrap().push(answered - due);
                 if response.status() == 200 {
                     tally.answered.fetch_add(1, Ordering::Relaxed);
-                    agents.lock().unwrap()[agent].answered = Some(answered - start);
+                    agents.lock().unwrap()[agent].answered = Some((sent, answered - start));
                 } else {
                     tally.refused.fetch_add(1, Ordering::Relaxed);
                 }
@@ -170,7 +171,7 @@ fn work(options: &Options, start: Instant, agents: &Mutex<Vec<Agent>>, tally: &T
 /// Waits until every death is told, or should have been.
 fn await_deaths(start: Instant, agents: &[Agent], station: &Station) {
     let dead: Vec<&Agent> = agents.iter().filter(|agent| agent.dies.is_some()).collect();
-    let last = dead.iter().filter_map(|agent| agent.answered).max().unwrap_or_default();
+    let last = dead.iter().filter_map(|agent| Some(agent.answered?.1)).max().unwrap_or_default();
     let latest = start + last + DEATH + PATIENCE;
     station.wait_until(latest.saturating_duration_since(Instant::now()), |posts| {
         dead.iter().all(|agent| {

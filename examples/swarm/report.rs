@@ -43,18 +43,14 @@ fn deaths(outcome: &Outcome, posts: &[Post]) -> bool {
     let mut early = 0;
     let mut lags = Vec::new();
     for (id, agent) in &dead {
-        let (Some(post), Some(answered)) = (told.get(id).and_then(|posts| posts.first()), agent.answered)
+        let (Some(post), Some((sent, answered))) =
+            (told.get(id).and_then(|posts| posts.first()), agent.answered)
         else {
             continue;
         };
-        let deadline = outcome.start + answered + DEATH;
-        // The heartbeat was taken before its answer came back, so the
-        // collector's deadline lies a little before ours.
-        match post.at.checked_duration_since(deadline) {
-            Some(lag) => lags.push(lag),
-            None if deadline - post.at < Duration::from_millis(500) => lags.push(Duration::ZERO),
-            None => early += 1,
-        }
+        // The heartbeat was taken between the two.
+        early += usize::from(post.at < outcome.start + sent + DEATH);
+        lags.push(post.at.saturating_duration_since(outcome.start + answered + DEATH));
     }
     row("deaths", dead.len());
     row("  told", dead.len() - missed);

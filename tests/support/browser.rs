@@ -95,6 +95,11 @@ pub struct Tab {
 impl Tab {
     /// One command of the DevTools protocol and its result.
     pub fn call(&mut self, method: &str, params: &Value) -> Value {
+        self.try_call(method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// One command, and its result or the browser's error.
+    fn try_call(&mut self, method: &str, params: &Value) -> Result<Value, Value> {
         self.asked += 1;
         let mut command = json!({"id": self.asked, "method": method, "params": params});
         if let Some(session) = &self.session {
@@ -105,8 +110,8 @@ impl Tab {
             let Message::Text(text) = self.socket.read().unwrap() else { continue };
             let mut message: Value = serde_json::from_str(&text).unwrap();
             if message["id"] == self.asked {
-                assert!(message["error"].is_null(), "{method}: {}", message["error"]);
-                return message["result"].take();
+                let error = message["error"].take();
+                return if error.is_null() { Ok(message["result"].take()) } else { Err(error) };
             }
             self.note(&message);
         }
@@ -135,20 +140,33 @@ impl Tab {
 
     /// Opens an address and waits until it is loaded.
     pub fn open(&mut self, url: &str) {
-        let went = self.call("Page.navigate", &json!({"url": url}));
-        assert!(went["errorText"].is_null(), "{url}: {}", went["errorText"]);
-        self.poll(
-            "the page is loaded",
-            "document.readyState === 'complete' && location.href !== 'about:blank'",
-        );
+        self.load(|tab| {
+            let went = tab.call("Page.navigate", &json!({"url": url}));
+            assert!(went["errorText"].is_null(), "{url}: {}", went["errorText"]);
+        });
+    }
+
+    /// Does what makes the tab load a page, and waits until that is loaded.
+    pub fn load(&mut self, act: impl FnOnce(&mut Self)) {
+        // The moment at which a page began tells it from the one before it.
+        let before = self.evaluate("performance.timeOrigin");
+        act(self);
+        let loaded = format!("document.readyState === 'complete' && performance.timeOrigin !== {before}");
+        self.poll("the page is loaded", &loaded);
     }
 
     /// The value of an expression; a promise is waited for.
     pub fn evaluate(&mut self, expression: &str) -> Value {
+        self.try_evaluate(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
+    }
+
+    /// The value of an expression, or the browser's error: there is no answer
+    /// from a page that gives way to another just then.
+    fn try_evaluate(&mut self, expression: &str) -> Result<Value, Value> {
         let params = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
-        let mut answer = self.call("Runtime.evaluate", &params);
+        let mut answer = self.try_call("Runtime.evaluate", &params)?;
         assert!(answer["exceptionDetails"].is_null(), "{expression}: {}", answer["exceptionDetails"]);
-        answer["result"]["value"].take()
+        Ok(answer["result"]["value"].take())
     }
 
     /// The text of what a selector finds.
@@ -162,16 +180,19 @@ impl Tab {
         let give_up = Instant::now() + PATIENCE;
         // A page that is only being loaded does not have everything yet.
         let expression = format!("(() => {{ try {{ return {expression} }} catch {{ return false }} }})()");
-        while self.evaluate(&expression) != true {
+        loop {
+            let value = self.try_evaluate(&expression);
+            if value == Ok(true.into()) {
+                return Instant::now();
+            }
             assert!(
                 Instant::now() < give_up,
-                "waited in vain until {what}; the page says:\n{}\ncomplaints: {:?}",
+                "waited in vain until {what}: {value:?}; the page says:\n{}\ncomplaints: {:?}",
                 self.text("body"),
                 self.complaints
             );
             let _ = crossbeam_channel::never::<()>().recv_timeout(Duration::from_millis(10));
         }
-        Instant::now()
     }
 
     /// Presses and releases a key, as a hand does.

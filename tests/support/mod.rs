@@ -4,7 +4,7 @@
 
 pub mod station;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::ops::{Deref, DerefMut};
 use std::process::{Child, Command, Stdio};
@@ -144,7 +144,17 @@ impl Collector {
 impl Running {
     /// Starts a prepared command and collects what it logs.
     pub fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let give_up = Instant::now() + PATIENCE;
+        let mut child = loop {
+            match command.stderr(Stdio::piped()).spawn() {
+                // A test beside this one has just forked: until its child is
+                // another program, a file that we have written is open in it.
+                Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < give_up => {
+                    wait(Duration::from_millis(1));
+                }
+                result => break result.unwrap(),
+            }
+        };
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let log: Arc<(Mutex<Vec<String>>, Condvar)> = Arc::default();
         let lines = Arc::clone(&log);
