@@ -58,15 +58,19 @@ fn beat() -> Beat {
     Beat { mode: Mode::Idle, uptime: 100.0, name: Some("agent-0123456789".into()) }
 }
 
-/// A registry of so many agents, and their ids.
-fn registry(agents: usize) -> (Registry, Vec<AgentId>) {
-    let mut registry = Registry::new(Rules {
-        max_agents: agents,
+fn empty_registry(max_agents: usize) -> Registry {
+    Registry::new(Rules {
+        max_agents,
         grace: Duration::ZERO,
         retention: Duration::from_secs(86_400),
         recovery_alerts: false,
         outbox: Limits { queue: 100, ttl: Duration::from_secs(300), senders: 4 },
-    });
+    })
+}
+
+/// A registry of so many agents, and their ids.
+fn registry(agents: usize) -> (Registry, Vec<AgentId>) {
+    let mut registry = empty_registry(agents);
     let ids: Vec<AgentId> = (0..agents).map(id).collect();
     for id in &ids {
         registry.beat(at(41.0), id, &beat()).unwrap();
@@ -82,6 +86,25 @@ fn memory(_: &mut Criterion) {
     let used = ALLOCATED.load(Ordering::Relaxed) - before - ids_alone;
     println!("memory of {MILLION} agents with UUID ids and 16-byte names: {} bytes each", used / MILLION);
     drop((registry, same_ids));
+}
+
+/// How long a heartbeat may have to wait for the registry to grow. The least of
+/// several runs: in the others the machine did something else meanwhile.
+fn growth(_: &mut Criterion) {
+    let beat = beat();
+    for agents in [100_000, MILLION] {
+        let ids: Vec<AgentId> = (0..agents).map(id).collect();
+        let slowest = (0..7).map(|_| {
+            let mut registry = empty_registry(agents);
+            let one = |id| {
+                let started = Instant::now();
+                registry.beat(at(42.0), id, &beat).unwrap();
+                started.elapsed()
+            };
+            ids.iter().map(one).max()
+        });
+        println!("slowest first heartbeat of {agents} agents: {:?}", slowest.min().flatten());
+    }
 }
 
 fn heartbeats(criterion: &mut Criterion) {
@@ -153,6 +176,6 @@ fn listing(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).without_plots();
-    targets = memory, heartbeats, sweeps, saving, listing
+    targets = memory, growth, heartbeats, sweeps, saving, listing
 }
 criterion_main!(benches);

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, never};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never};
 
 use crate::alerter::{self, Troubles};
 use crate::cli::{BUG, STOPPED};
@@ -33,7 +33,7 @@ use crate::signals::{Signal, Signals};
 use crate::station::Station;
 use crate::systemd::Notifier;
 use crate::vitals::Vitals;
-use crate::{VERSION, sweeper};
+use crate::{VERSION, resident, sweeper};
 use image::Program;
 use state::Keeper;
 
@@ -49,6 +49,9 @@ const GOODBYE_ABOVE: Duration = Duration::from_secs(5);
 const FLUSH: Duration = Duration::from_millis(500);
 /// After a fresh image could not be had, it is tried again after this.
 const REFRESH_PAUSE: Duration = Duration::from_secs(60);
+/// When code that only the start needed is given back, and how often after.
+const TIDY_FIRST: Duration = Duration::from_secs(1);
+const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// Orders that may wait.
 const MOST_ORDERS: usize = 16;
 /// How often the service manager is told how we are, if it does not ask.
@@ -250,7 +253,7 @@ fn serve(
     Ok(())
 }
 
-/// Carries out orders until one is to stop.
+/// Carries out orders until one is to stop; between them, gives back code.
 fn wait_for_stop(
     orders: &Receiver<Order>,
     program: &Program,
@@ -261,8 +264,21 @@ fn wait_for_stop(
 ) {
     let clock = keeper.shared().clock();
     let mut refresh_after = Duration::ZERO;
-    // The handler keeps the other end; it cannot go away before us.
-    while let Ok(order) = orders.recv() {
+    let mut tidy_after = TIDY_FIRST;
+    loop {
+        let order = match orders.recv_timeout(tidy_after.saturating_sub(clock.uptime())) {
+            Ok(order) => order,
+            Err(RecvTimeoutError::Timeout) => {
+                match resident::give_back() {
+                    Ok(bytes) => log::debug!("gave back {bytes} bytes of code; what is in use returns"),
+                    Err(error) => log::debug!("cannot give back code: {error}"),
+                }
+                tidy_after = clock.uptime() + TIDY_EVERY;
+                continue;
+            }
+            // The handler keeps the other end; it cannot go away before us.
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
         match order {
             Order::Stop => return,
             Order::Upgrade => {

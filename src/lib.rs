@@ -57,6 +57,7 @@ pub mod observers;
 pub mod outbox;
 pub mod panics;
 pub mod registry;
+pub mod resident;
 pub mod server;
 pub mod shared;
 pub mod signals;

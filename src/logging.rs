@@ -32,7 +32,8 @@ enum Message {
 /// The way to the log's thread, to flush it at the end.
 #[derive(Clone)]
 pub struct Log {
-    messages: Sender<Message>,
+    /// Boxes, for a channel touches the memory of all its places at once.
+    messages: Sender<Box<Message>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -63,7 +64,7 @@ impl Log {
     /// Waits until what has been logged is written, at most for `longest`.
     pub fn flush_within(&self, longest: Duration) {
         let (done, written) = bounded(1);
-        if self.messages.send_timeout(Message::Flush(done), longest).is_ok() {
+        if self.messages.send_timeout(Box::new(Message::Flush(done)), longest).is_ok() {
             let _ = written.recv_timeout(longest);
         }
     }
@@ -71,7 +72,7 @@ impl Log {
 
 impl Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if !line.is_empty() && self.messages.try_send(Message::Line(line.to_vec())).is_err() {
+        if !line.is_empty() && self.messages.try_send(Box::new(Message::Line(line.to_vec()))).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -82,10 +83,10 @@ impl Write for Log {
     }
 }
 
-fn write_lines(messages: &Receiver<Message>, dropped: &AtomicU64, format: LogFormat) {
+fn write_lines(messages: &Receiver<Box<Message>>, dropped: &AtomicU64, format: LogFormat) {
     let mut out = io::stderr();
     for message in messages {
-        match message {
+        match *message {
             // A log that nobody can read any more is no reason to stop.
             Message::Line(line) => drop(out.write_all(&line)),
             Message::Flush(done) => drop(done.send(())),

@@ -6,14 +6,13 @@
 //! in the order in which they fall due. A heartbeat costs one look-up and a
 //! move to the end of a line; a sweep costs what falls due, not what there is.
 
+mod index;
 mod saved;
 mod telling;
 mod view;
 
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use hashbrown::HashTable;
 use slab::Slab;
 
 use crate::alert::{Alert, Details, Kind};
@@ -24,15 +23,17 @@ use crate::metrics::Histogram;
 use crate::outbox::{Dropped, Limits, Outbox};
 use crate::verdict::{Cue, Status, dead_after, is_restart, suspect_after};
 
+use index::Index;
+
 pub use saved::{Resume, SavedAgent, SavedEvent, SavedVerdict};
 pub use view::{AgentView, Filter, Stats, StatsView};
 
 /// An agent's EMERGENCY alerts are at least this far apart.
 const EMERGENCY_ALERT_PAUSE: Duration = Duration::from_secs(60);
 
-/// Room for at most this many agents is reserved at the start, so that no
-/// heartbeat waits for a table to grow. Reserved is not used: the memory is
-/// taken when agents come.
+/// Places for at most this many agents are reserved at the start, so that no
+/// heartbeat waits while they move. Reserved is not used: the memory is taken
+/// when agents come.
 const MOST_RESERVED: usize = 1 << 20;
 
 /// By what the registry judges.
@@ -157,8 +158,7 @@ impl Linked for Agent {
 #[derive(Debug)]
 pub struct Registry {
     rules: Rules,
-    hasher: RandomState,
-    index: HashTable<Slot>,
+    index: Index,
     agents: Slab<Agent>,
     lines: Lines,
     /// No agent's slot has ever been this high.
@@ -177,12 +177,10 @@ pub struct Registry {
 impl Registry {
     /// A registry that knows nobody.
     pub fn new(rules: Rules) -> Self {
-        let reserved = rules.max_agents.min(MOST_RESERVED);
         Self {
             rules,
-            hasher: RandomState::new(),
-            index: HashTable::with_capacity(reserved),
-            agents: Slab::with_capacity(reserved),
+            index: Index::new(),
+            agents: Slab::with_capacity(rules.max_agents.min(MOST_RESERVED)),
             lines: Lines::default(),
             slots_end: 0,
             by_status: [0; Status::ALL.len()],
@@ -200,9 +198,7 @@ impl Registry {
     /// # Errors
     /// [`Full`] when the agent is new and there is no room for it.
     pub fn beat(&mut self, now: Now, id: &AgentId, beat: &Beat) -> Result<Received, Full> {
-        let hash = self.hasher.hash_one(id);
-        let known = self.index.find(hash, |&slot| self.agents[slot as usize].id == *id).copied();
-        let received = match known {
+        let received = match self.slot(id) {
             Some(slot) => self.hear(now, slot, beat),
             None => self.welcome(now, id, beat)?,
         };
@@ -241,14 +237,13 @@ impl Registry {
     fn insert(&mut self, agent: Agent) -> Option<Slot> {
         // With at most ten million agents (config.rs) a slot always fits.
         let slot = Slot::try_from(self.agents.vacant_key()).ok()?;
-        let (hash, line) = (self.hasher.hash_one(&agent.id), agent.links.line());
+        let line = agent.links.line();
         self.by_status[agent.status as usize] += 1;
         self.by_mode[agent.mode as usize] += 1;
         self.told_dead += usize::from(agent.told_dead);
         self.agents.insert(agent);
         self.slots_end = self.slots_end.max(slot as usize + 1);
-        let (agents, hasher) = (&self.agents, &self.hasher);
-        self.index.insert_unique(hash, slot, |&slot| hasher.hash_one(&agents[slot as usize].id));
+        self.index.insert(&self.agents, slot);
         self.lines.join(&mut self.agents, slot, line);
         Some(slot)
     }
@@ -394,8 +389,7 @@ impl Registry {
     }
 
     fn slot(&self, id: &AgentId) -> Option<Slot> {
-        let hash = self.hasher.hash_one(id);
-        self.index.find(hash, |&slot| self.agents[slot as usize].id == *id).copied()
+        self.index.find(&self.agents, id)
     }
 
     /// The earliest deadline of a verdict, and whose it is.
@@ -450,10 +444,7 @@ impl Registry {
     fn remove(&mut self, slot: Slot) {
         self.lines.leave(&mut self.agents, slot);
         let agent = self.agents.remove(slot as usize);
-        let hash = self.hasher.hash_one(&agent.id);
-        if let Ok(entry) = self.index.find_entry(hash, |&other| other == slot) {
-            entry.remove();
-        }
+        self.index.remove(&agent.id, slot);
         self.by_status[agent.status as usize] -= 1;
         self.by_mode[agent.mode as usize] -= 1;
         self.told_dead -= usize::from(agent.told_dead);

@@ -1,0 +1,94 @@
+//! How little the static program takes: `.ci/ship` runs this with it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test ends where something is not as it should be, and may look at the time"
+)]
+
+mod support;
+
+use std::fs::{self, File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use support::{Collector, program, uuid, wait};
+
+/// Some kernels map a whole large folio of a file at a touch, and how large
+/// they are depends on how the file was written. Written like this, every page
+/// is one.
+fn copy_by_pages(to: &Path) {
+    let mut copy = File::create(to).unwrap();
+    fs::read(program()).unwrap().chunks(4096).for_each(|page| copy.write_all(page).unwrap());
+    copy.set_permissions(Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Starts a copy for a station behind TLS, and waits until its start is
+/// forgotten.
+fn start(directory: &Path) -> Collector {
+    let path = directory.join("pap-collector");
+    copy_by_pages(&path);
+    let state = directory.join("state");
+    let variables = [
+        ("CLUSTER_ID", "test-cluster"),
+        ("COLLECTOR_PORT", "0"),
+        // Else as many as there are processors.
+        ("COLLECTOR_HTTP_WORKERS", "2"),
+        ("RUST_LOG", "pap_collector=debug"),
+        ("STATE_FILE", state.to_str().unwrap()),
+        ("STATION_ALERT_URL", "https://127.0.0.1:1/api/clusters/{cluster_id}/alerts"),
+        ("STATION_ALERT_KEY", "k"),
+    ];
+    let mut command = Command::new(path);
+    command.env_clear().envs(variables).stdout(Stdio::null());
+    let collector = Collector::spawn(&mut command);
+    collector.await_log("gave back");
+    collector
+}
+
+/// What is resident, in KB. Some kernels only estimate what is in
+/// proc_pid_status(5).
+fn resident(collector: &Collector) -> usize {
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", collector.child.id())).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+}
+
+#[test]
+#[ignore = "its bounds are for the static program: .ci/ship"]
+fn an_idle_collector_takes_two_megabytes() {
+    let directory = tempfile::tempdir().unwrap();
+    let collector = start(directory.path());
+    // What it does when idle it does each second.
+    let most = (0..10).map(|_| {
+        wait(Duration::from_secs(1));
+        resident(&collector)
+    });
+    let most = most.max().unwrap();
+    println!("{most} KB when idle");
+    assert!(most <= 2 * 1024, "{most} KB");
+}
+
+#[test]
+#[ignore = "its bounds are for the static program: .ci/ship"]
+fn ten_thousand_agents_take_twelve() {
+    let directory = tempfile::tempdir().unwrap();
+    let collector = start(directory.path());
+    thread::scope(|scope| {
+        for lane in 0..8 {
+            let collector = &collector;
+            scope.spawn(move || {
+                for agent in (lane..10_000).step_by(8) {
+                    assert_eq!(collector.beat(&uuid(agent), "SLEEP", 1.0).status, 200);
+                }
+            });
+        }
+    });
+    let resident = resident(&collector);
+    println!("{resident} KB with 10,000 agents");
+    assert!(resident <= 12 * 1024, "{resident} KB");
+}
