@@ -21,11 +21,12 @@ mod listener;
 mod observer;
 mod page;
 mod pipeline;
+mod reading;
 pub(crate) mod socket;
 mod target;
 mod watch;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
@@ -78,7 +79,7 @@ pub struct Server {
     current: RwLock<Arc<tiny_http::Server>>,
     /// Those whose accept loop ended; their connections live on.
     former: Mutex<Vec<watch::Former>>,
-    pipeline: Pipeline,
+    pipeline: Arc<Pipeline>,
     /// Whose turn it is to take a request.
     turn: Mutex<()>,
     guard: Mutex<Guard>,
@@ -130,6 +131,8 @@ impl Server {
         let (trouble, trouble_end) = bounded(1);
         let (crowd, crowd_end) = bounded(1);
         DOOR.ask_for_room(crowd);
+        let pipeline = Arc::new(Pipeline::default());
+        reading::keep_order(Arc::clone(&pipeline), Arc::clone(&api.metrics));
         let spent = trouble.clone();
         on_end_of_accept_loop(move || {
             // One call that waits is enough.
@@ -143,7 +146,7 @@ impl Server {
             most_connections,
             current: RwLock::new(Arc::new(current)),
             former: Mutex::default(),
-            pipeline: Pipeline::default(),
+            pipeline,
             turn: Mutex::default(),
             guard: Mutex::default(),
             closing: Closing::default(),
@@ -234,13 +237,11 @@ impl Server {
     fn look(&self) {
         let accepted = DOOR.accepted();
         let connections = socket::connections(self.address.port());
-        let mut pending = HashSet::new();
+        let mut pending = HashMap::with_capacity(connections.len());
         let mut traffic = Vec::with_capacity(connections.len());
         for connection in &connections {
             if let Some(mut seen) = connection.traffic() {
-                if seen.pending {
-                    pending.insert(connection.peer);
-                }
+                pending.insert(connection.peer, seen.pending);
                 let is_unread = seen.received > 0 && seen.unread == seen.received;
                 seen.watches = self.pipeline.is_stream(connection.peer);
                 seen.in_hand = !seen.pending && (is_unread || self.pipeline.is_our_turn(connection.peer));

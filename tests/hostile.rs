@@ -25,6 +25,9 @@ use support::{Answer, Collector, PATIENCE, command, uuid, wait};
 
 /// What an honest heartbeat may take while somebody attacks.
 const HONEST: Duration = Duration::from_secs(1);
+/// One in twenty may meet a moment at which the machine does something else, as
+/// long as a client would wait.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// An attack is measured against what an idle machine can do, so these tests
 /// run one after the other.
@@ -45,13 +48,17 @@ impl Honest {
         let (stop, beats) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&beats));
         let thread = thread::spawn(move || {
-            let mut slowest = Duration::ZERO;
+            let mut times = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
-                slowest = slowest.max(honest_beat(port)?);
+                times.push(honest_beat(port)?);
                 counted.fetch_add(1, Ordering::Relaxed);
                 wait(Duration::from_millis(10));
             }
-            Ok(slowest)
+            times.sort_unstable();
+            if times[times.len() * 19 / 20] > HONEST {
+                return Err(format!("honest heartbeats took long: {times:?}"));
+            }
+            Ok(times[times.len() - 1])
         });
         Self { stop, beats, thread }
     }
@@ -85,7 +92,7 @@ fn honest_beat(port: u16) -> Result<Duration, String> {
     if status != 200 {
         return Err(format!("an honest heartbeat was answered {status}"));
     }
-    if took > HONEST {
+    if took > LONGEST {
         return Err(format!("an honest heartbeat took {took:?}"));
     }
     Ok(took)
@@ -101,6 +108,29 @@ fn usage(collector: &Collector) -> (usize, usize, usize) {
     };
     let descriptors = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count();
     (field("Threads:"), descriptors, field("VmRSS:"))
+}
+
+/// By how many descriptors the collector holds the connection from this port:
+/// `/proc/net/tcp`, whose tenth field is the socket's inode.
+fn holds(collector: &Collector, client: u16) -> usize {
+    let tables = ["tcp", "tcp6"].map(|table| std::fs::read_to_string(format!("/proc/net/{table}")).unwrap());
+    let mut rows = tables.iter().flat_map(|table| table.lines().skip(1)).map(str::split_ascii_whitespace);
+    let ends = [collector.port, client].map(|port| format!(":{port:04X}"));
+    let is_it = |row: &[&str]| row[1].ends_with(&ends[0]) && row[2].ends_with(&ends[1]);
+    let inode = rows.find_map(|row| {
+        let row: Vec<_> = row.collect();
+        is_it(&row).then(|| format!("socket:[{}]", row[9]))
+    });
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", collector.child.id())).unwrap();
+    let links = descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    links.filter(|link| link.to_str() == inode.as_deref()).count()
+}
+
+/// The most memory that a process has had, in kilobytes.
+fn peak(collector: &Collector) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", collector.child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// Runs an attack beside honest heartbeats, then waits until things are as
@@ -124,13 +154,15 @@ fn survive(attack: impl FnOnce(&Collector)) {
 fn under_attack(collector: &Collector, attack: impl FnOnce(&Collector)) {
     let honest = Honest::start(collector.port);
     wait_for(|| honest.beats.load(Ordering::Relaxed) > 5);
-    let (threads, descriptors, memory) = usage(collector);
+    let before = usage(collector);
     attack(collector);
     let slowest = honest.finish(20);
     println!("the slowest honest heartbeat took {slowest:.1?}");
-    collector.poll("threads and descriptors are back", || {
-        let (now_threads, now_descriptors, now_memory) = usage(collector);
-        now_threads <= threads + 24 && now_descriptors <= descriptors + 48 && now_memory <= memory + 24 * 1024
+    let most = (before.0 + 24, before.1 + 48, before.2 + 24 * 1024);
+    println!("threads, descriptors and kilobytes: {before:?} before, {:?} now", usage(collector));
+    collector.poll(&format!("no more than {most:?} are in use"), || {
+        let now = usage(collector);
+        now.0 <= most.0 && now.1 <= most.1 && now.2 <= most.2
     });
     assert_eq!(collector.get("/ready").status, 200);
 }
@@ -268,6 +300,98 @@ fn heads_that_are_none() {
 }
 
 #[test]
+fn requests_and_heads_fill_no_memory() {
+    let _alone = alone();
+    attack(&[], |collector| {
+        let before = usage(collector).2;
+        let line = |length: usize| format!("GET /health HTTP/1.1\r\nx: {}", "x".repeat(length));
+        for bytes in [
+            "GET /health HTTP/1.1\r\n\r\n".repeat(2300),
+            format!("GET /health HTTP/1.1\r\n{}", "a:b\r\n".repeat(11_000)),
+            line(55_000),
+            line(16_000),
+        ] {
+            let held = hold(collector, 200, bytes.as_bytes());
+            assert_eq!(collector.get("/ready").status, 200);
+            drop(held);
+        }
+        let most = peak(collector);
+        println!("{before} KB before, {most} KB at most");
+        assert!(most < before + 24 * 1024, "{before} KB before, {most} KB at most");
+    });
+}
+
+#[test]
+fn heads_have_limits_and_requests_their_order() {
+    let _alone = alone();
+    attack(&[], |collector| {
+        let head = |lines: usize, length: usize| {
+            let lines = "a: b\r\n".repeat(lines);
+            let start = format!("GET /health HTTP/1.1\r\nConnection: close\r\n{lines}x: ");
+            format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4))
+        };
+        assert_eq!(collector.raw(head(0, 16 * 1024).as_bytes()).status, 200);
+        assert_eq!(collector.raw(head(97, 1024).as_bytes()).status, 200);
+        for too_big in [head(0, 16 * 1024 + 1), head(98, 1024)] {
+            let answer = collector.raw(too_big.as_bytes());
+            assert_eq!(answer.status, 431);
+            assert!(answer.json()["error"].as_str().unwrap().contains("16384 bytes"), "{}", answer.body);
+        }
+        // What was asked before is answered before.
+        let mut stream = collector.connect();
+        stream.write_all(format!("GET /ready HTTP/1.1\r\n\r\n{}", head(0, 20_000)).as_bytes()).unwrap();
+        let mut answers = Vec::new();
+        let _ = stream.read_to_end(&mut answers);
+        let answers = String::from_utf8(answers).unwrap();
+        let at = |text: &str| answers.find(text).unwrap_or_else(|| panic!("no {text} in {answers}"));
+        assert!(at("HTTP/1.1 200") < at("HTTP/1.1 431"));
+        // Each comes in its turn, also where a body has an empty line.
+        let body = "{\"mode\":\"IDLE\",\r\n\r\n\"uptime_seconds\":5}\r\n\r\n";
+        let beat = format!("POST /heartbeat/a HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let mut stream = collector.connect();
+        let last = "GET /health HTTP/1.1\r\nConnection: close\r\n\r\n";
+        let many = "GET /nothing HTTP/1.1\r\n\r\n".repeat(500);
+        stream.write_all(format!("{beat}{many}{beat}{last}").as_bytes()).unwrap();
+        let mut answers = Vec::new();
+        let _ = stream.read_to_end(&mut answers);
+        let answers = String::from_utf8(answers).unwrap();
+        let statuses: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+        assert_eq!(statuses.len(), 503);
+        assert_eq!((statuses[0], statuses[501], statuses[502]), ("200", "200", "200"));
+        assert!(statuses[1..501].iter().all(|&status| status == "404"));
+    });
+}
+
+/// Clients that do not wait for an answer.
+#[test]
+fn who_sends_and_resets_at_once_is_heard() {
+    let _alone = alone();
+    let collector = Collector::start(&[]);
+    let beat = |agent: &str| {
+        let body = r#"{"mode":"SLEEP","uptime_seconds":5}"#;
+        format!("POST /heartbeat/{agent} HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    };
+    for number in 0..20 {
+        let mut stream = collector.connect();
+        let client = stream.local_addr().unwrap().port();
+        collector.poll("the library holds it by two descriptors", || holds(&collector, client) == 2);
+        if number >= 10 {
+            // One that has been heard before.
+            stream.write_all(beat("known").as_bytes()).unwrap();
+            assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+        }
+        // When it is read, the client is gone already.
+        collector.signal("STOP");
+        stream.write_all(beat(&uuid(number)).as_bytes()).unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+        collector.signal("CONT");
+        let path = format!("/agents/{}", uuid(number));
+        collector.poll("it is heard", || collector.get(&path).status == 200);
+    }
+}
+
+#[test]
 fn what_tiny_http_leaks_is_freed_by_a_fresh_image() {
     let _alone = alone();
     let mut collector = Collector::start(&[]);
@@ -358,7 +482,8 @@ fn bodies_that_do_not_come_hold_up_no_other() {
         let started = Instant::now();
         let whole = format!("{head}{}", r#"{"mode":"IDLE","uptime_seconds":5}"#);
         assert_eq!(collector.raw(whole.as_bytes()).status, 200);
-        assert!(started.elapsed() < HONEST, "{:?}", started.elapsed());
+        // Those that do not come are waited for for 5 s.
+        assert!(started.elapsed() < 3 * HONEST, "{:?}", started.elapsed());
         slow.write_all(br#""uptime_seconds":5}"#).unwrap();
         let mut answer = Vec::new();
         slow.read_to_end(&mut answer).unwrap();

@@ -356,6 +356,8 @@ mod tests {
         while !loop_of_former.is_finished() {
             // It looks up when somebody connects, unless the other is quicker.
             TcpStream::connect(address).unwrap();
+            DOOR.set_room(10, DOOR.accepted());
+            let _ = taken.recv_timeout(Duration::from_millis(10));
         }
         loop_of_former.join().unwrap();
     }

@@ -23,8 +23,9 @@ use crate::metrics::Closed;
 /// the request is leaked instead, with its connection's thread.
 const MOST_DROPPED: usize = 64 * 1024;
 /// Whoever waits on a connection learns at once that it was shut; to let go of
-/// it takes a moment.
-const RELEASE: Duration = Duration::from_secs(1);
+/// it takes a moment. Until it is over, what is leaked takes places from those
+/// who wait outside.
+const RELEASE: Duration = Duration::from_millis(250);
 
 /// A connection that is to be ended.
 pub struct Doomed {

@@ -1,17 +1,26 @@
-//! One answer at a time for each connection, so that no thread of ours waits
-//! for another's answer on the same connection; turns among those that send
-//! many requests at once; and a look at how many answers were given, so that
-//! no worker fills the buffer of a peer that does not read.
+//! One request at a time for each connection: the next is read when it is
+//! answered, so that nobody's requests fill our memory, and no thread of ours
+//! waits for another's answer on the same connection. And a look at how many
+//! answers were given, so that no worker fills the buffer of a peer that does
+//! not read.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
+use std::time::Duration;
 
 use tiny_http::Request;
+
+use crate::clock::monotonic;
 
 /// Answers that fit into a socket's send buffer whatever the peer does: each
 /// takes up to 4 KiB of the 256 KiB there (see `listener`).
 const UNREAD_ANSWERS: u32 = 50;
+
+/// What was read and is neither in hand nor waiting for so long has become no
+/// request of ours: the library has answered it by itself.
+const NO_REQUEST: Duration = Duration::from_millis(50);
 
 /// Requests of one connection that may wait for their turn.
 const MOST_WAITING: usize = 64;
@@ -43,6 +52,10 @@ enum Hand {
 #[derive(Default)]
 struct Connection {
     hand: Hand,
+    /// A request was read that is not answered.
+    is_read: bool,
+    /// Who is to read the next one.
+    reader: Option<Thread>,
     waiting: VecDeque<Request>,
     /// More came than may wait.
     floods: bool,
@@ -62,6 +75,27 @@ struct State {
 pub struct Pipeline(Mutex<State>);
 
 impl Pipeline {
+    /// Waits until everything that was read from `peer` is answered. To be
+    /// called before a request is read from there.
+    pub fn await_turn(&self, peer: SocketAddr) {
+        let mut since = None;
+        loop {
+            let mut state = self.lock();
+            let connection = state.connections.entry(peer).or_default();
+            let is_free = connection.hand == Hand::Free && connection.waiting.is_empty();
+            let now = monotonic();
+            let waited = since.map(|since| now.saturating_sub(since));
+            if !connection.is_read || is_free && waited >= Some(NO_REQUEST) {
+                (connection.is_read, connection.reader) = (true, None);
+                return;
+            }
+            connection.reader = Some(thread::current());
+            drop(state);
+            since.get_or_insert(now);
+            thread::park_timeout(NO_REQUEST);
+        }
+    }
+
     /// Takes a request in. Requests of one connection must come in the order
     /// in which they were sent.
     pub fn admit(&self, request: Request) -> Admitted {
@@ -90,6 +124,11 @@ impl Pipeline {
         connection.hand = if goes_on { Hand::Ours } else { Hand::Free };
         if goes_on {
             turns.push_back(peer);
+        } else {
+            connection.is_read = false;
+            if let Some(reader) = connection.reader.take() {
+                reader.unpark();
+            }
         }
         goes_on
     }
@@ -142,14 +181,15 @@ impl Pipeline {
         self.set_hand(peer, Hand::Stream);
     }
 
-    /// Takes note of who has something of ours still to take; all others have
-    /// taken all, or are gone.
-    pub fn look(&self, pending: &HashSet<SocketAddr>) {
+    /// Takes note of all connections, and whether they have something of ours
+    /// still to take. What is not among them is gone.
+    pub fn look(&self, pending: &HashMap<SocketAddr, bool>) {
         self.lock().connections.retain(|peer, connection| {
-            if !pending.contains(peer) {
+            if pending.get(peer) != Some(&true) {
                 connection.unread = 0;
             }
-            connection.hand != Hand::Free || connection.unread > 0
+            let is_read = connection.is_read && pending.contains_key(peer);
+            connection.hand != Hand::Free || connection.unread > 0 || is_read
         });
     }
 

@@ -2,7 +2,7 @@
 //!
 //! tiny_http owns them and lends none, and gives no way to look at one or to
 //! close one. So they are found among our own descriptors by their addresses.
-//! `unsafe` code is here, in `accept` and in [`crate::handover`], and nowhere else.
+//! Where else `unsafe` code is, ARCHITECTURE.md says.
 
 use std::fs::read_dir;
 use std::net::{Shutdown, SocketAddr, TcpStream};
