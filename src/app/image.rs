@@ -18,9 +18,15 @@ use crate::systemd::Notifier;
 const POSTS: Duration = Duration::from_secs(1);
 /// How long watchers may take to hear that they should come again.
 const GOODBYES: Duration = Duration::from_millis(200);
-/// How long requests in hand may take to be answered. Without an attack there
-/// are none after a few milliseconds.
-const REQUESTS: Duration = Duration::from_secs(1);
+/// How long requests in hand may take to be answered, in one attempt after the
+/// other; only at the end of the last is anything cut off. On a machine that
+/// keeps up there are none after a few milliseconds, and who waits outside waits
+/// for 5 s.
+const REQUESTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(3)];
+/// How long everybody is let in between two attempts.
+const OPEN: Duration = Duration::from_secs(2);
+/// Between two looks for other demands meanwhile.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Where our program is.
 pub struct Program {
@@ -61,26 +67,61 @@ pub fn check(path: &Path) -> Result<(), String> {
 /// Goes on in the image at `program`. Returns only if that failed, or if
 /// there are other demands by then; all goes on as before.
 pub fn go_on(program: &Path, server: &Server, keeper: &Keeper, notifier: &Notifier, demands: &Demands) {
-    let (shared, observers) = (keeper.shared(), server.observers());
+    let shared = keeper.shared();
     log::info!("going on in {}", program.display());
     // If the new image fails, a file is better than nothing.
     keeper.save();
-    notifier.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", crate::clock::monotonic().as_micros()));
     let mut state = match memory() {
         Ok(state) => state,
-        Err(error) => {
-            notifier.say("READY=1");
-            return log::error!("cannot go on in another image: {error}");
-        }
+        Err(error) => return log::error!("cannot go on in another image: {error}"),
     };
+    let attempt = |patience, is_last| {
+        notifier.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", crate::clock::monotonic().as_micros()));
+        let is_asked = try_to_go_on(program, server, keeper, &mut state, demands, (patience, is_last));
+        notifier.say("READY=1");
+        is_asked
+    };
+    in_attempts(attempt, || {
+        log::info!("requests are still in hand, so we go on a little later");
+        let until = shared.clock().uptime() + OPEN;
+        while shared.clock().uptime() < until && !demands.any() {
+            shared.pause(LOOK_EVERY);
+        }
+        !demands.any()
+    });
+}
+
+/// Makes attempts, each with its patience and whether it is the last, as long
+/// as one says that more patience is needed and the pause after it is not cut
+/// short.
+fn in_attempts(mut attempt: impl FnMut(Duration, bool) -> bool, pause: impl Fn() -> bool) {
+    for (number, patience) in (1..).zip(REQUESTS) {
+        let is_last = number == REQUESTS.len();
+        if !attempt(patience, is_last) || is_last || !pause() {
+            return;
+        }
+    }
+}
+
+/// One attempt. Returns whether it was given up only for requests in hand, as
+/// it is unless it is the last.
+fn try_to_go_on(
+    program: &Path,
+    server: &Server,
+    keeper: &Keeper,
+    state: &mut File,
+    demands: &Demands,
+    (patience, is_last): (Duration, bool),
+) -> bool {
+    let (shared, observers) = (keeper.shared(), server.observers());
     // What is being posted is waited for, so that nothing is told twice.
     shared.hold_alerts(true);
     shared.wait_until(POSTS, |registry| !registry.outbox().is_posting());
     // Whoever connects from now on waits for the next image.
     observers.end();
     DOOR.close();
-    let give_up = shared.clock().uptime() + REQUESTS;
-    loop {
+    let give_up = shared.clock().uptime() + patience;
+    let is_asked = loop {
         let left = give_up.saturating_sub(shared.clock().uptime());
         observers.await_end(left.min(GOODBYES));
         server.freeze(left);
@@ -88,14 +129,14 @@ pub fn go_on(program: &Path, server: &Server, keeper: &Keeper, notifier: &Notifi
         // so nothing is waited for under the lock.
         let is_asked = shared.with(|registry, now| {
             let _signals = demands.signals.hold();
-            let written = write(&mut state, &mut |out| keeper.write(&mut |step| step(registry, now), out));
+            let written = write(state, &mut |out| keeper.write(&mut |step| step(registry, now), out));
             match written {
                 // A signal that was read would be lost with this image.
                 Ok(()) if demands.any() => false,
                 // Somebody was quicker than the frost.
-                Ok(()) if !left.is_zero() && server.is_asked() => true,
+                Ok(()) if !(is_last && left.is_zero()) && server.is_asked() => true,
                 Ok(()) => {
-                    let error = replace(program, server.listener(), &state, &server.not_begun());
+                    let error = replace(program, server.listener(), state, &server.not_begun());
                     log::error!("cannot go on in {}: {error}", program.display());
                     false
                 }
@@ -106,14 +147,14 @@ pub fn go_on(program: &Path, server: &Server, keeper: &Keeper, notifier: &Notifi
             }
         });
         server.thaw();
-        if !is_asked {
-            break;
+        if !is_asked || left.is_zero() {
+            break is_asked;
         }
-    }
+    };
     shared.hold_alerts(false);
     observers.resume();
     DOOR.open();
-    notifier.say("READY=1");
+    is_asked
 }
 
 /// Writes to a file from its start on, and leaves it ready to be read.
@@ -126,4 +167,28 @@ fn write(
     let mut out = BufWriter::with_capacity(64 * 1024, &mut *file);
     work(&mut out)?;
     out.into_inner()?.rewind()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_hand_is_cut_off_only_at_last() {
+        let made = |succeeds_at: usize, pauses: bool| {
+            let mut made = Vec::new();
+            in_attempts(
+                |patience, is_last| {
+                    made.push((patience.as_secs(), is_last));
+                    made.len() < succeeds_at
+                },
+                || pauses,
+            );
+            made
+        };
+        assert_eq!(made(1, true), [(1, false)]);
+        assert_eq!(made(2, true), [(1, false), (2, false)]);
+        assert_eq!(made(9, true), [(1, false), (2, false), (3, true)]);
+        assert_eq!(made(9, false), [(1, false)], "there are other demands");
+    }
 }
