@@ -134,6 +134,10 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
     let shared = Arc::new(Shared::new(config.rules));
     let keeper = Arc::new(Keeper::new(config, Arc::clone(&shared), new_instance(), handed.as_ref()));
     let continues = handed.is_some();
+    if continues {
+        // Whoever asks between two images learns nothing of the change.
+        shared.enter(Phase::Ready);
+    }
     // It is memory, as much as the state.
     drop(handed);
     let metrics = Arc::new(Metrics::default());

@@ -103,7 +103,7 @@ fn an_upgrade_in_place_keeps_the_port_the_process_and_the_silence() {
     let last = Instant::now();
     collector.beat(&silent, "EMERGENCY", 5.0);
     let stop = Arc::new(AtomicBool::new(false));
-    let (stopped, url) = (Arc::clone(&stop), collector.url("/health"));
+    let (stopped, url) = (Arc::clone(&stop), collector.url("/ready"));
     // Somebody asks all the time, on fresh connections.
     let asking = thread::spawn(move || {
         let client = ureq::Agent::config_builder().max_idle_connections(0).proxy(None).build().new_agent();
