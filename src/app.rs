@@ -87,13 +87,15 @@ enum Order {
     Stop,
     /// Go on in the image that is now at our path.
     Upgrade,
-    /// Go on in a fresh image: too much is leaked.
+    /// Go on in a fresh image: too much has piled up.
     Refresh,
 }
 
-/// What signals have asked for and is not done yet.
+/// What signals have asked for and is not done yet; and the log, which both an
+/// end and a fresh image would cut short.
 struct Demands {
     signals: Signals,
+    log: Log,
     stop: AtomicBool,
     upgrade: AtomicBool,
 }
@@ -127,9 +129,13 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
     let listener = listener.map_err(Failure::Listen)?;
     server::raise_descriptor_limit();
     let (asked, orders) = bounded(MOST_ORDERS);
-    let demands =
-        Arc::new(Demands { signals, stop: AtomicBool::new(false), upgrade: AtomicBool::new(false) });
-    obey_signals(Arc::clone(&demands), log.clone(), asked.clone())?;
+    let demands = Arc::new(Demands {
+        signals,
+        log: log.clone(),
+        stop: AtomicBool::new(false),
+        upgrade: AtomicBool::new(false),
+    });
+    obey_signals(Arc::clone(&demands), asked.clone())?;
 
     let shared = Arc::new(Shared::new(config.rules));
     let keeper = Arc::new(Keeper::new(config, Arc::clone(&shared), new_instance(), handed.as_ref()));
@@ -228,10 +234,6 @@ fn serve(
     for number in 0..workers {
         let server = Arc::clone(server);
         threads.spawn(&format!("http-{number}"), move || server.work())?;
-    }
-    {
-        let (server, late) = (Arc::clone(server), ends.late);
-        threads.spawn("bodies", move || server.bodies(&late))?;
     }
     {
         let (server, streams) = (Arc::clone(server), ends.streams);
@@ -354,7 +356,7 @@ fn new_instance() -> String {
 }
 
 /// Turns signals into orders. The second request to stop ends the process.
-fn obey_signals(demands: Arc<Demands>, log: Log, orders: Sender<Order>) -> Result<(), Failure> {
+fn obey_signals(demands: Arc<Demands>, orders: Sender<Order>) -> Result<(), Failure> {
     let work = move || loop {
         let again = Cell::new(false);
         let caught = demands.signals.next(|signal| match signal {
@@ -362,7 +364,7 @@ fn obey_signals(demands: Arc<Demands>, log: Log, orders: Sender<Order>) -> Resul
             _ => again.set(demands.stop.swap(true, Ordering::SeqCst)),
         });
         if again.get() {
-            log.flush_within(FLUSH);
+            demands.log.flush_within(FLUSH);
             process::exit(STOPPED);
         }
         let order = if caught.signal == Signal::SIGHUP { Order::Upgrade } else { Order::Stop };

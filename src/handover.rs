@@ -41,7 +41,7 @@ pub struct Image {
     pub listener: OwnedFd,
     /// The state, as in a state file.
     pub state: File,
-    /// Connections that nobody has read a request from.
+    /// Connections, with nothing in hand that was read from them.
     pub connections: Vec<OwnedFd>,
 }
 

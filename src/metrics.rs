@@ -124,6 +124,8 @@ labels! {
     Closed {
         /// A request whose body is not read.
         Body = "unread_body",
+        /// It does not speak HTTP/1.0 or 1.1.
+        Malformed = "malformed",
         /// Its end is the end of an answer, for HTTP/1.0.
         Done = "done",
         /// Too long without a word.

@@ -1,15 +1,14 @@
-//! The HTTP server: tiny_http accepts and reads heads; our workers answer.
+//! The HTTP server: tiny_http parses heads; our workers answer.
 //!
-//! No worker ever waits for a client: bodies that are not in memory are
-//! refused, a connection has one answer in hand at a time, and whatever may be
-//! big or may have to wait goes to a lane of its own with a bounded queue.
+//! No worker ever waits for a client: tiny_http gets to read whole requests
+//! only, a connection has one in hand at a time, and whatever may be big or may
+//! have to wait goes to a lane of its own with a bounded queue.
 
 mod accept;
 mod agents;
 mod answer;
 mod api;
 mod auth;
-mod bodies;
 mod closing;
 mod flow;
 mod framing;
@@ -43,8 +42,7 @@ pub use listener::{adopt, bind};
 use crate::metrics::Closed;
 use crate::observers::Observers;
 use crate::panics::on_end_of_accept_loop;
-use bodies::Late;
-use closing::{Closing, Doomed};
+use closing::Closing;
 use flow::{Slow, SlowPeers};
 use guard::Guard;
 use observer::Candidate;
@@ -66,8 +64,8 @@ const MOST_DOOMED: usize = 1024;
 const LOOKS_FOR_LEAKS: u32 = 5;
 /// Leaked connections beyond which the process goes on in a fresh image.
 const MOST_LEAKED: usize = 256;
-/// Ended accept loops beyond which it does so too.
-const MOST_FORMER: usize = 64;
+/// Ended accept loops beyond which it does so too: each leaves some threads.
+const MOST_FORMER: usize = 8;
 
 /// The server, shared by its threads.
 pub struct Server {
@@ -80,29 +78,24 @@ pub struct Server {
     /// Those whose accept loop ended; their connections live on.
     former: Mutex<Vec<watch::Former>>,
     pipeline: Arc<Pipeline>,
-    /// Whose turn it is to take a request.
-    turn: Mutex<()>,
     guard: Mutex<Guard>,
     closing: Closing,
     slow: Sender<Slow>,
     slow_peers: SlowPeers,
-    late: Sender<Box<Late>>,
     streams: Sender<Candidate>,
-    doomed: Sender<Box<Doomed>>,
+    doomed: Sender<(u64, Closed)>,
     trouble: Sender<()>,
 }
 
 /// The ends of the server's channels, for its threads. A channel touches the
-/// memory of all its places at once, so what is large and rare is in a box.
+/// memory of all its places at once.
 pub struct Ends {
     /// For [`Server::slow_lane`].
     pub slow: Receiver<Slow>,
-    /// For [`Server::bodies`].
-    pub late: Receiver<Box<Late>>,
     /// For [`Server::open_streams`].
     pub streams: Receiver<Candidate>,
     /// For [`Server::guard`].
-    pub doomed: Receiver<Box<Doomed>>,
+    pub doomed: Receiver<(u64, Closed)>,
     /// For [`Server::guard`] too.
     pub crowd: Receiver<()>,
     /// For [`Server::watch`].
@@ -121,12 +114,8 @@ impl Server {
         most_connections: usize,
     ) -> io::Result<(Arc<Self>, Ends)> {
         let address = listener.local_addr()?;
-        let inner = listener.try_clone()?;
-        DOOR.serve(&inner)?;
-        let current = tiny_http::Server::from_listener(inner, None).map_err(io::Error::other)?;
         let (slow, slow_end) = bounded(MOST_WAITING);
         let (streams, streams_end) = bounded(observer::MOST_CANDIDATES);
-        let (late, late_end) = bounded(bodies::MOST);
         let (doomed, doomed_end) = bounded(MOST_DOOMED);
         let (trouble, trouble_end) = bounded(1);
         let (crowd, crowd_end) = bounded(1);
@@ -138,6 +127,10 @@ impl Server {
             // One call that waits is enough.
             let _ = spent.try_send(());
         });
+        // Now tiny_http may accept and read.
+        let inner = listener.try_clone()?;
+        DOOR.serve(&inner)?;
+        let current = tiny_http::Server::from_listener(inner, None).map_err(io::Error::other)?;
         let server = Self {
             listener,
             address,
@@ -147,19 +140,16 @@ impl Server {
             current: RwLock::new(Arc::new(current)),
             former: Mutex::default(),
             pipeline,
-            turn: Mutex::default(),
             guard: Mutex::default(),
             closing: Closing::default(),
             slow,
             slow_peers: SlowPeers::default(),
-            late,
             streams,
             doomed,
             trouble,
         };
         let ends = Ends {
             slow: slow_end,
-            late: late_end,
             streams: streams_end,
             doomed: doomed_end,
             crowd: crowd_end,
@@ -189,18 +179,17 @@ impl Server {
     }
 
     /// Looks at all connections, many times a second, until it is stopped.
-    /// Calls `refresh` when more is leaked than can be borne: a connection
-    /// that was closed and is still held keeps a thread and two descriptors
-    /// until the process image ends.
-    pub fn guard(&self, doomed: &Receiver<Box<Doomed>>, crowd: &Receiver<()>, refresh: &dyn Fn()) {
+    /// Calls `refresh` when more is leaked than can be borne, or more accept
+    /// loops have ended: a connection that was closed and is still held keeps a
+    /// thread and two descriptors until the process image ends.
+    pub fn guard(&self, doomed: &Receiver<(u64, Closed)>, crowd: &Receiver<()>, refresh: &dyn Fn()) {
         let budget = (self.most_connections / 4).clamp(4, MOST_LEAKED);
         let (clock, mut looks, mut looked) = (self.api.shared.clock(), 0_u32, Duration::ZERO);
         let mut due = Duration::ZERO;
         while !self.api.shared.is_stopping() {
             select! {
                 recv(doomed) -> first => {
-                    let all = first.into_iter().chain(doomed.try_iter());
-                    self.end_doomed(all.map(|doomed| *doomed).collect());
+                    self.close_all(&first.into_iter().chain(doomed.try_iter()).collect::<Vec<_>>());
                     self.api.shared.pause(DOOM_PAUSE);
                 }
                 recv(crowd) -> _ => due = due.min(looked + CROWD_PAUSE),
@@ -236,15 +225,18 @@ impl Server {
     /// Closes by rule, and lets in as many as there is room for.
     fn look(&self) {
         let accepted = DOOR.accepted();
+        let waiting = DOOR.waiting();
+        self.pipeline.begin_look();
         let connections = socket::connections(self.address.port());
         let mut pending = HashMap::with_capacity(connections.len());
         let mut traffic = Vec::with_capacity(connections.len());
         for connection in &connections {
             if let Some(mut seen) = connection.traffic() {
                 pending.insert(connection.peer, seen.pending);
-                let is_unread = seen.received > 0 && seen.unread == seen.received;
-                seen.watches = self.pipeline.is_stream(connection.peer);
-                seen.in_hand = !seen.pending && (is_unread || self.pipeline.is_our_turn(connection.peer));
+                let &socket::Connection { peer, cookie, .. } = connection;
+                seen.watches = self.pipeline.is_stream(peer, cookie);
+                let is_ours = waiting.contains(&cookie) || self.pipeline.is_our_turn(peer, cookie);
+                seen.in_hand = is_ours && !seen.pending;
                 traffic.push((connection.cookie, seen));
             }
         }
@@ -261,7 +253,8 @@ impl Server {
         let close = guard.look(now, &traffic, most);
         drop(guard);
         self.pipeline.look(&pending);
-        for cookie in orphans {
+        // While nobody is let in, who waits to be read is not let go of either.
+        for cookie in orphans.into_iter().filter(|_| DOOR.is_open()) {
             self.closing.note(cookie, self.api.shared.clock().uptime());
         }
         self.api.connections.store(connections.len(), Ordering::Relaxed);
@@ -271,37 +264,30 @@ impl Server {
                 self.close(connection, Closed::Stalled);
             }
         }
-        for (cookie, why) in close {
+        // While nobody is let in, nobody is answered either.
+        for (cookie, why) in close.into_iter().filter(|_| DOOR.is_open()) {
             if let Ok(at) = connections.binary_search_by_key(&cookie, |connection| connection.cookie) {
                 self.close(&connections[at], why);
             }
         }
     }
 
-    /// Answers and closes those that are doomed, all with one look at the
-    /// descriptors.
-    fn end_doomed(&self, all: Vec<Doomed>) {
+    /// Closes these, all with one look at the descriptors.
+    fn close_all(&self, doomed: &[(u64, Closed)]) {
         let connections = socket::connections(self.address.port());
-        let by_peer: HashMap<SocketAddr, &socket::Connection> =
-            connections.iter().map(|connection| (connection.peer, connection)).collect();
-        for doomed in all {
-            let (peer, refused) = (doomed.peer, doomed.refused.is_some());
+        for &(cookie, why) in doomed {
             // One that is not found has gone by itself.
-            if let Some(connection) = by_peer.get(&peer) {
-                doomed.answer(connection);
-                self.close(connection, doomed.why);
-            }
-            doomed.dispose();
-            // What was sent after it goes the same way.
-            if refused {
-                self.pipeline.give_up(peer).into_iter().for_each(closing::dispose);
+            if let Ok(at) = connections.binary_search_by_key(&cookie, |connection| connection.cookie) {
+                self.close(&connections[at], why);
             }
         }
     }
 
     fn close(&self, connection: &socket::Connection, why: Closed) {
-        // Who is refused with an answer should get it.
+        // Who has had an answer should get it.
         connection.shut(matches!(why, Closed::Flood | Closed::Stalled));
+        // What it has sent behind that is not asked any more.
+        self.pipeline.end(connection.peer, connection.cookie);
         self.closing.note(connection.cookie, self.api.shared.clock().uptime());
         self.api.metrics.closed(why);
         log::debug!("closed the connection from {}: {}", connection.peer, why.as_str());
@@ -312,13 +298,8 @@ impl Server {
     }
 }
 
-/// What a client's head leads to, for the fuzz targets.
+/// What becomes of a client's bytes, for the fuzz targets.
 #[cfg(fuzzing)]
-pub fn parse_head<'a>(method: &str, url: &str, lines: impl Iterator<Item = &'a str>) {
-    let Ok(method) = method.parse() else { return };
-    let target = target::Target::parse(&method, url);
-    let headers: Vec<tiny_http::Header> = lines.filter_map(|line| line.parse().ok()).collect();
-    if let Ok(framing::Body::Buffered(length)) = framing::body(&headers, target.wants_body()) {
-        assert!((1..=framing::MAX_BODY).contains(&length));
-    }
+pub fn frame(bytes: &[u8]) -> Option<usize> {
+    framing::frame(bytes).ok().flatten()
 }

@@ -140,17 +140,6 @@ fn attack(variables: &[(&str, &str)], attack: impl FnOnce(&Collector)) {
     under_attack(&collector, attack);
 }
 
-/// The same where what tiny_http leaks is left to the next image.
-fn survive(attack: impl FnOnce(&Collector)) {
-    let mut collector = Collector::start(&[("RUST_LOG", "info,pap_collector=info")]);
-    let honest = Honest::start(collector.port);
-    wait_for(|| honest.beats.load(Ordering::Relaxed) > 5);
-    attack(&collector);
-    println!("the slowest honest heartbeat took {:.1?}", honest.finish(20));
-    assert!(collector.child.try_wait().unwrap().is_none());
-    assert_eq!(collector.get("/ready").status, 200);
-}
-
 fn under_attack(collector: &Collector, attack: impl FnOnce(&Collector)) {
     let honest = Honest::start(collector.port);
     wait_for(|| honest.beats.load(Ordering::Relaxed) > 5);
@@ -331,8 +320,8 @@ fn heads_have_limits_and_requests_their_order() {
             format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4))
         };
         assert_eq!(collector.raw(head(0, 16 * 1024).as_bytes()).status, 200);
-        assert_eq!(collector.raw(head(97, 1024).as_bytes()).status, 200);
-        for too_big in [head(0, 16 * 1024 + 1), head(98, 1024)] {
+        assert_eq!(collector.raw(head(98, 1024).as_bytes()).status, 200);
+        for too_big in [head(0, 16 * 1024 + 1), head(99, 1024)] {
             let answer = collector.raw(too_big.as_bytes());
             assert_eq!(answer.status, 431);
             assert!(answer.json()["error"].as_str().unwrap().contains("16384 bytes"), "{}", answer.body);
@@ -345,6 +334,14 @@ fn heads_have_limits_and_requests_their_order() {
         let answers = String::from_utf8(answers).unwrap();
         let at = |text: &str| answers.find(text).unwrap_or_else(|| panic!("no {text} in {answers}"));
         assert!(at("HTTP/1.1 200") < at("HTTP/1.1 431"));
+        // HTTP has no urgent bytes.
+        let mut stream = collector.connect();
+        stream.write_all(b"GET /rea").unwrap();
+        socket2::SockRef::from(&stream).send_out_of_band(b"d").unwrap();
+        stream.write_all(b"y HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert_eq!(Answer::parse(&answer).status, 400);
         // Each comes in its turn, also where a body has an empty line.
         let body = "{\"mode\":\"IDLE\",\r\n\r\n\"uptime_seconds\":5}\r\n\r\n";
         let beat = format!("POST /heartbeat/a HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len());
@@ -391,27 +388,62 @@ fn who_sends_and_resets_at_once_is_heard() {
     }
 }
 
+/// What was closed a quarter of a second ago and is still held is leaked.
+fn none_is_held(collector: &Collector) {
+    wait(Duration::from_millis(600));
+    collector.poll("none is held", || collector.metric("connections_leaked") < 1.0);
+}
+
+/// Each of these would block a thread of tiny_http for ever.
 #[test]
-fn what_tiny_http_leaks_is_freed_by_a_fresh_image() {
+fn what_the_library_would_leak_never_reaches_it() {
     let _alone = alone();
-    let mut collector = Collector::start(&[]);
-    for number in 0..20 {
-        collector.beat(&uuid(number), "SLEEP", 7.0);
-    }
-    let id = collector.child.id();
-    under_attack(&collector, |collector| {
+    attack(&[], |collector| {
         for _ in 0..300 {
-            let answer =
-                collector.raw(b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 100000000000000\r\n\r\n");
-            assert_eq!(answer.status, 413);
+            let long = b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 100000000000000\r\n\r\n";
+            assert_eq!(collector.raw(long).status, 413);
+            assert_eq!(collector.raw(b"GET / HTTP/2.0\r\n\r\n").status, 505);
         }
-        // Each of these blocks a thread of tiny_http for ever.
-        await_closed(hold(collector, 150, b"GET / HTTP/2.0\r\n\r\n"));
-        collector.await_log("going on where the former image stopped");
+        none_is_held(collector);
+        assert!(!collector.log().iter().any(|line| line.contains("going on")), "nothing is left to free");
     });
-    assert_eq!(collector.child.id(), id);
-    assert_eq!(collector.get("/agents").json()["stats"]["by_mode"]["SLEEP"], 20, "the state is kept");
-    assert!(collector.child.try_wait().unwrap().is_none());
+}
+
+/// Behind an answer whose end is the end of the connection.
+#[test]
+fn what_is_sent_behind_the_last_answer_is_not_heard() {
+    let _alone = alone();
+    attack(&[], |collector| {
+        let last = "GET /agents HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+        let behind = "POST /heartbeat/behind HTTP/1.1\r\nContent-Length: 34\r\n\r\n";
+        let bytes = format!("{last}{behind}{}", r#"{"mode":"IDLE","uptime_seconds":5}"#);
+        let mut held = hold(collector, 30, bytes.as_bytes());
+        for stream in &mut held {
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+            assert_eq!(Answer::parse(&answer).status, 200);
+        }
+        // The clients go on holding their ends.
+        none_is_held(collector);
+        drop(held);
+        assert_eq!(collector.get("/agents/behind").status, 404);
+    });
+}
+
+/// Offers to change the protocol, with and without a body, from clients that
+/// then stay: behind those tiny_http would read for ever.
+#[test]
+fn offers_to_upgrade_hold_up_nobody() {
+    let _alone = alone();
+    attack(&[], |collector| {
+        let upgrade = "Connection: Upgrade\r\nUpgrade: h2c\r\n";
+        let mut held = hold(collector, 20, format!("GET /health HTTP/1.1\r\n{upgrade}\r\n").as_bytes());
+        let without = format!("POST /heartbeat/a HTTP/1.1\r\n{upgrade}\r\n");
+        held.extend(hold(collector, 20, without.as_bytes()));
+        for stream in &mut held {
+            assert!(stream.read(&mut [0; 512]).unwrap() > 0, "it is answered while it stays");
+        }
+    });
 }
 
 #[test]
@@ -470,6 +502,26 @@ fn pipelining_without_reading() {
     });
 }
 
+/// The page is small enough for a worker, but a few of them fill a buffer.
+#[test]
+fn pages_that_nobody_takes_hold_up_nobody() {
+    let _alone = alone();
+    attack(&[("COLLECTOR_HTTP_WORKERS", "2")], |collector| {
+        let page = "GET / HTTP/1.1\r\nAccept: text/html\r\n\r\n";
+        let held = hold(collector, 12, page.repeat(200).as_bytes());
+        let ask = |_: usize| {
+            let started = Instant::now();
+            assert_eq!(collector.get("/ready").status, 200);
+            started.elapsed()
+        };
+        let times: Vec<_> = (0..40).map(ask).collect();
+        // Once the machine may do something else.
+        assert!(times.iter().filter(|&&took| took > HONEST).count() <= 1, "{times:?}");
+        assert!(times.iter().all(|&took| took < LONGEST), "{times:?}");
+        drop(held);
+    });
+}
+
 #[test]
 fn bodies_that_do_not_come_hold_up_no_other() {
     let _alone = alone();
@@ -482,7 +534,7 @@ fn bodies_that_do_not_come_hold_up_no_other() {
         let started = Instant::now();
         let whole = format!("{head}{}", r#"{"mode":"IDLE","uptime_seconds":5}"#);
         assert_eq!(collector.raw(whole.as_bytes()).status, 200);
-        // Those that do not come are waited for for 5 s.
+        // Those that do not come are closed after 10 s.
         assert!(started.elapsed() < 3 * HONEST, "{:?}", started.elapsed());
         slow.write_all(br#""uptime_seconds":5}"#).unwrap();
         let mut answer = Vec::new();
@@ -526,13 +578,12 @@ fn who_reads_slowly_makes_room_for_others() {
     });
 }
 
-/// tiny_http and we must not differ about where a stream begins, and nothing
-/// that waits may be dropped as it is: that asks for the memory it announces.
+/// Nothing behind a handshake is read, and what is not read asks for nothing.
 #[test]
 fn what_is_sent_behind_a_handshake_is_let_go_of() {
     let _alone = alone();
     let poison = format!("TE: {}\r\n", "a;q=nan, a;q=0.1, a;q=0.5, ".repeat(30));
-    survive(|collector| {
+    attack(&[], |collector| {
         let open = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
         for length in ["18446744073709551615", "100000000000000", "60000"] {
             for connection in ["Connection: keep-alive\r\nConnection: Upgrade\r\n", "Connection: Upgrade\r\n"]
@@ -553,7 +604,7 @@ fn what_is_sent_behind_a_handshake_is_let_go_of() {
 #[test]
 fn bodies_are_not_waited_for_where_the_slow_lanes_are_full() {
     let _alone = alone();
-    survive(|collector| {
+    attack(&[], |collector| {
         let mut all = Vec::new();
         for round in 0..40 {
             all.extend(hold(collector, 10, "GET /metrics HTTP/1.1\r\n\r\n".repeat(50).as_bytes()));
@@ -596,13 +647,13 @@ fn three_thousand_connections_with_a_thousand_descriptors() {
     });
 }
 
-#[test]
-fn a_system_without_threads() {
-    let _alone = alone();
-    // Limits on threads do not hold for root, so this runs as somebody else.
+/// A collector of a user that may have so many threads and no more. None where
+/// we are not root: limits on threads do not hold for root, so it must run as
+/// somebody else.
+fn with_few_threads(most: u64) -> Option<(Collector, tempfile::TempDir)> {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: not root, so no other user can be had");
-        return;
+        return None;
     }
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("pap-collector");
@@ -615,11 +666,17 @@ fn a_system_without_threads() {
         ("COLLECTOR_PORT", "0"),
         ("COLLECTOR_BIND", "127.0.0.1"),
     ]);
-    limit(&mut limited, rustix::process::Resource::Nproc, 80);
+    limit(&mut limited, rustix::process::Resource::Nproc, most);
     // The limit counts all that a user runs: this one is ours alone.
     let user = 50_000 + std::process::id() % 10_000;
     limited.uid(user).gid(user).stdin(Stdio::null()).stdout(Stdio::null());
-    let collector = Collector::spawn(&mut limited);
+    Some((Collector::spawn(&mut limited), directory))
+}
+
+#[test]
+fn a_system_without_threads() {
+    let _alone = alone();
+    let Some((collector, _directory)) = with_few_threads(80) else { return };
     under_attack(&collector, |collector| {
         for _ in 0..10 {
             drop(hold(collector, 300, b"GET / HTT"));
@@ -635,6 +692,48 @@ fn limit(command: &mut std::process::Command, resource: rustix::process::Resourc
     unsafe {
         command.pre_exec(set);
     }
+}
+
+/// Whose process it is.
+fn owner(collector: &Collector) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", collector.child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Where threads are short again and again, accept loops end and are replaced;
+/// what they leave behind is freed.
+#[test]
+fn what_piles_up_is_freed_by_a_fresh_image() {
+    let _alone = alone();
+    let Some((mut collector, _directory)) = with_few_threads(400) else { return };
+    for number in 0..20 {
+        collector.beat(&uuid(number), "SLEEP", 7.0);
+    }
+    // Only its own user may set it.
+    let allow = |most: u32| {
+        let (id, limit) = (collector.child.id().to_string(), format!("--nproc={most}:400"));
+        let user = owner(&collector);
+        let mut prlimit = std::process::Command::new("prlimit");
+        assert!(prlimit.args(["--pid", &id, &limit]).uid(user).gid(user).status().unwrap().success());
+    };
+    let count = |text: &str| collector.log().iter().filter(|line| line.contains(text)).count();
+    for round in 1.. {
+        // More connections than there are idle threads.
+        allow(1);
+        let held = hold(&collector, 6, b"");
+        collector.poll("an accept loop ends", || count("no new accept loop yet") >= round);
+        allow(400);
+        collector.poll("it is replaced", || collector.get("/ready").status == 200);
+        drop(held);
+        if count("going on where") > 0 {
+            break;
+        }
+        assert!(round < 30, "nothing is freed; log:\n{}", collector.log().join("\n"));
+    }
+    collector
+        .poll("the state is kept", || collector.get("/agents").json()["stats"]["by_mode"]["SLEEP"] == 20);
+    assert!(collector.child.try_wait().unwrap().is_none());
 }
 
 #[test]

@@ -10,6 +10,7 @@
 
 mod support;
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixDatagram;
@@ -139,6 +140,51 @@ fn an_upgrade_in_place_keeps_the_port_the_process_and_the_silence() {
     assert_eq!(station.posts().iter().filter(|post| post.text("type") == "EMERGENCY_MODE").count(), 1);
     collector.signal("TERM");
     assert_eq!(collector.wait(), Some(0));
+}
+
+/// However little of it has come: it waits where any image finds it.
+#[test]
+fn a_request_on_its_way_survives_a_change_of_image() {
+    let collector = Collector::start(&[]);
+    let body = r#"{"mode":"SLEEP","uptime_seconds":5}"#;
+    let beat = |number: usize| {
+        let length = body.len();
+        format!("POST /heartbeat/{} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}", uuid(number))
+    };
+    let head = beat(0).len() - body.len();
+    let mut streams: Vec<_> = [1, 20, head - 1, head, head + 1, beat(0).len() - 1]
+        .into_iter()
+        .flat_map(|length| [(length, false), (length, true)])
+        .map(|(length, has_been_heard)| {
+            let mut stream = collector.connect();
+            if has_been_heard {
+                stream.write_all(beat(99).as_bytes()).unwrap();
+                assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+            }
+            (length, stream)
+        })
+        .collect();
+    for (number, (length, stream)) in streams.iter_mut().enumerate() {
+        stream.write_all(&beat(number).as_bytes()[..*length]).unwrap();
+    }
+    for round in 1..=2 {
+        collector.signal("HUP");
+        collector.poll("it goes on", || {
+            collector.log().iter().filter(|line| line.contains("going on where")).count() == round
+        });
+    }
+    for (number, (length, stream)) in streams.iter_mut().enumerate() {
+        stream.write_all(&beat(number).as_bytes()[*length..]).unwrap();
+        let mut answer = [0; 1024];
+        let count = stream.read(&mut answer).unwrap();
+        assert!(
+            answer[..count].starts_with(b"HTTP/1.1 200"),
+            "{length} bytes: {}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+    let stats = &collector.get("/agents").json()["stats"];
+    assert_eq!(stats["by_mode"]["SLEEP"], streams.len() + 1);
 }
 
 #[test]

@@ -1,12 +1,13 @@
-//! A request's head: method, target and header lines.
+//! A client's bytes: a request is found whole or not at all, whatever follows.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pap_collector::server::parse_head;
+use pap_collector::server::frame;
 
-fuzz_target!(|head: &str| {
-    let mut lines = head.lines();
-    let first = lines.next().unwrap_or_default();
-    let (method, url) = first.split_once(' ').unwrap_or(("POST", first));
-    parse_head(method, url, lines);
+fuzz_target!(|bytes: &[u8]| {
+    if let Some(length) = frame(bytes) {
+        assert!(length <= bytes.len());
+        assert_eq!(frame(&bytes[..length]), Some(length));
+        assert_eq!(frame(&bytes[..length - 1]), None);
+    }
 });

@@ -1,5 +1,5 @@
 //! Going on in another image of the program: same process, same port, same
-//! state. For an upgrade, and to get rid of what tiny_http leaks.
+//! state. For an upgrade, and to get rid of what has piled up.
 
 use std::env;
 use std::fs::File;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::Demands;
 use super::state::Keeper;
+use super::{Demands, FLUSH};
 use crate::handover::{memory, replace};
 use crate::server::{DOOR, Server};
 use crate::systemd::Notifier;
@@ -18,10 +18,12 @@ use crate::systemd::Notifier;
 const POSTS: Duration = Duration::from_secs(1);
 /// How long watchers may take to hear that they should come again.
 const GOODBYES: Duration = Duration::from_millis(200);
+/// How long somebody may take over a big answer before an attempt.
+const BIG_ANSWERS: Duration = Duration::from_secs(3);
 /// How long requests in hand may take to be answered, in one attempt after the
-/// other; only at the end of the last is anything cut off. On a machine that
-/// keeps up there are none after a few milliseconds, and who waits outside waits
-/// for 5 s.
+/// other; at the end of the last they are cut off, and big answers after 250 ms.
+/// On a machine that keeps up there are none after a few milliseconds, and who
+/// waits outside waits for 5 s.
 const REQUESTS: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(3)];
 /// How long everybody is let in between two attempts.
 const OPEN: Duration = Duration::from_secs(2);
@@ -117,40 +119,31 @@ fn try_to_go_on(
     // What is being posted is waited for, so that nothing is told twice.
     shared.hold_alerts(true);
     shared.wait_until(POSTS, |registry| !registry.outbox().is_posting());
+    server.await_slow_lane(BIG_ANSWERS, || demands.any());
     // Whoever connects from now on waits for the next image.
     observers.end();
     DOOR.close();
-    let give_up = shared.clock().uptime() + patience;
-    let is_asked = loop {
-        let left = give_up.saturating_sub(shared.clock().uptime());
-        observers.await_end(left.min(GOODBYES));
-        server.freeze(left);
+    observers.await_end(patience.min(GOODBYES));
+    let is_asked = !server.freeze(patience);
+    if !is_asked || is_last {
+        demands.log.flush_within(FLUSH);
         // From here on no heartbeat is taken by this image. The file is memory,
         // so nothing is waited for under the lock.
-        let is_asked = shared.with(|registry, now| {
+        shared.with(|registry, now| {
             let _signals = demands.signals.hold();
             let written = write(state, &mut |out| keeper.write(&mut |step| step(registry, now), out));
             match written {
                 // A signal that was read would be lost with this image.
-                Ok(()) if demands.any() => false,
-                // Somebody was quicker than the frost.
-                Ok(()) if !(is_last && left.is_zero()) && server.is_asked() => true,
+                Ok(()) if demands.any() => {}
                 Ok(()) => {
                     let error = replace(program, server.listener(), state, &server.not_begun());
                     log::error!("cannot go on in {}: {error}", program.display());
-                    false
                 }
-                Err(error) => {
-                    log::error!("cannot hand over the state: {error}");
-                    false
-                }
+                Err(error) => log::error!("cannot hand over the state: {error}"),
             }
         });
-        server.thaw();
-        if !is_asked || left.is_zero() {
-            break is_asked;
-        }
-    };
+    }
+    server.thaw();
     shared.hold_alerts(false);
     observers.resume();
     DOOR.open();

@@ -1,13 +1,14 @@
 //! Accepting connections, for tiny_http.
 //!
 //! Its accept loop ends for good at the first error, takes in more than the
-//! process can bear, cannot be told to wait, and now and then leaves a
-//! connection lying in the queue of its threads. It offers no way to accept
-//! for it; but what it calls in the end is `accept4`, and a program may bring
-//! its own. This one never fails, waits while there is no room, and follows
-//! every connection with an empty one that picks up what was left lying.
-//! Listeners that are not ours are passed on to the kernel.
+//! process can bear, cannot be told to wait, and leaves connections lying in
+//! the queue of its threads when several come at once: each counts on the same
+//! idle thread. It offers no way to accept for it; but what it calls in the end
+//! is `accept4`, and a program may bring its own. This one never fails, waits
+//! while there is no room, and gives the next connection when a thread has
+//! picked up the former. Listeners that are not ours are passed on to the kernel.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, IntoRawFd as _, OwnedFd, RawFd};
@@ -16,21 +17,14 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use libc::{c_int, sockaddr, socklen_t};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::{SockAddr, SockRef};
 
 use super::socket::set_low_water;
-use crate::clock::monotonic;
 
 /// How often one who waits for room asks for it again.
 const ASK_EVERY: Duration = Duration::from_millis(10);
-/// After a connection an empty one follows.
-const FOLLOW_AFTER: Duration = Duration::from_millis(20);
-/// Of a burst so many follow at once.
-const MOST_IN_A_ROW: u32 = 8;
-/// And so many at all.
-const MOST_OWED: u32 = 256;
 
 /// Where connections come in. There is one, as there is one `accept4`.
 pub static DOOR: Door = Door::new();
@@ -48,6 +42,8 @@ struct State {
     ours: Option<(u64, RawFd)>,
     /// Connections that the former image of the process had accepted.
     inherited: Vec<OwnedFd>,
+    /// The one that was given out last, until a thread has picked it up.
+    given: Option<u64>,
     is_open: bool,
     closed: u64,
     room: usize,
@@ -55,25 +51,6 @@ struct State {
     accepted: u64,
     /// Somebody waited for room since this was asked.
     was_full: bool,
-    /// Empty connections that have still to follow those that were given out.
-    owed: u32,
-    /// When the next of them follows.
-    due: Option<Duration>,
-    /// How many of them have just followed.
-    in_a_row: u32,
-}
-
-impl State {
-    /// An empty connection follows.
-    fn follow(&mut self) {
-        self.owed = self.owed.saturating_sub(1);
-        self.in_a_row += 1;
-        if self.owed == 0 {
-            (self.due, self.in_a_row) = (None, 0);
-        } else if self.in_a_row >= MOST_IN_A_ROW {
-            (self.due, self.in_a_row) = (Some(monotonic() + FOLLOW_AFTER), 0);
-        }
-    }
 }
 
 /// What the accept loop gets.
@@ -93,14 +70,12 @@ impl Door {
         let state = State {
             ours: None,
             inherited: Vec::new(),
+            given: None,
             is_open: true,
             closed: 0,
             room: 1,
             accepted: 0,
             was_full: false,
-            owed: 0,
-            due: None,
-            in_a_row: 0,
         };
         Self { state: Mutex::new(state), changed: Condvar::new(), guard: OnceLock::new() }
     }
@@ -112,7 +87,11 @@ impl Door {
     pub fn serve(&self, listener: &TcpListener) -> io::Result<()> {
         // Whether there is a connection is asked before it is taken.
         listener.set_nonblocking(true)?;
-        self.lock().ours = Some((SockRef::from(listener).cookie()?, listener.as_raw_fd()));
+        let ours = Some((SockRef::from(listener).cookie()?, listener.as_raw_fd()));
+        let mut state = self.lock();
+        // What another loop was given is not waited for: it may have ended.
+        (state.ours, state.given) = (ours, None);
+        drop(state);
         self.changed.notify_all();
         Ok(())
     }
@@ -120,11 +99,28 @@ impl Door {
     /// Gives these connections out first.
     pub fn hand_on(&self, mut connections: Vec<OwnedFd>) {
         connections.retain(|it| fcntl_setfd(it, FdFlags::CLOEXEC).is_ok());
-        // The former image had made whoever reads wait.
+        // Somebody of the former image may have waited for more than a byte.
         for connection in &connections {
             set_low_water(connection.as_fd(), 1);
         }
         self.lock().inherited = connections;
+    }
+
+    /// A thread has picked up the connection with this cookie.
+    pub fn picked_up(&self, cookie: u64) {
+        let mut state = self.lock();
+        if state.given == Some(cookie) {
+            state.given = None;
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// The connections that no thread has picked up, by their cookies.
+    pub fn waiting(&self) -> HashSet<u64> {
+        let state = self.lock();
+        let inherited = state.inherited.iter().filter_map(|it| SockRef::from(it).cookie().ok());
+        inherited.chain(state.given).collect()
     }
 
     /// Sends a word to `guard` whenever there is no room.
@@ -184,18 +180,10 @@ impl Door {
                 }
                 _ => return Turn::Foreign,
             }
-            let left = state.due.map(|due| due.saturating_sub(monotonic()));
-            if left.is_some_and(|left| left.is_zero()) {
-                state.follow();
-                // It was never connected: there is nothing to read. Without a
-                // descriptor left nothing follows.
-                if let Ok(empty) = Socket::new(Domain::IPV4, Type::STREAM, None) {
-                    return Turn::Given(empty.into());
-                }
-            }
             // Those that came along were counted already.
-            if !state.is_open || state.room == 0 && state.inherited.is_empty() {
-                if state.is_open {
+            let is_full = state.room == 0 && state.inherited.is_empty();
+            if !state.is_open || state.given.is_some() || is_full {
+                if state.is_open && state.given.is_none() {
                     state.was_full = true;
                     // One call that waits is enough.
                     let _ = self.guard.get().map(|guard| guard.try_send(()));
@@ -210,15 +198,15 @@ impl Door {
                     state.room -= 1;
                     state.accepted += 1;
                 }
-                state.owed = (state.owed + 1).min(MOST_OWED);
-                state.due.get_or_insert_with(|| monotonic() + FOLLOW_AFTER);
+                let descriptor = inherited.as_ref().map_or(accepted, OwnedFd::as_raw_fd);
+                state.given = borrowed(descriptor, |it| SockRef::from(&it).cookie().ok());
                 return inherited.map_or(Turn::Accepted(accepted), Turn::Given);
             }
             let error = io::Error::last_os_error();
             match error.raw_os_error() {
                 Some(libc::EAGAIN) => {
                     drop(state);
-                    wait_for_connection(listener, left);
+                    wait_for_connection(listener);
                 }
                 Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => return Turn::Over,
                 // Out of descriptors or memory: the guard makes room.
@@ -234,18 +222,18 @@ impl Door {
     }
 }
 
-/// Waits until somebody connects, at most for `longest`.
-fn wait_for_connection(listener: RawFd, longest: Option<Duration>) {
-    let longest = longest.and_then(|longest| Timespec::try_from(longest).ok());
+/// Waits until somebody connects.
+fn wait_for_connection(listener: RawFd) {
     borrowed(listener, |listener| {
         // If it fails, the next attempt to accept says why.
-        let _ = poll(&mut [PollFd::from_borrowed_fd(listener, PollFlags::IN)], longest.as_ref());
+        let _ = poll(&mut [PollFd::from_borrowed_fd(listener, PollFlags::IN)], None);
     });
 }
 
-#[expect(unsafe_code, reason = "the caller of accept4 lends a number")]
+#[expect(unsafe_code, reason = "the kernel and the caller of accept4 give numbers")]
 fn borrowed<R>(descriptor: RawFd, look: impl FnOnce(BorrowedFd<'_>) -> R) -> R {
-    // SAFETY: the caller of accept4 holds it open for as long as the call takes.
+    // SAFETY: the caller of accept4 holds its listener open for as long as the
+    // call takes; a connection is not yet anybody else's.
     look(unsafe { BorrowedFd::borrow_raw(descriptor) })
 }
 
@@ -296,7 +284,6 @@ unsafe extern "C" fn accept4(
 mod tests {
     use super::*;
     use crossbeam_channel::{RecvTimeoutError, bounded};
-    use std::io::Read as _;
     use std::net::TcpStream;
     use std::thread;
 
@@ -319,30 +306,37 @@ mod tests {
             let given = given.clone();
             thread::spawn(move || {
                 // The standard library comes through our accept4.
-                while let Ok((mut stream, _)) = listener.accept() {
-                    if stream.peer_addr().is_ok() {
-                        // Nobody waits for it once the test is over.
-                        let _ = given.send(stream);
-                    } else {
-                        assert!(stream.read(&mut [0]).is_err(), "there is nothing to read");
-                    }
+                while let Ok((stream, _)) = listener.accept() {
+                    // Nobody waits for it once the test is over.
+                    let _ = given.send(stream);
                 }
             })
         };
+        let pick_up = |stream: TcpStream| DOOR.picked_up(SockRef::from(&stream).cookie().unwrap());
         let loop_of_former = start(former);
         let first = TcpStream::connect(address).unwrap();
         let got = taken.recv_timeout(PATIENCE).unwrap();
         assert_eq!(got.peer_addr().unwrap(), first.local_addr().unwrap());
         assert_eq!(DOOR.accepted(), 1);
+        let cookie = SockRef::from(&got).cookie().unwrap();
+        assert_eq!(DOOR.waiting(), HashSet::from([cookie]));
 
         // There was room for one.
         let second = TcpStream::connect(address).unwrap();
+        DOOR.set_room(1, 1);
+        // But the first is not picked up yet.
+        let too_early = taken.recv_timeout(Duration::from_millis(50)).unwrap_err();
+        assert_eq!(too_early, RecvTimeoutError::Timeout);
+        DOOR.set_room(1, 0);
+        pick_up(got);
         hurried.recv_timeout(PATIENCE).unwrap();
         assert_eq!(taken.try_recv().unwrap_err(), crossbeam_channel::TryRecvError::Empty);
         assert!(DOOR.set_room(1, 0), "somebody waits, but one was given out since this was counted");
         hurried.recv_timeout(PATIENCE).unwrap();
         assert!(DOOR.set_room(1, 1));
-        assert_eq!(taken.recv_timeout(PATIENCE).unwrap().peer_addr().unwrap(), second.local_addr().unwrap());
+        let got = taken.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(got.peer_addr().unwrap(), second.local_addr().unwrap());
+        pick_up(got);
 
         // Closed, then given to another loop.
         DOOR.close();
@@ -352,12 +346,14 @@ mod tests {
         DOOR.serve(&listener).unwrap();
         let _loop = start(listener);
         DOOR.open();
-        assert_eq!(taken.recv_timeout(PATIENCE).unwrap().peer_addr().unwrap(), third.local_addr().unwrap());
+        let got = taken.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(got.peer_addr().unwrap(), third.local_addr().unwrap());
+        pick_up(got);
         while !loop_of_former.is_finished() {
             // It looks up when somebody connects, unless the other is quicker.
             TcpStream::connect(address).unwrap();
             DOOR.set_room(10, DOOR.accepted());
-            let _ = taken.recv_timeout(Duration::from_millis(10));
+            taken.recv_timeout(Duration::from_millis(10)).into_iter().for_each(pick_up);
         }
         loop_of_former.join().unwrap();
     }

@@ -38,6 +38,8 @@ pub enum After {
     Open,
     /// Its end is the end of the answer.
     Close,
+    /// tiny_http ends it by itself: the client has said that it is over.
+    Over,
 }
 
 impl Answer {
@@ -83,10 +85,11 @@ impl Answer {
     pub fn send(self, request: Request) -> io::Result<After> {
         let is_head = *request.method() == Method::Head;
         let is_old = *request.http_version() < HTTPVersion(1, 1);
-        let keeps_alive = request.headers().iter().any(|header| {
-            header.field.equiv("Connection")
-                && header.value.as_str().to_ascii_lowercase().contains("keep-alive")
-        });
+        // tiny_http goes by the first of them.
+        let connection = request.headers().iter().find(|header| header.field.equiv("Connection"));
+        let connection = connection.map(|header| header.value.as_str().to_ascii_lowercase());
+        let says = |word| connection.as_ref().is_some_and(|value| value.contains(word));
+        let (keeps_alive, is_over) = (says("keep-alive"), says("close") || says("upgrade"));
         let framing = match &self.content {
             Content::Whole(body) => format!("Content-Length: {}\r\n", body.len()),
             Content::Stream(_) if is_old => String::new(),
@@ -112,7 +115,20 @@ impl Answer {
             }
         }
         writer.flush()?;
-        Ok(if ends { After::Close } else { After::Open })
+        Ok(match (ends, is_over) {
+            (true, _) => After::Close,
+            (false, true) => After::Over,
+            (false, false) => After::Open,
+        })
+    }
+
+    /// How many bytes it has, besides its head; none where they are still to be
+    /// made.
+    pub const fn length(&self) -> Option<usize> {
+        match &self.content {
+            Content::Whole(body) => Some(body.len()),
+            Content::Stream(_) => None,
+        }
     }
 
     /// The whole of it as bytes, for a connection that is closed right after.

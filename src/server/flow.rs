@@ -2,7 +2,7 @@
 //! lane, or to the end of its connection.
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -10,14 +10,10 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use tiny_http::Request;
 
-use super::Server;
 use super::answer::{After, Answer};
-use super::bodies::Late;
-use super::closing::{self, Doomed};
-use super::framing::{self, Body};
 use super::observer::Candidate;
-use super::pipeline::Admitted;
 use super::target::Target;
+use super::{DOOR, Server};
 use crate::fanout::Subject;
 use crate::metrics::{Closed, Refusal, Route};
 
@@ -25,6 +21,10 @@ use crate::metrics::{Closed, Refusal, Route};
 const LONGEST: Duration = Duration::from_secs(30);
 /// And so long where others wait for one.
 const LONGEST_BEFORE_OTHERS: Duration = Duration::from_secs(3);
+/// And so long while the image of the process changes and everybody waits,
+const LONGEST_BEFORE_ALL: Duration = Duration::from_millis(250);
+/// and so long where others wait for one even then.
+const SHORTEST: Duration = Duration::from_millis(50);
 
 /// Who is answering.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,10 +33,6 @@ pub(super) enum Lane {
     Worker,
     /// The slow lane, who may.
     Slow,
-    /// Who waits for bodies.
-    Body,
-    /// Who opens streams.
-    Stream,
 }
 
 /// A request for the slow lane.
@@ -58,9 +54,18 @@ impl SlowPeers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);
     }
 
+    fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Whether `peer` keeps a lane busy for longer than it may.
     pub(super) fn is_over(&self, peer: SocketAddr, now: Duration, others_wait: bool) -> bool {
-        let longest = if others_wait { LONGEST_BEFORE_OTHERS } else { LONGEST };
+        let longest = match (DOOR.is_open(), others_wait) {
+            (false, true) => SHORTEST,
+            (false, false) => LONGEST_BEFORE_ALL,
+            (true, true) => LONGEST_BEFORE_OTHERS,
+            (true, false) => LONGEST,
+        };
         let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         peers.get(&peer).is_some_and(|&since| now.saturating_sub(since) > longest)
     }
@@ -70,22 +75,19 @@ impl Server {
     /// Answers requests until it is stopped.
     pub fn work(&self) {
         while !self.api.shared.is_stopping() {
-            let admitted = self.receive();
-            if let Some(admitted) = admitted {
-                self.handle(admitted);
-            }
-            // Those of a connection that sends many at once take turns with
-            // everybody's first.
-            if let Some(request) = self.pipeline.next() {
-                self.take(request, Lane::Worker, self.api.shared.clock().uptime());
+            match self.current().recv() {
+                Ok(request) => self.begin(request),
+                // The accept loop ended, and one call for the watch is enough;
+                // or it was replaced, or we are to stop.
+                Err(error) if error.raw_os_error().is_some() => {
+                    let _ = self.trouble.try_send(());
+                }
+                Err(_) => {}
             }
         }
         // What has arrived is answered.
-        while let Some(admitted) = self.take_arrived() {
-            self.handle(admitted);
-        }
-        while let Some(request) = self.pipeline.next() {
-            self.take(request, Lane::Worker, self.api.shared.clock().uptime());
+        while let Ok(Some(request)) = self.current().try_recv() {
+            self.begin(request);
         }
         // The look for what has arrived may have taken another worker's call.
         self.current().unblock();
@@ -108,172 +110,96 @@ impl Server {
         }
     }
 
-    /// Waits for a request, unless there is something to do, and admits it.
-    fn receive(&self) -> Option<Admitted> {
-        // One worker at a time takes a request and admits it: two that took two
-        // of one connection could admit them in the wrong order.
-        let (_turn, request) = if self.pipeline.has_next() {
-            // Who holds the turn may be waiting.
-            let turn = self.turn.try_lock().ok()?;
-            (turn, self.current().try_recv().transpose()?)
-        } else {
-            let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-            (turn, self.current().recv())
-        };
-        match request {
-            Ok(request) => Some(self.pipeline.admit(request)),
-            Err(error) => {
-                // The accept loop ended, and one call for the watch is enough;
-                // or it was replaced, or there is something else to do.
-                if error.raw_os_error().is_some() {
-                    let _ = self.trouble.try_send(());
-                }
-                None
-            }
+    /// Takes a request that has just arrived.
+    pub(super) fn begin(&self, request: Request) {
+        if let Some(&peer) = request.remote_addr() {
+            self.pipeline.admit(peer);
         }
+        self.take(request, Lane::Worker, self.api.shared.clock().uptime());
     }
 
-    /// Takes a request that is there already, and admits it.
-    fn take_arrived(&self) -> Option<Admitted> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        self.current().try_recv().ok().flatten().map(|request| self.pipeline.admit(request))
-    }
-
-    pub(super) fn handle(&self, admitted: Admitted) {
-        match admitted {
-            Admitted::Now(request) => self.take(request, Lane::Worker, self.api.shared.clock().uptime()),
-            Admitted::Later => {}
-            Admitted::TooMany(request, is_first) => {
-                if let Some(&peer) = request.remote_addr().filter(|_| is_first) {
-                    self.doom(Doomed { peer, why: Closed::Flood, refused: None });
-                }
-                self.discard(request);
-            }
-        }
-    }
-
-    /// Takes note that a request of `peer` was answered.
-    pub(super) fn done(&self, peer: SocketAddr, lane: Lane) {
-        if self.pipeline.done(peer) && lane != Lane::Worker {
-            // All workers may be waiting; this one comes back by itself.
-            self.current().unblock();
-        }
-    }
-
-    /// Queues a request whose turn it is for the slow lane, or refuses it.
-    fn hand_to_slow_lane(&self, request: Request, arrived: Duration) {
-        if let Err(full) = self.slow.try_send(Slow { request, arrived }) {
-            self.refuse(full.into_inner().request, busy(), Route::Other, arrived, Closed::Flood);
-        }
-    }
-
-    /// Answers a request whose turn it is, or hands it to the slow lane.
-    pub(super) fn take(&self, mut request: Request, lane: Lane, arrived: Duration) {
-        let Some(&peer) = request.remote_addr() else { return closing::dispose(request) };
+    /// Answers a request, or hands it to another lane.
+    fn take(&self, mut request: Request, lane: Lane, arrived: Duration) {
+        let Some(&peer) = request.remote_addr() else { return let_go(request) };
         let target = Target::parse(request.method(), request.url());
-        let route = target.route();
-        let framing = framing::body(request.headers(), target.wants_body());
-        let may_block = self.pipeline.may_block(peer);
-        if (target.is_big() || may_block) && lane == Lane::Worker {
-            let is_read = matches!(framing, Ok(Body::None | Body::Buffered(_)));
-            if self.slow.is_full() && !may_block && is_read {
-                // There is no room to wait in, but this answer needs none.
-                self.send(request, busy(), route, arrived);
-                return self.done(peer, lane);
-            }
-            return self.hand_to_slow_lane(request, arrived);
+        if matches!(target, Target::Observe(_)) && self.pipeline.may_block(peer) {
+            // Whoever opens streams must not wait for it either.
+            let_go(request);
+            return self.doom(peer, Closed::Flood);
         }
-        match framing {
-            Err(refused) => {
-                if route == Route::Heartbeat {
-                    self.api.metrics.refusal(Refusal::Body);
+        if lane == Lane::Worker && (target.is_big() || self.pipeline.may_block(peer)) {
+            return match self.slow.try_send(Slow { request, arrived }) {
+                // It has had answers that it did not take: one more might wait.
+                Err(full) if self.pipeline.may_block(peer) => {
+                    let_go(full.into_inner().request);
+                    self.doom(peer, Closed::Flood);
                 }
-                if refused.leaves_body() {
-                    return self.refuse(request, refused.answer(), route, arrived, Closed::Body);
-                }
-                self.send(request, refused.answer(), route, arrived);
-            }
-            Ok(Body::None) if matches!(target, Target::Observe(None | Some(Ok(_)))) => {
-                let subject = match target {
-                    Target::Observe(Some(Ok(id))) => Subject::One(id),
-                    _ => Subject::All,
-                };
-                if let Err(full) = self.streams.try_send(Candidate { request, subject, arrived }) {
-                    self.refuse_stream(full.into_inner().request, busy(), arrived);
-                }
-                return;
-            }
-            Ok(Body::Unbuffered(length)) => {
-                self.pipeline.await_client(peer);
-                if let Err(full) = self.late.try_send(Box::new(Late::new(request, length, arrived))) {
-                    self.refuse(full.into_inner().request, busy(), route, arrived, Closed::Flood);
-                }
-                return;
-            }
-            Ok(body) => {
-                let body = framing::read(&mut request, body);
-                let answer = self.api.answer(&target, request.headers(), &body);
-                self.send(request, answer, route, arrived);
-            }
+                Err(full) => self.send(full.into_inner().request, busy(), target.route(), arrived),
+                Ok(()) => {}
+            };
         }
-        self.done(peer, lane);
+        if let Target::Observe(subject @ (None | Some(Ok(_)))) = target {
+            let subject = match subject {
+                Some(Ok(id)) => Subject::One(id),
+                _ => Subject::All,
+            };
+            if let Err(full) = self.streams.try_send(Candidate { request, subject, arrived }) {
+                self.refuse_stream(full.into_inner().request, busy(), arrived);
+            }
+            return;
+        }
+        let length = request.body_length();
+        let answer = if target.wants_body() && length.is_none() {
+            self.api.metrics.refusal(Refusal::Body);
+            Answer::error(411, "A heartbeat needs a Content-Length")
+        } else {
+            let mut body = Vec::new();
+            // So much has come, and it is short (see `framing`); behind an
+            // upgrade tiny_http would read on. What a broken connection leaves
+            // of it is no heartbeat.
+            let _ = request.as_reader().take(length.unwrap_or(0) as u64).read_to_end(&mut body);
+            self.api.answer(&target, request.headers(), &body)
+        };
+        self.send(request, answer, target.route(), arrived);
     }
 
-    /// Leaves it to the guard to answer and to close, as what follows on the
-    /// connection is not known.
-    pub(super) fn refuse(
-        &self,
-        request: Request,
-        answer: Answer,
-        route: Route,
-        arrived: Duration,
-        why: Closed,
-    ) {
-        self.api.metrics.request(route, self.api.shared.clock().uptime().saturating_sub(arrived));
-        let Some(&peer) = request.remote_addr() else { return closing::dispose(request) };
-        self.doom(Doomed { peer, why, refused: Some(Box::new((request, answer))) });
-    }
-
+    /// Answers, and takes note of it.
     pub(super) fn send(&self, request: Request, answer: Answer, route: Route, arrived: Duration) {
-        let peer = request.remote_addr().copied();
-        let why = match answer.send(request) {
-            Ok(After::Close) => Some(Closed::Done),
+        let (peer, length) = (request.remote_addr().copied(), answer.length());
+        let sent = answer.send(request);
+        self.api.metrics.request(route, self.api.shared.clock().uptime().saturating_sub(arrived));
+        let Some(peer) = peer else { return };
+        match sent {
+            Ok(After::Close) => self.doom(peer, Closed::Done),
             // It did not take the answer in time; half of one is none.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                Some(Closed::Stalled)
+                self.doom(peer, Closed::Stalled);
             }
-            // It stays, or it is gone, and its address may be another's by now.
-            Ok(After::Open) | Err(_) => None,
-        };
-        if let (Some(peer), Some(why)) = (peer, why) {
-            self.doom(Doomed { peer, why, refused: None });
-        }
-        self.api.metrics.request(route, self.api.shared.clock().uptime().saturating_sub(arrived));
-    }
-
-    pub(super) fn doom(&self, doomed: Doomed) {
-        if let Err(full) = self.doomed.try_send(Box::new(doomed)) {
-            // More bad requests than the guard can see to. To drop this one
-            // may mean to wait for its client.
-            let Doomed { peer, refused, .. } = *full.into_inner();
-            if let Some((request, _)) = refused.map(|refused| *refused) {
-                self.discard(request);
-                self.pipeline.give_up(peer).into_iter().for_each(|request| self.discard(request));
-            }
+            // A fresh image must not wait for another request.
+            Ok(After::Over) => drop(self.pipeline.end_of(peer)),
+            // It stays, or it is gone.
+            Ok(After::Open) | Err(_) => self.pipeline.done(peer, length),
         }
     }
 
-    /// Gets rid of a request whose connection is still open, without waiting.
-    pub(super) fn discard(&self, request: Request) {
-        let is_read = matches!(framing::body(request.headers(), false), Ok(Body::None | Body::Buffered(_)));
-        if is_read || request.body_length().is_none_or(|length| length == 0) {
-            drop(request.into_writer());
-        } else {
-            // To drop it would be to wait for the rest of its body.
-            self.closing.leak();
-            std::mem::forget(request);
+    /// Leaves it to the guard to close the connection whose request is in hand.
+    fn doom(&self, peer: SocketAddr, why: Closed) {
+        if let Some(cookie) = self.pipeline.end_of(peer) {
+            // If more of them wait than the guard can see to, the rules that
+            // it goes by will find this one.
+            let _ = self.doomed.try_send((cookie, why));
         }
     }
+
+    /// Whether nobody is in a slow lane.
+    pub(super) fn is_slow_lane_empty(&self) -> bool {
+        self.slow.is_empty() && self.slow_peers.is_empty()
+    }
+}
+
+/// Lets go of a request: one that is dropped as it is answers once more.
+pub(super) fn let_go(request: Request) {
+    drop(request.into_writer());
 }
 
 fn busy() -> Answer {

@@ -76,24 +76,12 @@ impl Guard {
         close
     }
 
-    /// Takes note of all connections.
-    pub fn note(&mut self, now: Tick, all: &[(u64, Traffic)]) {
+    fn note(&mut self, now: Tick, all: &[(u64, Traffic)]) {
         let track = |(cookie, traffic): &(u64, Traffic)| {
             let track = self.tracks.get(cookie).copied().unwrap_or_else(|| Track::new(traffic));
             (*cookie, track.after(now, traffic))
         };
         self.tracks = all.iter().map(track).collect();
-    }
-
-    /// For how long something has been unanswered; none where nothing is.
-    pub fn unanswered(&self, now: Tick, cookie: u64) -> Option<Duration> {
-        Some(now.since(self.tracks.get(&cookie)?.unanswered_since?))
-    }
-
-    /// Whether something of a request has been read that is not answered.
-    pub fn is_begun(&self, cookie: u64, traffic: &Traffic) -> bool {
-        let answered = self.tracks.get(&cookie).map_or(0, |track| track.answered);
-        traffic.received.saturating_sub(traffic.unread) > answered
     }
 }
 
@@ -156,23 +144,6 @@ mod tests {
     fn traffic(received: u64, acknowledged: u64, quiet: u64) -> Traffic {
         let quiet = Duration::from_millis(quiet);
         Traffic { received, unread: 0, acknowledged, pending: false, quiet, in_hand: false, watches: false }
-    }
-
-    #[test]
-    fn what_is_read_and_not_answered_is_begun() {
-        let mut guard = Guard::default();
-        let unread = Traffic { unread: 90, ..traffic(90, 1, 5) };
-        let all = [(1, traffic(0, 1, 5)), (2, unread), (3, traffic(90, 1, 5)), (4, traffic(90, 130, 5))];
-        guard.note(at(0), &all);
-        guard.note(at(70), &all);
-        let begun: Vec<_> = all.iter().map(|(cookie, seen)| guard.is_begun(*cookie, seen)).collect();
-        assert_eq!(begun, [false, false, true, false]);
-        let ages: Vec<_> = all.iter().map(|(cookie, _)| guard.unanswered(at(70), *cookie)).collect();
-        let age = Some(Duration::from_millis(70));
-        assert_eq!(ages, [None, age, age, None]);
-        let second = [(4, traffic(180, 130, 5))];
-        guard.note(at(80), &second);
-        assert!(guard.is_begun(4, &second[0].1));
     }
 
     #[test]

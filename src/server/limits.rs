@@ -1,5 +1,5 @@
-//! How many connections the system allows us: each takes two descriptors and
-//! a thread.
+//! How many connections the system allows us: each takes a thread and two
+//! descriptors, and a third while the image of the process changes.
 
 use std::fs::read_to_string;
 
@@ -20,12 +20,12 @@ pub fn raise_descriptor_limit() {
 /// The most connections to keep: what is configured, or less where the system
 /// would not bear them.
 pub fn most_connections(configured: usize, observers: usize, other_threads: usize) -> usize {
-    // A watcher takes two descriptors more than any other, and a thread of ours
+    // A watcher takes a descriptor more than any other, and a thread of ours
     // instead of one of tiny_http's.
     let observers = observers as u64;
     let descriptors = getrlimit(Resource::Nofile)
         .current
-        .map_or(u64::MAX, |most| most.saturating_sub(OTHER_DESCRIPTORS + 2 * observers) / 2);
+        .map_or(u64::MAX, |most| most.saturating_sub(OTHER_DESCRIPTORS + observers) / 3);
     let other_threads = OTHER_THREADS + other_threads as u64;
     let threads = [thread_limit(), getrlimit(Resource::Nproc).current.unwrap_or(u64::MAX)];
     // Others may count towards the same limit: a quarter is left to them.

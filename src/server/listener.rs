@@ -67,6 +67,8 @@ pub fn adopt(descriptor: OwnedFd) -> io::Result<TcpListener> {
 /// Linux hands these on to every accepted connection.
 fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    // Else the kernel wakes us for an urgent byte and does not count it.
+    socket.set_out_of_band_inline(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3))?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_write_timeout(Some(SEND_TIMEOUT))?;

@@ -16,9 +16,9 @@ use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tungstenite::{Error, Message, WebSocket};
 
 use super::answer::Answer;
-use super::flow::Lane;
+use super::flow::let_go;
 use super::handshake::{self, Accepted, PROTOCOL};
-use super::{Server, closing, socket};
+use super::{Server, socket};
 use crate::clock::wall;
 use crate::fanout::{Subject, Waiting};
 use crate::metrics::{Closed, Route};
@@ -93,14 +93,9 @@ impl Server {
         }
     }
 
-    /// Answers a request that becomes no stream. Its connection has announced
-    /// another protocol, so tiny_http ends it after this.
+    /// Answers a request that becomes no stream.
     pub(super) fn refuse_stream(&self, request: Request, answer: Answer, arrived: Duration) {
-        let peer = request.remote_addr().copied();
         self.send(request, answer, Route::Observe, arrived);
-        if let Some(peer) = peer {
-            self.done(peer, Lane::Stream);
-        }
     }
 
     fn serve(
@@ -111,7 +106,7 @@ impl Server {
         subject: &Subject,
         arrived: Duration,
     ) {
-        let Some(&peer) = request.remote_addr() else { return closing::dispose(request) };
+        let Some(&peer) = request.remote_addr() else { return let_go(request) };
         self.pipeline.become_stream(peer);
         let connections = socket::connections(self.address.port());
         let connection = connections.iter().find(|connection| connection.peer == peer);
@@ -129,10 +124,8 @@ impl Server {
             drop(stream);
             self.close(connection, why);
         } else {
-            closing::dispose(request);
+            let_go(request);
         }
-        // What was sent after the handshake, before it was one.
-        self.pipeline.give_up(peer).into_iter().for_each(closing::dispose);
     }
 
     /// What a watcher gets first.

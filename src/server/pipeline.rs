@@ -4,70 +4,73 @@
 //! answers were given, so that no worker fills the buffer of a peer that does
 //! not read.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use tiny_http::Request;
-
 use crate::clock::monotonic;
 
-/// Answers that fit into a socket's send buffer whatever the peer does: each
-/// takes up to 4 KiB of the 256 KiB there (see `listener`).
+/// What a small answer takes of a socket's send buffer at most, in bytes; a
+/// bigger one counts as several.
+const ANSWER: usize = 4096;
+/// Answers that fit into that buffer whatever the peer does, and one of our
+/// biggest small ones behind them: it has 256 KiB (see `listener`).
 const UNREAD_ANSWERS: u32 = 50;
 
-/// What was read and is neither in hand nor waiting for so long has become no
-/// request of ours: the library has answered it by itself.
+/// What was read of a connection that had the same address before, and is not
+/// in hand for so long, was its last: the connection is gone.
 const NO_REQUEST: Duration = Duration::from_millis(50);
 
-/// Requests of one connection that may wait for their turn.
-const MOST_WAITING: usize = 64;
+/// So many looks in a row that do not find a connection mean that it is gone:
+/// in the first it may have been too young.
+const LOOKS: u8 = 2;
 
-/// What becomes of a request.
-pub enum Admitted {
-    /// It is its turn.
-    Now(Request),
-    /// It comes from [`Pipeline::next`] when it is.
-    Later,
-    /// Too many of its connection wait already; whether it is the first.
-    TooMany(Request, bool),
-}
-
-/// What a connection's request in hand waits for.
+/// Where a connection's present request is.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Hand {
     /// There is none.
     #[default]
     Free,
-    /// For us.
+    /// It is being read, or waits for a worker.
+    Read,
+    /// It is being answered.
     Ours,
-    /// For more from its client.
-    Client,
-    /// For nothing: it has become a stream.
+    /// It has become a stream.
     Stream,
+    /// There will be no other: the connection is being ended.
+    Ending,
 }
 
 #[derive(Default)]
 struct Connection {
+    /// The kernel's own number for it; the address may have been another's.
+    cookie: u64,
     hand: Hand,
-    /// A request was read that is not answered.
-    is_read: bool,
-    /// Who is to read the next one.
+    /// Who waits to read the next one, which is there already.
     reader: Option<Thread>,
-    waiting: VecDeque<Request>,
-    /// More came than may wait.
-    floods: bool,
-    /// Answers given since the peer was last seen to have taken all.
+    /// What was answered since the peer was last seen to have taken all, in
+    /// small answers.
     unread: u32,
+    /// The same since the present look began.
+    since_look: u32,
+    /// Looks in a row that did not find it.
+    missing: u8,
+}
+
+impl Connection {
+    fn wake(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.unpark();
+        }
+    }
 }
 
 #[derive(Default)]
 struct State {
     connections: HashMap<SocketAddr, Connection>,
-    /// Whose next request can be taken, in turn.
-    turns: VecDeque<SocketAddr>,
+    is_frozen: bool,
 }
 
 /// The connections that ask for something.
@@ -75,80 +78,82 @@ struct State {
 pub struct Pipeline(Mutex<State>);
 
 impl Pipeline {
-    /// Waits until everything that was read from `peer` is answered. To be
-    /// called before a request is read from there.
-    pub fn await_turn(&self, peer: SocketAddr) {
+    /// Waits until everything that was read from `peer` is answered, and
+    /// nothing is frozen. To be called before a request is read from there;
+    /// returns whether it may be.
+    pub fn await_turn(&self, peer: SocketAddr, cookie: u64) -> bool {
         let mut since = None;
         loop {
             let mut state = self.lock();
+            let is_frozen = state.is_frozen;
             let connection = state.connections.entry(peer).or_default();
-            let is_free = connection.hand == Hand::Free && connection.waiting.is_empty();
+            let is_the_same = connection.cookie == cookie;
             let now = monotonic();
-            let waited = since.map(|since| now.saturating_sub(since));
-            if !connection.is_read || is_free && waited >= Some(NO_REQUEST) {
-                (connection.is_read, connection.reader) = (true, None);
-                return;
+            let waited = now.saturating_sub(*since.get_or_insert(now));
+            let is_free = match connection.hand {
+                Hand::Stream | Hand::Ending if is_the_same => return false,
+                // If it is not free, it is another's that had the address before.
+                Hand::Free | Hand::Stream | Hand::Ending => true,
+                Hand::Read => !is_the_same && waited >= NO_REQUEST,
+                Hand::Ours => false,
+            };
+            if is_free && !is_the_same {
+                *connection = Connection { cookie, ..Connection::default() };
+            }
+            if is_free && !is_frozen {
+                (connection.hand, connection.reader) = (Hand::Read, None);
+                return true;
             }
             connection.reader = Some(thread::current());
             drop(state);
-            since.get_or_insert(now);
             thread::park_timeout(NO_REQUEST);
         }
     }
 
-    /// Takes a request in. Requests of one connection must come in the order
-    /// in which they were sent.
-    pub fn admit(&self, request: Request) -> Admitted {
-        let Some(&peer) = request.remote_addr() else { return Admitted::Now(request) };
+    /// Waits until nothing is frozen, for a request without an address.
+    pub fn await_thaw(&self) {
+        while self.lock().is_frozen {
+            thread::park_timeout(NO_REQUEST);
+        }
+    }
+
+    /// A worker begins with the request of `peer`.
+    pub fn admit(&self, peer: SocketAddr) {
+        self.lock().connections.entry(peer).or_default().hand = Hand::Ours;
+    }
+
+    /// Takes note that the request of `peer` was answered, and by how many
+    /// bytes; none where nobody knows.
+    pub fn done(&self, peer: SocketAddr, bytes: Option<usize>) {
         let mut state = self.lock();
-        let connection = state.connections.entry(peer).or_default();
-        if connection.hand == Hand::Free {
-            connection.hand = Hand::Ours;
-            Admitted::Now(request)
-        } else if connection.waiting.len() < MOST_WAITING {
-            connection.waiting.push_back(request);
-            Admitted::Later
-        } else {
-            let is_first = !std::mem::replace(&mut connection.floods, true);
-            Admitted::TooMany(request, is_first)
+        let Some(connection) = state.connections.get_mut(&peer) else { return };
+        let answers =
+            bytes.map_or(UNREAD_ANSWERS, |bytes| u32::try_from(1 + bytes / ANSWER).unwrap_or(u32::MAX));
+        connection.unread = connection.unread.saturating_add(answers);
+        connection.since_look = connection.since_look.saturating_add(answers);
+        if connection.hand == Hand::Ours {
+            connection.hand = Hand::Free;
         }
+        connection.wake();
     }
 
-    /// Takes note that a request of `peer` was answered. Returns whether its
-    /// next one can be taken.
-    pub fn done(&self, peer: SocketAddr) -> bool {
-        let State { connections, turns } = &mut *self.lock();
-        let Some(connection) = connections.get_mut(&peer) else { return false };
-        connection.unread = connection.unread.saturating_add(1);
-        let goes_on = !connection.waiting.is_empty();
-        connection.hand = if goes_on { Hand::Ours } else { Hand::Free };
-        if goes_on {
-            turns.push_back(peer);
-        } else {
-            connection.is_read = false;
-            if let Some(reader) = connection.reader.take() {
-                reader.unpark();
-            }
-        }
-        goes_on
+    /// From now on no request is read, until [`thaw`](Self::thaw).
+    pub fn freeze(&self) {
+        self.lock().is_frozen = true;
     }
 
-    /// Gives up what waits of a connection that is being ended.
-    pub fn give_up(&self, peer: SocketAddr) -> VecDeque<Request> {
-        self.lock().connections.remove(&peer).map_or_else(VecDeque::new, |connection| connection.waiting)
+    /// Requests are read again.
+    pub fn thaw(&self) {
+        let mut state = self.lock();
+        state.is_frozen = false;
+        // They still wait for us until they run.
+        let readers = state.connections.values().filter_map(|connection| connection.reader.as_ref());
+        readers.for_each(Thread::unpark);
     }
 
-    /// The next request of somebody who has sent several.
-    pub fn next(&self) -> Option<Request> {
-        let State { connections, turns } = &mut *self.lock();
-        // Who was given up has none.
-        std::iter::from_fn(|| turns.pop_front())
-            .find_map(|peer| connections.get_mut(&peer)?.waiting.pop_front())
-    }
-
-    /// Whether there may be a next request.
-    pub fn has_next(&self) -> bool {
-        !self.lock().turns.is_empty()
+    /// Whether nothing that was read is unanswered.
+    pub fn is_quiet(&self) -> bool {
+        !self.lock().connections.values().any(|it| matches!(it.hand, Hand::Read | Hand::Ours))
     }
 
     /// Whether the next answer to `peer` may have to wait until it reads.
@@ -156,51 +161,75 @@ impl Pipeline {
         self.lock().connections.get(&peer).is_some_and(|connection| connection.unread >= UNREAD_ANSWERS)
     }
 
-    /// Whether a request of `peer` is in hand.
-    pub fn is_busy(&self, peer: SocketAddr) -> bool {
-        self.hand(peer) != Hand::Free
+    /// Whether a connection cannot go on elsewhere: something of it is in hand,
+    /// or it is being ended.
+    pub fn is_bound(&self, peer: SocketAddr, cookie: u64) -> bool {
+        self.is(peer, cookie, |connection| connection.hand != Hand::Free)
     }
 
-    /// Whether a request of `peer` is in hand, and the next move ours.
-    pub fn is_our_turn(&self, peer: SocketAddr) -> bool {
-        self.hand(peer) == Hand::Ours
+    /// Whether a connection waits for us: a request of it has come and is not
+    /// answered.
+    pub fn is_our_turn(&self, peer: SocketAddr, cookie: u64) -> bool {
+        self.is(peer, cookie, |it| matches!(it.hand, Hand::Read | Hand::Ours) || it.reader.is_some())
     }
 
-    /// Whether the connection of `peer` has become a stream.
-    pub fn is_stream(&self, peer: SocketAddr) -> bool {
-        self.hand(peer) == Hand::Stream
-    }
-
-    /// The request of `peer` that is in hand waits for more from its client.
-    pub fn await_client(&self, peer: SocketAddr) {
-        self.set_hand(peer, Hand::Client);
+    /// Whether a connection has become a stream.
+    pub fn is_stream(&self, peer: SocketAddr, cookie: u64) -> bool {
+        self.is(peer, cookie, |connection| connection.hand == Hand::Stream)
     }
 
     /// The connection of `peer` becomes a stream.
     pub fn become_stream(&self, peer: SocketAddr) {
-        self.set_hand(peer, Hand::Stream);
+        if let Some(connection) = self.lock().connections.get_mut(&peer) {
+            connection.hand = Hand::Stream;
+        }
+    }
+
+    /// A connection is being ended.
+    pub fn end(&self, peer: SocketAddr, cookie: u64) {
+        if let Some(connection) = self.lock().connections.get_mut(&peer)
+            && connection.cookie == cookie
+        {
+            connection.hand = Hand::Ending;
+            connection.wake();
+        }
+    }
+
+    /// The connection whose request of `peer` is in hand is being ended.
+    pub fn end_of(&self, peer: SocketAddr) -> Option<u64> {
+        let mut state = self.lock();
+        let connection = state.connections.get_mut(&peer)?;
+        connection.hand = Hand::Ending;
+        connection.wake();
+        Some(connection.cookie)
+    }
+
+    /// A look at all connections begins. What is answered from now on, it may
+    /// not see.
+    pub fn begin_look(&self) {
+        self.lock().connections.values_mut().for_each(|connection| connection.since_look = 0);
     }
 
     /// Takes note of all connections, and whether they have something of ours
     /// still to take. What is not among them is gone.
     pub fn look(&self, pending: &HashMap<SocketAddr, bool>) {
         self.lock().connections.retain(|peer, connection| {
-            if pending.get(peer) != Some(&true) {
-                connection.unread = 0;
+            let seen = pending.get(peer);
+            if seen != Some(&true) {
+                connection.unread = connection.since_look;
             }
-            let is_read = connection.is_read && pending.contains_key(peer);
-            connection.hand != Hand::Free || connection.unread > 0 || is_read
+            connection.missing = if seen.is_some() { 0 } else { connection.missing.saturating_add(1) };
+            let is_in_use =
+                connection.hand != Hand::Free || connection.unread > 0 || connection.reader.is_some();
+            is_in_use && (connection.missing < LOOKS || connection.hand == Hand::Ours)
         });
     }
 
-    fn hand(&self, peer: SocketAddr) -> Hand {
-        self.lock().connections.get(&peer).map_or(Hand::Free, |connection| connection.hand)
-    }
-
-    fn set_hand(&self, peer: SocketAddr, hand: Hand) {
-        if let Some(connection) = self.lock().connections.get_mut(&peer) {
-            connection.hand = hand;
-        }
+    fn is(&self, peer: SocketAddr, cookie: u64, so: impl Fn(&Connection) -> bool) -> bool {
+        self.lock()
+            .connections
+            .get(&peer)
+            .is_some_and(|connection| connection.cookie == cookie && so(connection))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -82,15 +82,6 @@ impl Connection {
         }
     }
 
-    /// See [`set_low_water`].
-    pub fn set_low_water(&self, bytes: i32) {
-        with_borrowed(self.descriptor, |borrowed| {
-            if SockRef::from(&borrowed).cookie().ok() == Some(self.cookie) {
-                set_low_water(borrowed, bytes);
-            }
-        });
-    }
-
     /// A descriptor of our own for it.
     pub fn stream(&self) -> Option<TcpStream> {
         duplicate(self.descriptor).filter(|stream| SockRef::from(stream).cookie().ok() == Some(self.cookie))

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use super::flow::Lane;
 use super::{DOOR, Server};
 use crate::vitals::Vitals;
 
@@ -83,13 +82,11 @@ impl Server {
     pub fn drain_former(&self) {
         while !self.api.shared.is_stopping() {
             let now = self.api.shared.clock().uptime();
-            let (mut admitted, mut retired) = (Vec::new(), Vec::new());
+            let (mut requests, mut retired) = (Vec::new(), Vec::new());
             let mut all = self.former.lock().unwrap_or_else(PoisonError::into_inner);
             for former in all.iter_mut() {
-                // Without the workers' turn: one of them holds it while it
-                // waits, and this thread alone takes from former servers.
                 while let Ok(Some(request)) = former.server.try_recv() {
-                    admitted.push(self.pipeline.admit(request));
+                    requests.push(request);
                     former.quiet_since = now;
                 }
                 // A worker may still be waiting there, its call taken by us.
@@ -100,11 +97,8 @@ impl Server {
             drop(all);
             // A server that is dropped calls its own port, which may take time.
             drop(retired);
-            for admitted in admitted {
-                self.handle(admitted);
-            }
-            while let Some(request) = self.pipeline.next() {
-                self.take(request, Lane::Worker, self.api.shared.clock().uptime());
+            for request in requests {
+                self.begin(request);
             }
             self.api.shared.pause(pause);
         }
