@@ -1,5 +1,6 @@
-//! All attacks at random, from a seed, beside agents that live and die: no death
-//! is invented and none missed, and heartbeats are answered at once.
+//! All attacks at random, from a seed, beside agents that live and die, while the
+//! image of the process changes every few seconds: no death is invented and none
+//! missed, and every heartbeat is answered.
 //!
 //! `SOAK_SECONDS` sets the length, `SOAK_SEED` repeats one.
 
@@ -14,17 +15,11 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use support::station::{Answer as Reply, Station};
 use support::{Answer, Collector, PATIENCE, uuid, wait};
-
-/// Of some 5,500 heartbeats. Most runs need none; but now and then some are lost
-/// around one change of image, and not all of the causes are known.
-const MOST_SECOND_ATTEMPTS: usize = 55;
 
 #[test]
 fn a_soak_invents_no_death_and_misses_none() {
@@ -53,11 +48,9 @@ fn a_soak_invents_no_death_and_misses_none() {
         let latest = seconds.saturating_sub(16).max(6);
         (agent.is_multiple_of(10)).then(|| Duration::from_secs(5 + agent * 7919 % (latest - 5)))
     };
-    let again = Arc::new(AtomicUsize::new(0));
     // Each has its own thread, as none waits for another in the world either.
     let beats: Vec<_> = (0..agents)
         .map(|agent| {
-            let tried_again = Arc::clone(&again);
             let work = move || -> Result<Duration, String> {
                 let mut slowest = Duration::ZERO;
                 for round in 0_u64.. {
@@ -71,13 +64,7 @@ fn a_soak_invents_no_death_and_misses_none() {
                         say_goodbye(port, agent)?;
                         break;
                     }
-                    // Of all that is sent hardly anything may need a second
-                    // attempt, and nothing a third.
-                    if let Err(error) = soak_beat(port, agent, round) {
-                        println!("tried again: {error}");
-                        tried_again.fetch_add(1, Ordering::Relaxed);
-                        soak_beat(port, agent, round)?;
-                    }
+                    soak_beat(port, agent, round)?;
                     slowest = slowest.max(began.elapsed());
                 }
                 Ok(slowest)
@@ -85,6 +72,11 @@ fn a_soak_invents_no_death_and_misses_none() {
             thread::Builder::new().stack_size(128 * 1024).spawn(work).unwrap()
         })
         .collect();
+    let mut rng = fastrand::Rng::with_seed(seed);
+    while Instant::now() < end {
+        wait(Duration::from_millis(rng.u64(1000..5000)));
+        collector.signal("HUP");
+    }
     let mut slowest = Duration::ZERO;
     for beat in beats {
         match beat.join().unwrap() {
@@ -95,13 +87,9 @@ fn a_soak_invents_no_death_and_misses_none() {
     for attacker in attackers {
         attacker.join().unwrap();
     }
-    let again = again.load(Ordering::Relaxed);
-    println!("{again} heartbeats needed a second attempt, the slowest took {slowest:?}");
-    assert!(
-        again <= MOST_SECOND_ATTEMPTS,
-        "{again} heartbeats needed a second attempt; log:\n{}",
-        collector.log().join("\n")
-    );
+    let changes = collector.log().iter().filter(|line| line.contains("going on where")).count();
+    println!("{changes} changes of image, the slowest heartbeat took {slowest:?}");
+    assert!(changes > 0);
     let deaths = |posts: &[support::station::Post]| -> Vec<String> {
         let deaths = posts.iter().filter(|post| post.text("type") == "AGENT_DEATH");
         let mut ids: Vec<String> = deaths.map(|post| post.text("agent_uuid").to_owned()).collect();
