@@ -98,16 +98,17 @@ fn honest_beat(port: u16) -> Result<Duration, String> {
     Ok(took)
 }
 
+/// The first number of a line of proc_pid_status(5).
+fn status(collector: &Collector, name: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", collector.child.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 /// Threads, descriptors and kilobytes of memory of a process.
 fn usage(collector: &Collector) -> (usize, usize, usize) {
-    let id = collector.child.id();
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let field = |name: &str| -> usize {
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
-    };
-    let descriptors = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count();
-    (field("Threads:"), descriptors, field("VmRSS:"))
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", collector.child.id())).unwrap().count();
+    (status(collector, "Threads:"), descriptors, status(collector, "VmRSS:"))
 }
 
 /// By how many descriptors the collector holds the connection from this port:
@@ -124,13 +125,6 @@ fn holds(collector: &Collector, client: u16) -> usize {
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", collector.child.id())).unwrap();
     let links = descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
     links.filter(|link| link.to_str() == inode.as_deref()).count()
-}
-
-/// The most memory that a process has had, in kilobytes.
-fn peak(collector: &Collector) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", collector.child.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// Runs an attack beside honest heartbeats, then waits until things are as
@@ -304,7 +298,7 @@ fn requests_and_heads_fill_no_memory() {
             assert_eq!(collector.get("/ready").status, 200);
             drop(held);
         }
-        let most = peak(collector);
+        let most = status(collector, "VmHWM:");
         println!("{before} KB before, {most} KB at most");
         assert!(most < before + 24 * 1024, "{before} KB before, {most} KB at most");
     });
@@ -694,13 +688,6 @@ fn limit(command: &mut std::process::Command, resource: rustix::process::Resourc
     }
 }
 
-/// Whose process it is.
-fn owner(collector: &Collector) -> u32 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", collector.child.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("Uid:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 /// Where threads are short again and again, accept loops end and are replaced;
 /// what they leave behind is freed.
 #[test]
@@ -713,7 +700,7 @@ fn what_piles_up_is_freed_by_a_fresh_image() {
     // Only its own user may set it.
     let allow = |most: u32| {
         let (id, limit) = (collector.child.id().to_string(), format!("--nproc={most}:400"));
-        let user = owner(&collector);
+        let user = u32::try_from(status(&collector, "Uid:")).unwrap();
         let mut prlimit = std::process::Command::new("prlimit");
         assert!(prlimit.args(["--pid", &id, &limit]).uid(user).gid(user).status().unwrap().success());
     };

@@ -116,10 +116,10 @@ fn try_to_go_on(
     (patience, is_last): (Duration, bool),
 ) -> bool {
     let (shared, observers) = (keeper.shared(), server.observers());
+    server.await_slow_lane(BIG_ANSWERS, || demands.any());
     // What is being posted is waited for, so that nothing is told twice.
     shared.hold_alerts(true);
     shared.wait_until(POSTS, |registry| !registry.outbox().is_posting());
-    server.await_slow_lane(BIG_ANSWERS, || demands.any());
     // Whoever connects from now on waits for the next image.
     observers.end();
     DOOR.close();

@@ -93,9 +93,10 @@ fn frame_with<const LINES: usize>(bytes: &[u8]) -> Result<Option<usize>, (Refuse
     if has_bare_lf || !head.is_ascii() {
         return refused(Refused::Malformed);
     }
-    let method: Option<Method> = request.method.and_then(|method| method.parse().ok());
-    let route =
-        || method.as_ref().map_or(Route::Other, |it| Target::parse(it, request.path.unwrap_or("")).route());
+    let route = || {
+        let method: Option<Method> = request.method.and_then(|method| method.parse().ok());
+        method.map_or(Route::Other, |it| Target::parse(&it, request.path.unwrap_or("")).route())
+    };
     match body(request.headers) {
         Ok(body) if bytes.len() - length < body => Ok(None),
         Ok(body) => Ok(Some(length + body)),

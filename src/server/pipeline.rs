@@ -236,3 +236,119 @@ impl Pipeline {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::{RecvTimeoutError, bounded};
+    use std::sync::Arc;
+
+    /// Long enough that who is let on would be.
+    const MOMENT: Duration = Duration::from_millis(150);
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn peer() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 9))
+    }
+
+    /// Waits for a turn in a thread of its own, and says what came of it.
+    fn ask(pipeline: &Arc<Pipeline>, cookie: u64) -> crossbeam_channel::Receiver<bool> {
+        let (said, heard) = bounded(1);
+        let pipeline = Arc::clone(pipeline);
+        thread::spawn(move || said.send(pipeline.await_turn(peer(), cookie)));
+        heard
+    }
+
+    #[test]
+    fn the_next_is_read_when_the_former_is_answered() {
+        let pipeline = Arc::new(Pipeline::default());
+        assert!(pipeline.await_turn(peer(), 1));
+        assert!(!pipeline.is_quiet(), "it is read, and no worker has it yet");
+        let next = ask(&pipeline, 1);
+        assert_eq!(next.recv_timeout(MOMENT), Err(RecvTimeoutError::Timeout));
+        pipeline.admit(peer());
+        assert_eq!(next.recv_timeout(MOMENT), Err(RecvTimeoutError::Timeout));
+        pipeline.done(peer(), Some(10));
+        assert_eq!(next.recv_timeout(PATIENCE), Ok(true));
+    }
+
+    #[test]
+    fn in_the_frost_nothing_is_read_and_all_can_go_elsewhere() {
+        let pipeline = Arc::new(Pipeline::default());
+        assert!(pipeline.await_turn(peer(), 1));
+        pipeline.admit(peer());
+        pipeline.freeze();
+        assert!(!pipeline.is_quiet());
+        assert!(pipeline.is_bound(peer(), 1));
+        pipeline.done(peer(), Some(10));
+        let next = ask(&pipeline, 1);
+        assert_eq!(next.recv_timeout(MOMENT), Err(RecvTimeoutError::Timeout));
+        assert!(pipeline.is_quiet());
+        assert!(!pipeline.is_bound(peer(), 1));
+        // It waits for us, as soon as its thread has come that far.
+        let give_up = monotonic() + PATIENCE;
+        while !pipeline.is_our_turn(peer(), 1) {
+            assert!(monotonic() < give_up);
+            thread::yield_now();
+        }
+        pipeline.thaw();
+        assert_eq!(next.recv_timeout(PATIENCE), Ok(true));
+    }
+
+    #[test]
+    fn what_is_ended_is_over_for_itself_alone() {
+        let pipeline = Arc::new(Pipeline::default());
+        assert!(pipeline.await_turn(peer(), 1));
+        pipeline.admit(peer());
+        let behind = ask(&pipeline, 1);
+        assert_eq!(behind.recv_timeout(MOMENT), Err(RecvTimeoutError::Timeout));
+        assert_eq!(pipeline.end_of(peer()), Some(1));
+        assert_eq!(behind.recv_timeout(PATIENCE), Ok(false));
+        assert!(pipeline.is_bound(peer(), 1) && pipeline.is_quiet());
+        // Its address is another's now.
+        pipeline.end(peer(), 2);
+        assert!(pipeline.await_turn(peer(), 2));
+        pipeline.end(peer(), 1);
+        assert!(!pipeline.is_bound(peer(), 1) && pipeline.is_our_turn(peer(), 2));
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten_at_the_second_look() {
+        let pipeline = Pipeline::default();
+        assert!(pipeline.await_turn(peer(), 1));
+        pipeline.look(&HashMap::new());
+        assert!(!pipeline.is_quiet(), "the look may have begun before");
+        pipeline.look(&HashMap::new());
+        assert!(pipeline.is_quiet());
+        assert!(pipeline.await_turn(peer(), 2));
+        pipeline.admit(peer());
+        (0..5).for_each(|_| pipeline.look(&HashMap::new()));
+        assert!(!pipeline.is_quiet(), "a worker has it");
+    }
+
+    #[test]
+    fn what_nobody_takes_may_block_until_it_is_taken() {
+        let pipeline = Pipeline::default();
+        let answer = |bytes| {
+            assert!(pipeline.await_turn(peer(), 1));
+            pipeline.admit(peer());
+            pipeline.done(peer(), bytes);
+            pipeline.may_block(peer())
+        };
+        assert!((0..UNREAD_ANSWERS - 1).all(|_| !answer(Some(100))));
+        assert!(answer(Some(100)));
+        pipeline.begin_look();
+        pipeline.look(&HashMap::from([(peer(), true)]));
+        assert!(pipeline.may_block(peer()), "it has not taken them");
+        pipeline.begin_look();
+        pipeline.look(&HashMap::from([(peer(), false)]));
+        assert_eq!(
+            (0..6).map(|_| answer(Some(40_000))).collect::<Vec<_>>(),
+            [false, false, false, false, true, true]
+        );
+        pipeline.begin_look();
+        assert!(answer(None), "nobody knows how big it was");
+        pipeline.look(&HashMap::from([(peer(), false)]));
+        assert!(pipeline.may_block(peer()), "the look had begun before");
+    }
+}
