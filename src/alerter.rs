@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use crate::alert::Alert;
-use crate::clock::{Tick, wall};
-use crate::delivery::{Failure, Outcome};
 use crate::metrics::Metrics;
-use crate::panics;
 use crate::shared::Shared;
 use crate::station::{Station, Told};
 use crate::vitals::Vitals;
+use pap_core::alert::Alert;
+use pap_core::delivery::{Failure, Outcome};
+use pap_core::time::Tick;
+use pap_process::clock::wall;
+use pap_process::panics;
 
 /// The same trouble with the station is worth a line only this often.
 const REMARK_PAUSE: Duration = Duration::from_secs(60);
@@ -78,8 +79,8 @@ pub fn run(
 
 fn log_failure(shared: &Shared, troubles: &Troubles, alert: &Alert, failure: Failure, told: &Told) {
     let answer = match told.reply {
-        crate::delivery::Reply::Status { code, .. } => Some(code),
-        crate::delivery::Reply::None => None,
+        pap_core::delivery::Reply::Status { code, .. } => Some(code),
+        pap_core::delivery::Reply::None => None,
     };
     let advice = match failure {
         Failure::Misconfigured(401 | 403) => "; check STATION_ALERT_KEY",

@@ -12,29 +12,29 @@ use std::io;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use pap_process::threads::{Threads, spawn};
 
 use crate::alerter::{self, Troubles};
-use crate::cli::{BUG, STOPPED};
-use crate::clock::{deadline_in, wall};
 use crate::config::Config;
 use crate::emitter::Event;
-use crate::handover::{Image, Inherited, inherited};
-use crate::logging::Log;
 use crate::metrics::Metrics;
 use crate::observers::Observers;
-use crate::panics::on_panic_of_ours;
 use crate::server::{self, Api, DOOR, Ends, SLOW_LANES, Server};
 use crate::shared::{Phase, Shared};
-use crate::signals::{Signal, Signals};
 use crate::station::Station;
-use crate::systemd::Notifier;
 use crate::vitals::Vitals;
-use crate::{VERSION, resident, sweeper};
+use crate::{VERSION, sweeper};
 use image::Program;
+use pap_process::cli::{BUG, STOPPED};
+use pap_process::clock::wall;
+use pap_process::logging::Log;
+use pap_process::panics::on_panic_of_ours;
+use pap_process::reexec::{Image, Inherited, inherited};
+use pap_process::signals::{Signal, Signals};
+use pap_process::systemd::Notifier;
 use state::Keeper;
 
 /// How long the alerts may take to go out when the process is to stop.
@@ -49,9 +49,6 @@ const GOODBYE_ABOVE: Duration = Duration::from_secs(5);
 const FLUSH: Duration = Duration::from_millis(500);
 /// After a fresh image could not be had, it is tried again after this.
 const REFRESH_PAUSE: Duration = Duration::from_secs(60);
-/// When code that only the start needed is given back, and how often after.
-const TIDY_FIRST: Duration = Duration::from_secs(1);
-const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// Orders that may wait.
 const MOST_ORDERS: usize = 16;
 /// How often the service manager is told how we are, if it does not ask.
@@ -169,24 +166,29 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
         // Not joined: at the end one may still wait for the station.
         spawn(&format!("alerter-{number}"), move || {
             alerter::run(&shared, &metrics, &station, &troubles, (&vitals, number), &alerts);
-        })?;
+        })
+        .map_err(Failure::Thread)?;
     }
     {
         let (shared, metrics, vitals) = (Arc::clone(&shared), Arc::clone(&metrics), Arc::clone(&vitals));
         let (observers, longest_sleep) = (Arc::clone(&observers), config.longest_sleep);
-        threads.spawn("sweeper", move || {
-            sweeper::run(&shared, &metrics, &vitals, &observers, &alerts, longest_sleep);
-        })?;
+        threads
+            .spawn("sweeper", move || {
+                sweeper::run(&shared, &metrics, &vitals, &observers, &alerts, longest_sleep);
+            })
+            .map_err(Failure::Thread)?;
     }
     serve(config.http_workers, &server, ends, &vitals, asked, &mut threads)?;
     if let Some(interval) = keeper.interval() {
         let keeper = Arc::clone(&keeper);
-        threads.spawn("state", move || keeper.run(interval))?;
+        threads.spawn("state", move || keeper.run(interval)).map_err(Failure::Thread)?;
     }
     let notifier = Arc::new(Notifier::from_environment());
     if notifier.is_on() {
         let (notifier, shared, vitals) = (Arc::clone(&notifier), Arc::clone(&shared), Arc::clone(&vitals));
-        threads.spawn("systemd", move || report_to_systemd(&notifier, &shared, &vitals))?;
+        threads
+            .spawn("systemd", move || report_to_systemd(&notifier, &shared, &vitals))
+            .map_err(Failure::Thread)?;
     }
     shared.enter(Phase::Ready);
     notifier.say("READY=1");
@@ -194,7 +196,9 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
     let mut above = Threads::default();
     if let Some(parent) = config.parent.clone() {
         let (shared, vitals) = (Arc::clone(&shared), Arc::clone(&vitals));
-        above.spawn("parent", move || parent::run(&parent, shared, vitals, &parted))?;
+        above
+            .spawn("parent", move || parent::run(&parent, shared, vitals, &parted))
+            .map_err(Failure::Thread)?;
     }
 
     wait_for_stop(&orders, &program, &server, &keeper, &notifier, &demands);
@@ -208,12 +212,12 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
         let owed = shared.with(|registry, _| registry.outbox().owed());
         log::warn!("stopping with {owed} verdicts still owed to the station");
     }
-    above.join(GOODBYE_ABOVE);
+    join(above, GOODBYE_ABOVE);
     shared.stop();
     observers.end();
     server.stop();
     observers.await_end(GOODBYES);
-    threads.join(JOIN);
+    join(threads, JOIN);
     keeper.save();
     log::info!("stopped");
     // Requests that nobody took would be answered once more when they are
@@ -233,28 +237,30 @@ fn serve(
 ) -> Result<(), Failure> {
     for number in 0..workers {
         let server = Arc::clone(server);
-        threads.spawn(&format!("http-{number}"), move || server.work())?;
+        threads.spawn(&format!("http-{number}"), move || server.work()).map_err(Failure::Thread)?;
     }
     {
         let (server, streams) = (Arc::clone(server), ends.streams);
-        threads.spawn("streams", move || server.open_streams(&streams))?;
+        threads.spawn("streams", move || server.open_streams(&streams)).map_err(Failure::Thread)?;
     }
     for number in 0..SLOW_LANES {
         let (server, slow) = (Arc::clone(server), ends.slow.clone());
-        threads.spawn(&format!("slow-{number}"), move || server.slow_lane(&slow))?;
+        threads.spawn(&format!("slow-{number}"), move || server.slow_lane(&slow)).map_err(Failure::Thread)?;
     }
     {
         let (guarding, doomed, crowd, asked) = (Arc::clone(server), ends.doomed, ends.crowd, asked);
-        threads.spawn("guard", move || {
-            guarding.guard(&doomed, &crowd, &|| {
-                // If an order waits already, this one comes again.
-                let _ = asked.try_send(Order::Refresh);
-            });
-        })?;
+        threads
+            .spawn("guard", move || {
+                guarding.guard(&doomed, &crowd, &|| {
+                    // If an order waits already, this one comes again.
+                    let _ = asked.try_send(Order::Refresh);
+                });
+            })
+            .map_err(Failure::Thread)?;
         let (watching, trouble, vitals) = (Arc::clone(server), ends.trouble, Arc::clone(vitals));
-        threads.spawn("watch", move || watching.watch(&trouble, &vitals))?;
+        threads.spawn("watch", move || watching.watch(&trouble, &vitals)).map_err(Failure::Thread)?;
         let draining = Arc::clone(server);
-        threads.spawn("former", move || draining.drain_former())?;
+        threads.spawn("former", move || draining.drain_former()).map_err(Failure::Thread)?;
     }
     Ok(())
 }
@@ -270,21 +276,8 @@ fn wait_for_stop(
 ) {
     let clock = keeper.shared().clock();
     let mut refresh_after = Duration::ZERO;
-    let mut tidy_after = TIDY_FIRST;
-    loop {
-        let order = match orders.recv_timeout(tidy_after.saturating_sub(clock.uptime())) {
-            Ok(order) => order,
-            Err(RecvTimeoutError::Timeout) => {
-                match resident::give_back() {
-                    Ok(bytes) => log::debug!("gave back {bytes} bytes of code; what is in use returns"),
-                    Err(error) => log::debug!("cannot give back code: {error}"),
-                }
-                tidy_after = clock.uptime() + TIDY_EVERY;
-                continue;
-            }
-            // The handler keeps the other end; it cannot go away before us.
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
+    // The thread that reads signals keeps the other end: this does not end by itself.
+    for order in orders {
         match order {
             Order::Stop => return,
             Order::Upgrade => {
@@ -305,6 +298,12 @@ fn wait_for_stop(
         if demands.stop.load(Ordering::SeqCst) {
             return;
         }
+    }
+}
+
+fn join(threads: Threads, longest: Duration) {
+    if let Err(late) = threads.join(longest) {
+        log::warn!("threads that do not end in time: {}", late.join(", "));
     }
 }
 
@@ -370,7 +369,7 @@ fn obey_signals(demands: Arc<Demands>, orders: Sender<Order>) -> Result<(), Fail
         let order = if caught.signal == Signal::SIGHUP { Order::Upgrade } else { Order::Stop };
         let _ = orders.send(order);
     };
-    spawn("signals", work).map(drop)
+    spawn("signals", work).map(drop).map_err(Failure::Thread)
 }
 
 /// Tells the service manager how we are, as often as it wants to hear it, and
@@ -389,36 +388,4 @@ fn report_to_systemd(notifier: &Notifier, shared: &Shared, vitals: &Vitals) {
         }
         shared.pause(every);
     }
-}
-
-/// The threads that are joined at the end.
-#[derive(Default)]
-struct Threads(Vec<JoinHandle<()>>);
-
-impl Threads {
-    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-        self.0.push(spawn(name, work)?);
-        Ok(())
-    }
-
-    /// Waits for all of them, at most for `longest`: one of the slow lanes may
-    /// still have a client that takes its time.
-    fn join(self, longest: Duration) {
-        let give_up = deadline_in(longest);
-        for thread in self.0 {
-            while !thread.is_finished() {
-                if never::<()>().recv_deadline(give_up.min(deadline_in(Duration::from_millis(1)))).is_err()
-                    && deadline_in(Duration::ZERO) >= give_up
-                {
-                    return log::warn!("{} does not end in time", thread.thread().name().unwrap_or_default());
-                }
-            }
-            // A thread of ours that panicked has ended the process already.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Failure> {
-    thread::Builder::new().name(name.into()).spawn(work).map_err(Failure::Thread)
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::clock::deadline_in;
+use pap_process::clock::deadline_in;
 
 /// How long connecting, asking and being answered may take together.
 const PATIENCE: Duration = Duration::from_secs(2);

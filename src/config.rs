@@ -2,9 +2,8 @@
 //! [`Config`] in hand is a valid one.
 
 mod flags;
-pub(crate) mod value;
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
@@ -12,32 +11,15 @@ use std::time::Duration;
 
 use ureq::tls::Certificate;
 
-use crate::beat::{AgentId, MAX_TEXT};
 use crate::emitter::{Identity, Rhythm, Ways};
-use crate::outbox::Limits;
-use crate::registry::{Rules, millis};
-use value::Reader;
+use pap_core::beat::{AgentId, MAX_TEXT, path_segment};
+use pap_core::outbox::Limits;
+use pap_core::registry::Rules;
+use pap_core::time::millis;
+use pap_process::logging::LogFormat;
+use pap_process::settings::{ConfigError, Reader, Secret};
 
 pub use flags::{Flags, Task};
-pub use value::{ConfigError, Secret};
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-impl fmt::Display for LogFormat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        })
-    }
-}
 
 /// Where alerts go.
 #[derive(Clone, Debug)]
@@ -259,7 +241,7 @@ fn station(
     roots: Vec<Certificate<'static>>,
     warnings: &mut Vec<String>,
 ) -> Result<Option<Station>, ConfigError> {
-    let encoded = percent_encoding::utf8_percent_encode(cluster_id, value::PATH_SEGMENT).to_string();
+    let encoded = path_segment(cluster_id);
     let url = from.url("STATION_ALERT_URL", ", in which {cluster_id} is filled in", |raw| {
         raw.replace("{cluster_id}", &encoded)
     })?;
@@ -278,7 +260,7 @@ mod tests {
 
     fn config(variables: &[(&str, &str)], arguments: &[&str]) -> Result<Config, ConfigError> {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let flags: Flags = crate::cli::parse("pap-collector", &arguments).unwrap();
+        let flags: Flags = pap_process::cli::parse("pap-collector", &arguments).unwrap();
         Config::new(&flags, &|name| {
             variables.iter().rfind(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         })

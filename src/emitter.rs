@@ -1,14 +1,13 @@
 //! An agent's half: heartbeats, posted in time, that mean something.
 //!
 //! `pap-heartbeat` runs one for an agent that cannot speak for itself; a
-//! collector runs one to be watched by the collector above it. [`pace`]
+//! collector runs one to be watched by the collector above it. [`Pace`]
 //! decides when, [`subject`] whether, [`ways`] posts; this file is the loop.
 
 pub mod command;
 pub mod config;
 pub mod flags;
 mod mode_file;
-pub mod pace;
 pub mod program;
 pub mod status;
 pub mod subject;
@@ -20,15 +19,18 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use crate::beat::Mode;
-use crate::clock::{deadline_in, monotonic};
+use pap_core::beat::Mode;
+use pap_core::pace::{Pace, Taken};
+use pap_process::clock::{deadline_in, monotonic};
 
 pub use config::Rhythm;
 pub use mode_file::ModeFile;
-pub use pace::{Pace, Taken};
 pub use status::{Status, StatusFile};
 pub use subject::Subject;
 pub use ways::{Identity, Sender, Sent, Ways};
+
+/// How we introduce ourselves.
+const USER_AGENT: &str = concat!("pap-heartbeat/", env!("CARGO_PKG_VERSION"));
 
 /// For how long a goodbye is tried at the end: the collector may be restarting
 /// just now.

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use pap_collector::app;
 use pap_collector::check::{self, Question};
-use pap_collector::cli::{self, BAD_CONFIG, IO_ERROR, STOPPED, UNWELL, environment, say};
 use pap_collector::config::{Config, Flags, Task};
-use pap_collector::logging::Log;
-use pap_collector::signals::Signals;
+use pap_process::cli::{self, BAD_CONFIG, IO_ERROR, STOPPED, UNWELL, environment, say};
+use pap_process::logging::Log;
+use pap_process::signals::Signals;
 
 #[cfg(target_env = "musl")]
 #[global_allocator]

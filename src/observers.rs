@@ -11,11 +11,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::alert::Alert;
-use crate::beat::AgentId;
-use crate::clock::{Wall, wall};
-use crate::fanout::{Audience, Fanout, Subject, Waiting};
-use crate::registry::AgentView;
+use pap_core::alert::Alert;
+use pap_core::beat::AgentId;
+use pap_core::fanout::{Audience, Fanout, Subject, Waiting};
+use pap_core::registry::AgentView;
+use pap_core::time::Wall;
+use pap_process::clock::wall;
 
 /// A message about an agent.
 #[derive(Serialize)]

@@ -41,11 +41,11 @@ pub use listener::{adopt, bind};
 
 use crate::metrics::Closed;
 use crate::observers::Observers;
-use crate::panics::on_end_of_accept_loop;
 use closing::Closing;
 use flow::{Slow, SlowPeers};
 use guard::Guard;
 use observer::Candidate;
+use pap_process::panics::on_end_of_accept_loop;
 use pipeline::Pipeline;
 
 /// Requests that may wait for the slow lane; more are told to come back.

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::alert::Alert;
-use crate::clock::{Clock, Now};
-use crate::registry::{Registry, Rules};
+use pap_core::alert::Alert;
+use pap_core::registry::{Registry, Rules};
+use pap_core::time::Now;
+use pap_process::clock::Clock;
 
 /// What the process is doing, as `/ready` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

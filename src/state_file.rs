@@ -6,14 +6,16 @@
 //! cannot be read is set aside, never overwritten.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{Now, wall};
-use crate::registry::{Registry, SavedAgent, SavedEvent};
+use pap_core::registry::{Registry, SavedAgent, SavedEvent};
+use pap_core::time::Now;
+use pap_process::clock::wall;
+use pap_process::files::{Durability, replace};
 
 /// The format's name and version. A change that an older program would
 /// misread gets a new version.
@@ -211,15 +213,10 @@ impl StateFile {
     /// # Errors
     /// The file system's own; the former file is still there.
     pub fn save(&self, owner: &Owner, locked: &mut Locked<'_>) -> io::Result<()> {
-        let mut beside = self.path.clone().into_os_string();
-        beside.push(".new");
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&beside)?;
-        let mut out = BufWriter::with_capacity(64 * 1024, file);
-        write(owner, locked, &mut out)?;
-        out.into_inner()?.sync_all()?;
-        fs::rename(&beside, &self.path)?;
-        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
+        replace(&self.path, ".new", Durability::Synced, |file| {
+            let mut out = BufWriter::with_capacity(64 * 1024, file);
+            write(owner, locked, &mut out)
+        })
     }
 }
 
@@ -228,10 +225,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::beat::{AgentId, Beat, Mode};
-    use crate::clock::{Tick, Wall};
-    use crate::outbox::Limits;
-    use crate::registry::{Resume, Rules};
+    use pap_core::beat::{AgentId, Beat, Mode};
+    use pap_core::outbox::Limits;
+    use pap_core::registry::{Resume, Rules};
+    use pap_core::time::{Tick, Wall};
     use proptest::prelude::*;
 
     fn at(seconds: u64) -> Now {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use ureq::http::HeaderMap;
 use ureq::tls::Certificate;
 
-use crate::alert::{Alert, Severity};
-use crate::client;
-use crate::clock::wall;
 use crate::config;
-use crate::delivery::Reply;
+use pap_core::alert::{Alert, Severity};
+use pap_core::delivery::Reply;
+use pap_process::client;
+use pap_process::clock::wall;
 
 /// How long resolving the station's name and connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use crate::alert::Alert;
 use crate::metrics::Metrics;
 use crate::observers::Observers;
-use crate::registry::Change;
 use crate::shared::{Phase, Shared};
-use crate::verdict::Status;
 use crate::vitals::Vitals;
+use pap_core::alert::Alert;
+use pap_core::registry::Change;
+use pap_core::verdict::Status;
 
 /// The sweeper renews the lease on awake time at least this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pap_collector::beat::Beat;
+use pap_core::beat::Beat;
 
 fuzz_target!(|body: &[u8]| {
     if let Ok(beat) = Beat::from_json(body) {

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use super::state::Keeper;
 use super::{Demands, FLUSH};
-use crate::handover::{memory, replace};
 use crate::server::{DOOR, Server};
-use crate::systemd::Notifier;
+use pap_process::reexec::{memory, replace};
+use pap_process::systemd::Notifier;
 
 /// How long posts under way may take to end.
 const POSTS: Duration = Duration::from_secs(1);
@@ -78,7 +78,7 @@ pub fn go_on(program: &Path, server: &Server, keeper: &Keeper, notifier: &Notifi
         Err(error) => return log::error!("cannot go on in another image: {error}"),
     };
     let attempt = |patience, is_last| {
-        notifier.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", crate::clock::monotonic().as_micros()));
+        notifier.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", pap_process::clock::monotonic().as_micros()));
         let is_asked = try_to_go_on(program, server, keeper, &mut state, demands, (patience, is_last));
         notifier.say("READY=1");
         is_asked

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::clock::wall;
 use crate::config::Config;
-use crate::registry::Resume;
 use crate::shared::Shared;
 use crate::state_file::{self, Locked, Owner, Saved, StateFile};
+use pap_core::registry::Resume;
+use pap_process::clock::wall;
 
 /// The same trouble with the file is worth a line only this often.
 const REMARK_PAUSE: Duration = Duration::from_secs(60);

@@ -3,13 +3,13 @@
 use std::process::exit;
 use std::time::Duration;
 
-use pap_collector::cli::{self, BAD_CONFIG, IO_ERROR, UNWELL, environment, say};
-use pap_collector::clock::monotonic;
 use pap_collector::emitter::config::Config;
 use pap_collector::emitter::flags::Flags;
 use pap_collector::emitter::{command, program};
-use pap_collector::logging::Log;
-use pap_collector::signals::Signals;
+use pap_process::cli::{self, BAD_CONFIG, IO_ERROR, UNWELL, environment, say};
+use pap_process::clock::monotonic;
+use pap_process::logging::Log;
+use pap_process::signals::Signals;
 
 const NAME: &str = "pap-heartbeat";
 

@@ -14,9 +14,9 @@ use rustix::process::{WaitOptions, wait};
 
 use super::Event;
 use super::subject::Child;
-use crate::beat::Mode;
-use crate::clock::monotonic;
-use crate::signals::{Caught, Signal, Signals, is_ignored};
+use pap_core::beat::Mode;
+use pap_process::clock::monotonic;
+use pap_process::signals::{Caught, Signal, Signals, is_ignored};
 
 /// What a shell exits with when there is no such command, or it cannot be run.
 const NOT_FOUND: i32 = 127;

@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::flags::Flags;
 use super::status::StatusFile;
 use super::ways::{Identity, Ways};
-use crate::beat::{AgentId, MAX_TEXT, Mode};
-use crate::config::value::{Reader, Source};
-use crate::config::{ConfigError, LogFormat};
+use pap_core::beat::{AgentId, MAX_TEXT, Mode};
+use pap_process::logging::LogFormat;
+use pap_process::settings::ConfigError;
+use pap_process::settings::{Reader, Source};
 
 /// How often an agent beats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,7 +243,7 @@ mod tests {
     use super::*;
 
     fn config(variables: &[(&str, &str)], command: &[&str]) -> Result<Config, String> {
-        let flags: Flags = crate::cli::parse("pap-heartbeat", &[]).unwrap();
+        let flags: Flags = pap_process::cli::parse("pap-heartbeat", &[]).unwrap();
         let defaults = [("PAP_AGENT_ID", "a"), ("PAP_COLLECTOR_URL", "http://c")];
         let environment = |name: &str| {
             let mut all = defaults.iter().chain(variables);

@@ -4,8 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::subject::read_small;
-use crate::beat::Mode;
+use pap_core::beat::Mode;
+use pap_process::files::read_small;
 
 /// The file, and what it last held.
 #[derive(Debug)]

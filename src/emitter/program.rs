@@ -14,10 +14,10 @@ use super::config::{Config, Vouching};
 use super::subject::{Child, Itself, PidFile, Probe};
 use super::{Emitter, Event, ModeFile, Subject, command};
 use crate::VERSION;
-use crate::cli::{BUG, IO_ERROR, STOPPED};
-use crate::logging::Log;
-use crate::panics::on_panic_of_ours;
-use crate::signals::{Signal, Signals};
+use pap_process::cli::{BUG, IO_ERROR, STOPPED};
+use pap_process::logging::Log;
+use pap_process::panics::on_panic_of_ours;
+use pap_process::signals::{Signal, Signals};
 
 /// Events that may wait.
 const MOST_EVENTS: usize = 64;

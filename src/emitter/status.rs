@@ -2,24 +2,22 @@
 //! `--status`, which are other processes.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use percent_encoding::utf8_percent_encode;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
-use super::pace::Taken;
-use super::subject::read_small;
 use super::ways::Identity;
-use crate::beat::{AgentId, Mode};
-use crate::clock::{monotonic, wall};
-use crate::config::value::PATH_SEGMENT;
-use crate::registry::millis;
+use pap_core::beat::{AgentId, Mode};
+use pap_core::pace::Taken;
+use pap_core::time::millis;
+use pap_process::clock::{monotonic, wall};
+use pap_process::files::{Durability, read_small, replace};
 
 /// Where the file is if nobody says so: the first place that can be written.
 const PLACES: [&str; 2] = ["/run", "/tmp"];
@@ -135,10 +133,9 @@ pub struct StatusFile(Vec<PathBuf>);
 impl StatusFile {
     /// The usual places of this agent.
     pub fn usual(id: &AgentId) -> Self {
-        let id = id.to_string();
-        let mut name = utf8_percent_encode(&id, PATH_SEGMENT).to_string();
+        let mut name = id.to_path();
         if name.len() > LONGEST_NAME {
-            let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&id);
+            let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(id.to_string());
             name.replace_range(LONGEST_NAME - 16.., &format!("{hash:016x}"));
         }
         let name = format!("pap-heartbeat-{name}.json");
@@ -222,16 +219,9 @@ impl fmt::Display for StatusFile {
     }
 }
 
-/// Written beside and renamed, so that a reader finds one or the other.
 fn write(path: &Path, status: &Status) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}", std::process::id()));
-    // What is there was left by a crash, or put there by somebody else, and
-    // is not to be followed anywhere.
-    let _ = fs::remove_file(&beside);
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&beside)?;
-    let written = serde_json::to_writer(&file, status).map_err(io::Error::from).and_then(|()| file.flush());
-    written.and_then(|()| fs::rename(&beside, path)).inspect_err(|_| drop(fs::remove_file(&beside)))
+    let beside = format!(".{}", std::process::id());
+    replace(path, &beside, Durability::Cached, |file| Ok(serde_json::to_writer(file, status)?))
 }
 
 #[cfg(test)]

@@ -1,25 +1,23 @@
 //! What a heartbeat vouches for: it means that the agent lives, not that the
 //! one who sends it does.
 
-use std::fs::{self, Metadata, OpenOptions};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use rustix::param::clock_ticks_per_second;
 use ureq::tls::Certificate;
 
-use super::ways::USER_AGENT;
-use crate::client::{self, Client};
-use crate::clock::{monotonic, since_boot, wall};
-use crate::panics;
+use super::USER_AGENT;
+use pap_process::client::{self, Client};
+use pap_process::clock::{monotonic, since_boot, wall};
+use pap_process::files::read_small;
+use pap_process::panics;
 
 /// What a time from the wall clock may differ by from one of the kernel's.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(10);
-/// The most that is read of a small file, in bytes.
-const LONGEST_FILE: u64 = 16 * 1024;
 
 /// Something that lives or not.
 pub trait Subject: Send {
@@ -172,23 +170,6 @@ impl Subject for Child {
     fn describe(&self) -> String {
         format!("{}, process {}", self.name.escape_debug(), self.pid)
     }
-}
-
-/// Reads a file of a line or so, and what is known of it. Nothing is waited
-/// for: what is no file, such as a pipe, is an error.
-///
-/// # Errors
-/// As the system says.
-pub fn read_small(path: &Path) -> io::Result<(String, Metadata)> {
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let about = file.metadata()?;
-    if !about.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-    }
-    let mut text = String::new();
-    file.take(LONGEST_FILE).read_to_string(&mut text)?;
-    Ok((text, about))
 }
 
 /// What /proc says of a process (proc_pid_stat(5)).

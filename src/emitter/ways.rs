@@ -3,21 +3,17 @@
 use std::time::Duration;
 
 use crossbeam_channel::never;
-use percent_encoding::utf8_percent_encode;
 use serde::Serialize;
 use ureq::tls::Certificate;
 
-use super::pace::{Taken, Tries};
-use crate::beat::{AgentId, Mode};
-use crate::client::{self, Client};
-use crate::clock::monotonic;
-use crate::config::Secret;
-use crate::config::value::PATH_SEGMENT;
-use crate::delivery::{Failure, Outcome, Reply};
-use crate::panics;
-
-/// How we introduce ourselves.
-pub const USER_AGENT: &str = concat!("pap-heartbeat/", env!("CARGO_PKG_VERSION"));
+use super::USER_AGENT;
+use pap_core::beat::{AgentId, Mode};
+use pap_core::delivery::{Failure, Outcome, Reply};
+use pap_core::pace::{Taken, Tries};
+use pap_process::client::{self, Client};
+use pap_process::clock::monotonic;
+use pap_process::panics;
+use pap_process::settings::Secret;
 
 /// How long one try of a goodbye may take.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(2);
@@ -76,8 +72,7 @@ pub struct Sender {
 impl Sender {
     /// For this agent and these ways.
     pub fn new(identity: &Identity, ways: &Ways) -> Self {
-        let id = identity.id.to_string();
-        let id = utf8_percent_encode(&id, PATH_SEGMENT);
+        let id = identity.id.to_path();
         let collector =
             ways.collector.as_ref().map(|url| format!("{}/heartbeat/{id}", url.trim_end_matches('/')));
         let station = ways.station.as_ref().map(|(url, key)| {

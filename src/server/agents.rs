@@ -7,10 +7,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::target::Listing;
-use crate::beat::AgentId;
 use crate::observers::Observers;
-use crate::registry::{AgentView, Filter, StatsView};
 use crate::shared::Shared;
+use pap_core::beat::AgentId;
+use pap_core::registry::{AgentView, Filter, StatsView};
 
 /// Places looked at while the lock is held.
 const SCAN_STEP: usize = 4096;

@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use serde::Serialize;
 use tiny_http::{HTTPVersion, Method, Request, StatusCode};
 
-use crate::clock::wall;
+use pap_process::clock::wall;
 
 /// What is read from a stream at once.
 const CHUNK: usize = 16 * 1024;

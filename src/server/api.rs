@@ -14,13 +14,15 @@ use super::auth;
 use super::page;
 use super::target::{Listing, Target};
 use crate::VERSION;
-use crate::beat::{AgentId, Beat, BeatError, IdError, Mode};
-use crate::config::{Config, Secret};
+use crate::config::Config;
 use crate::metrics::{Gauges, Metrics, Numbers, Refusal, render};
 use crate::observers::Observers;
-use crate::registry::{AgentView, Full, millis};
 use crate::shared::{Phase, Shared};
 use crate::sweeper::log_change;
+use pap_core::beat::{AgentId, Beat, BeatError, IdError, Mode};
+use pap_core::registry::{AgentView, Full};
+use pap_core::time::millis;
+use pap_process::settings::Secret;
 
 /// A new agent that found no room may try again after so many seconds.
 const RETRY_WHEN_FULL: u32 = 30;

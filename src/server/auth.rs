@@ -4,7 +4,7 @@ use subtle::ConstantTimeEq as _;
 use tiny_http::Header;
 
 use super::answer::Answer;
-use crate::config::Secret;
+use pap_process::settings::Secret;
 
 /// Whether these headers carry the key: `X-Collector-Key: KEY` or
 /// `Authorization: Bearer KEY`. The time it takes tells nothing but lengths.

@@ -14,8 +14,8 @@ use super::answer::{After, Answer};
 use super::observer::Candidate;
 use super::target::Target;
 use super::{DOOR, Server};
-use crate::fanout::Subject;
 use crate::metrics::{Closed, Refusal, Route};
+use pap_core::fanout::Subject;
 
 /// A client may take so long over a big answer.
 const LONGEST: Duration = Duration::from_secs(30);

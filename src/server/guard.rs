@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::socket::Traffic;
-use crate::clock::Tick;
 use crate::metrics::Closed;
+use pap_core::time::Tick;
 
 /// How long a connection may be open without a word: longer than the longest
 /// pause of an agent that keeps its connection, 30 s.

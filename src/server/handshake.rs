@@ -9,7 +9,7 @@ use tungstenite::handshake::derive_accept_key;
 
 use super::answer::Answer;
 use super::auth;
-use crate::config::Secret;
+use pap_process::settings::Secret;
 
 /// The subprotocol of the stream.
 pub const PROTOCOL: &str = "pap.observe";

@@ -19,11 +19,11 @@ use super::answer::Answer;
 use super::flow::let_go;
 use super::handshake::{self, Accepted, PROTOCOL};
 use super::{Server, socket};
-use crate::clock::wall;
-use crate::fanout::{Subject, Waiting};
 use crate::metrics::{Closed, Route};
 use crate::observers::Watch;
-use crate::panics;
+use pap_core::fanout::{Subject, Waiting};
+use pap_process::clock::wall;
+use pap_process::panics;
 
 /// A ping goes out this often; a client that is there answers.
 const PING_EVERY: Duration = Duration::from_secs(30);

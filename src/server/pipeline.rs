@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use crate::clock::monotonic;
+use pap_process::clock::monotonic;
 
 /// What a small answer takes of a socket's send buffer at most, in bytes; a
 /// bigger one counts as several.

@@ -27,8 +27,8 @@ use super::DOOR;
 use super::framing::{MAX_REQUEST, Refused, frame};
 use super::pipeline::Pipeline;
 use super::socket::set_low_water;
-use crate::clock::monotonic;
 use crate::metrics::{Closed, Metrics, Refusal, Route};
+use pap_process::clock::monotonic;
 
 /// How long a refused client may go on sending before it hears a reset, which
 /// may cost it the answer (RFC 9112 §9.6), and how many bytes.

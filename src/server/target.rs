@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 use tiny_http::Method;
 
-use crate::beat::{AgentId, IdError, Mode};
 use crate::metrics::Route;
-use crate::registry::Filter;
-use crate::verdict::Status;
+use pap_core::beat::{AgentId, IdError, Mode};
+use pap_core::registry::Filter;
+use pap_core::verdict::Status;
 
 /// The most agents one page may ask for.
 pub const MOST_LISTED: usize = 100_000;

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::time::Duration;
 
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
@@ -13,6 +13,14 @@ use uuid::fmt::Hyphenated;
 
 /// The most bytes an agent's id or name may have.
 pub const MAX_TEXT: usize = 128;
+
+/// What is encoded in a path segment (RFC 3986 §3.3): all but the unreserved.
+const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Text as a path segment of a URL, percent-encoded (RFC 3986 §2.1).
+pub fn path_segment(text: &str) -> String {
+    utf8_percent_encode(text, PATH_SEGMENT).to_string()
+}
 
 /// How often an agent promises to speak (PAP-RFC-001 §8.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -129,6 +137,11 @@ impl AgentId {
         }
         let text = percent_decode_str(segment).decode_utf8().map_err(|_| IdError::Encoding)?;
         Self::new(&text)
+    }
+
+    /// The id as a path segment: what [`from_path`](Self::from_path) reads.
+    pub fn to_path(&self) -> String {
+        self.with_text(path_segment)
     }
 
     /// Runs `f` on the id's text, without allocating.
@@ -361,9 +374,11 @@ mod tests {
 
         #[test]
         fn an_encoded_id_comes_back(text in "\\PC{1,32}") {
-            let path = percent_encoding::utf8_percent_encode(&text, percent_encoding::NON_ALPHANUMERIC).to_string();
-            match AgentId::from_path(&path) {
-                Ok(id) => prop_assert_eq!(id.to_string(), text),
+            match AgentId::from_path(&path_segment(&text)) {
+                Ok(id) => {
+                    prop_assert_eq!(id.to_path(), path_segment(&text));
+                    prop_assert_eq!(id.to_string(), text);
+                }
                 Err(error) => prop_assert_eq!(Err(error), AgentId::new(&text).map(|_| ())),
             }
         }

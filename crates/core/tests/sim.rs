@@ -16,13 +16,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use fastrand::Rng;
-use pap_collector::alert::{Alert, Details, Kind};
-use pap_collector::beat::{AgentId, Beat, Mode};
-use pap_collector::clock::{Now, Tick, Wall};
-use pap_collector::delivery::{Outcome, Reply};
-use pap_collector::outbox::{Dropped, Limits};
-use pap_collector::registry::{Registry, Resume, Rules};
-use pap_collector::verdict::{Status, dead_after};
+use pap_core::alert::{Alert, Details, Kind};
+use pap_core::beat::{AgentId, Beat, Mode};
+use pap_core::delivery::{Outcome, Reply};
+use pap_core::outbox::{Dropped, Limits};
+use pap_core::registry::{Registry, Resume, Rules};
+use pap_core::time::{Now, Tick, Wall};
+use pap_core::verdict::{Status, dead_after};
 
 const SECOND: Duration = Duration::from_secs(1);
 

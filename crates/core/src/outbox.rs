@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use crate::alert::{Alert, Kind, Severity};
 use crate::beat::AgentId;
-use crate::clock::{Now, Tick, Wall};
 use crate::delivery::{Failure, Outcome, wait_after};
 use crate::lines::Slot;
-use crate::registry::{SavedEvent, SavedVerdict, millis};
+use crate::registry::{SavedEvent, SavedVerdict};
+use crate::time::{Now, Tick, Wall, millis};
 
 /// The least time between two posts while the station takes nothing at all.
 const OUTAGE_PACE: Duration = Duration::from_secs(1);

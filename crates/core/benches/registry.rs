@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use pap_collector::beat::{AgentId, Beat, Mode};
-use pap_collector::clock::{Now, Tick, Wall};
-use pap_collector::outbox::Limits;
-use pap_collector::registry::{Filter, Registry, Rules};
+use pap_core::beat::{AgentId, Beat, Mode};
+use pap_core::outbox::Limits;
+use pap_core::registry::{Filter, Registry, Rules};
+use pap_core::time::{Now, Tick, Wall};
 
 const MILLION: usize = 1_000_000;
 

@@ -3,7 +3,7 @@
 use serde::{Serialize, Serializer};
 
 use crate::beat::{AgentId, Mode};
-use crate::clock::Wall;
+use crate::time::Wall;
 
 /// The types of alert, in the order the metrics list them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -5,87 +5,13 @@
 //! the process is stopped, starved or suspended, the silence of every agent
 //! stands still with it, and nobody is accused for a pause that was ours.
 
-use std::ops::{Add, Sub};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde::{Serialize, Serializer};
+use pap_core::time::{Now, START, Tick, Wall, nanos};
 
 /// What a wake-up may be late by before the rest counts as a pause of ours.
 pub const TOLERANCE: Duration = Duration::from_millis(500);
-
-/// Awake time starts here, not at zero, so that moments before the start can
-/// be told: an agent restored from a saved state may have been heard then.
-const START: Duration = Duration::from_secs(3 * 365 * 86_400);
-
-/// A moment of awake, monotonic time, in nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tick(u64);
-
-impl Tick {
-    /// The moment that lies `since_start` after the collector's start.
-    pub fn from_start(since_start: Duration) -> Self {
-        Self(nanos(START + since_start))
-    }
-
-    /// The time from `earlier` to this moment; zero if `earlier` is later.
-    pub fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
-    }
-}
-
-impl Add<Duration> for Tick {
-    type Output = Self;
-    fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(nanos(duration)))
-    }
-}
-
-impl Sub<Duration> for Tick {
-    type Output = Self;
-    fn sub(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(nanos(duration)))
-    }
-}
-
-/// A moment on the wall clock: milliseconds since 1970, for people and alerts,
-/// never for a verdict. It is written as ISO 8601 in UTC.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Wall(pub u64);
-
-impl std::fmt::Display for Wall {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(self.0)).fmt(f)
-    }
-}
-
-impl From<Wall> for SystemTime {
-    fn from(wall: Wall) -> Self {
-        UNIX_EPOCH + Duration::from_millis(wall.0)
-    }
-}
-
-impl Wall {
-    /// The time from `earlier` to this moment; zero if `earlier` is later.
-    pub fn since(self, earlier: SystemTime) -> Duration {
-        SystemTime::from(self).duration_since(earlier).unwrap_or_default()
-    }
-}
-
-impl Serialize for Wall {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// The same moment on both clocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Now {
-    /// For verdicts, deadlines and waits.
-    pub tick: Tick,
-    /// For what people read.
-    pub wall: Wall,
-}
 
 /// Awake time, shared by all threads.
 pub struct Clock {
@@ -125,7 +51,7 @@ impl Clock {
         self.paused.store(paused + overrun, Ordering::SeqCst);
         let tick = raw - paused - overrun;
         self.lease_end.store(tick + nanos(sleep) + nanos(TOLERANCE), Ordering::SeqCst);
-        Now { tick: Tick(tick), wall: wall() }
+        Now { tick: Tick::from_nanos(tick), wall: wall() }
     }
 
     /// The time taken off since the start.
@@ -147,7 +73,7 @@ impl Clock {
         // only show an earlier moment, which the lists of the registry accept.
         let lease_end = self.lease_end.load(Ordering::SeqCst);
         let paused = self.paused.load(Ordering::SeqCst);
-        Tick(raw.saturating_sub(paused).min(lease_end))
+        Tick::from_nanos(raw.saturating_sub(paused).min(lease_end))
     }
 }
 
@@ -174,10 +100,6 @@ pub fn since_boot() -> Duration {
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn deadline_in(wait: Duration) -> Instant {
     Instant::now() + wait
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

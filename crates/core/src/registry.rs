@@ -17,10 +17,10 @@ use slab::Slab;
 
 use crate::alert::{Alert, Details, Kind};
 use crate::beat::{AgentId, Beat, Mode};
-use crate::clock::{Now, Tick, Wall};
+use crate::histogram::Histogram;
 use crate::lines::{Line, Lines, Linked, Links, Slot};
-use crate::metrics::Histogram;
 use crate::outbox::{Dropped, Limits, Outbox};
+use crate::time::{Now, Tick, Wall, millis};
 use crate::verdict::{Cue, Status, dead_after, is_restart, suspect_after};
 
 use index::Index;
@@ -189,7 +189,7 @@ impl Registry {
             outbox: Outbox::new(rules.outbox, 0),
             revision: 0,
             counters: Counters::default(),
-            detection_lag: Histogram::new(&crate::metrics::FAST),
+            detection_lag: Histogram::new(&crate::histogram::FAST),
         }
     }
 
@@ -475,9 +475,4 @@ impl Registry {
 /// The name worth keeping: none where it is missing or is the id itself.
 fn name_beside(id: &AgentId, beat: &Beat) -> Option<Box<str>> {
     beat.name.clone().filter(|name| **name != *id.to_string())
-}
-
-/// Whole milliseconds, as the API gives them.
-pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,12 +5,11 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
-use ureq::http::Uri;
-use ureq::tls::{Certificate, PemItem, parse_pem};
-
-/// What is encoded in a path segment (RFC 3986 §3.3): all but the unreserved.
-pub const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+#[cfg(feature = "client")]
+use ureq::{
+    http::Uri,
+    tls::{Certificate, PemItem, parse_pem},
+};
 
 /// The longest key, in bytes.
 const MAX_KEY: usize = 4096;
@@ -86,6 +85,10 @@ impl<'a> Reader<'a> {
         (self.flags)(variable).or_else(|| (self.environment)(variable)).filter(|value| !value.is_empty())
     }
 
+    /// Text without control characters.
+    ///
+    /// # Errors
+    /// It is longer than `longest` bytes, or has control characters.
     pub fn text(&self, variable: &str, longest: usize) -> Result<Option<String>, ConfigError> {
         let allowed = format!("1 to {longest} bytes of text without control characters");
         self.checked(variable, &allowed, |raw| {
@@ -94,6 +97,10 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A whole number.
+    ///
+    /// # Errors
+    /// It is not, or out of range.
     pub fn number(
         &self,
         variable: &str,
@@ -104,6 +111,10 @@ impl<'a> Reader<'a> {
         Ok(number.and_then(|number| usize::try_from(number).ok()).unwrap_or(default))
     }
 
+    /// A duration in whole milliseconds.
+    ///
+    /// # Errors
+    /// It is not, or out of range.
     pub fn millis(
         &self,
         variable: &str,
@@ -114,6 +125,10 @@ impl<'a> Reader<'a> {
         Ok(Duration::from_millis(millis.unwrap_or(default)))
     }
 
+    /// A TCP port.
+    ///
+    /// # Errors
+    /// It is none.
     pub fn port(&self, variable: &str, default: u16) -> Result<u16, ConfigError> {
         let port = self.whole_number(variable, 0..=u64::from(u16::MAX))?;
         Ok(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(default))
@@ -127,6 +142,10 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// An IP address; none for all.
+    ///
+    /// # Errors
+    /// It is none.
     pub fn address(&self, variable: &str) -> Result<Option<IpAddr>, ConfigError> {
         self.checked(variable, "an IP address such as 127.0.0.1 or ::1, or nothing for all", |raw| {
             raw.parse().ok()
@@ -134,12 +153,19 @@ impl<'a> Reader<'a> {
     }
 
     /// One of the named values; the first is the default.
+    ///
+    /// # Errors
+    /// It is none of them.
     pub fn choice<T: Copy>(&self, variable: &str, choices: &[(&str, T)]) -> Result<T, ConfigError> {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
         let find = |raw: &str| choices.iter().find(|(name, _)| *name == raw).map(|(_, value)| *value);
         Ok(self.checked(variable, &names.join(", "), find)?.unwrap_or(choices[0].1))
     }
 
+    /// What is logged, in the syntax of `RUST_LOG`.
+    ///
+    /// # Errors
+    /// It is not in that syntax.
     pub fn log_filter(&self, variable: &str, default: &str) -> Result<String, ConfigError> {
         let allowed = "off, error, warn, info, debug or trace, or a list such as info,pap_collector=debug";
         let valid = |raw: &str| {
@@ -153,6 +179,9 @@ impl<'a> Reader<'a> {
     }
 
     /// A key, from its own variable or from the file that `<variable>_FILE` names.
+    ///
+    /// # Errors
+    /// Both are set, the file cannot be read, or it holds no key.
     pub fn secret(&self, variable: &str) -> Result<Option<Secret>, ConfigError> {
         let file_variable = format!("{variable}_FILE");
         let (named, raw) = match (self.get(variable), self.file(&file_variable)?) {
@@ -179,6 +208,10 @@ impl<'a> Reader<'a> {
     }
 
     /// A URL of ours to call, in which `fill` may put something.
+    ///
+    /// # Errors
+    /// It cannot be called.
+    #[cfg(feature = "client")]
     pub fn url(
         &self,
         variable: &str,
@@ -203,6 +236,10 @@ impl<'a> Reader<'a> {
     }
 
     /// The certificates in the PEM file that a variable names.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds none.
+    #[cfg(feature = "client")]
     pub fn certificates(&self, variable: &str) -> Result<Vec<Certificate<'static>>, ConfigError> {
         let Some((path, pem)) = self.file(variable)? else { return Ok(Vec::new()) };
         let wrong = || ConfigError::new(variable, Some(&path), "a file of PEM certificates, at least one");
@@ -216,6 +253,9 @@ impl<'a> Reader<'a> {
     }
 
     /// The path and the content of the file that a variable names.
+    ///
+    /// # Errors
+    /// The file cannot be read.
     pub fn file(&self, variable: &str) -> Result<Option<(String, Vec<u8>)>, ConfigError> {
         let Some(path) = self.get(variable) else { return Ok(None) };
         match std::fs::read(&path) {

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, Registry, millis};
+use super::{Agent, Registry};
 use crate::alert::{Alert, Details, Kind};
 use crate::beat::{AgentId, Mode};
-use crate::clock::{Now, Tick, Wall};
 use crate::lines::{Line, Links};
 use crate::outbox::Verdict;
+use crate::time::{Now, Tick, Wall, millis};
 use crate::verdict::Status;
 
 /// An agent as it is saved. Times are milliseconds.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Registry;
 use crate::alert::seconds;
 use crate::beat::{AgentId, Mode};
-use crate::clock::{Now, Wall};
+use crate::time::{Now, Wall};
 use crate::verdict::Status;
 
 /// An agent as the API shows it.

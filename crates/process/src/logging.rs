@@ -4,6 +4,7 @@
 //! go through a bounded channel to a thread of their own; when it is full they
 //! are dropped, and how many is said as soon as there is room.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,8 +17,26 @@ use log::kv::Key;
 use log::{Level, Record};
 use serde::Serialize;
 
-use crate::clock::{Wall, wall};
-use crate::config::LogFormat;
+use crate::clock::wall;
+use pap_core::time::Wall;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
 
 /// Lines that may wait for the reader of the log.
 const MOST_WAITING: usize = 2048;

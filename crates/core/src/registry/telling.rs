@@ -7,12 +7,12 @@
 
 use std::time::Duration;
 
-use super::{Agent, Registry, millis};
+use super::{Agent, Registry};
 use crate::alert::{Alert, Details, Kind};
-use crate::clock::{Now, Wall};
 use crate::delivery::Outcome;
 use crate::lines::{Line, Slot};
 use crate::outbox::{Dropped, Next, Settled, Verdict};
+use crate::time::{Now, Wall, millis};
 
 impl Registry {
     /// The next alert to post, if any may go now. It is under way until

@@ -1,0 +1,94 @@
+//! Time as values: this crate never reads a clock.
+
+use std::ops::{Add, Sub};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Serialize, Serializer};
+
+/// Awake time starts here, not at zero, so that moments before the start can
+/// be told: an agent restored from a saved state may have been heard then.
+pub const START: Duration = Duration::from_secs(3 * 365 * 86_400);
+
+/// A moment of awake, monotonic time, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tick(u64);
+
+impl Tick {
+    /// The moment that lies `since_start` after the collector's start.
+    pub fn from_start(since_start: Duration) -> Self {
+        Self(nanos(START + since_start))
+    }
+
+    /// The moment at which the clock stands at `nanos`, which begins at [`START`].
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// The time from `earlier` to this moment; zero if `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Tick {
+    type Output = Self;
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(duration)))
+    }
+}
+
+impl Sub<Duration> for Tick {
+    type Output = Self;
+    fn sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(nanos(duration)))
+    }
+}
+
+/// A moment on the wall clock: milliseconds since 1970, for people and alerts,
+/// never for a verdict. It is written as ISO 8601 in UTC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Wall(pub u64);
+
+impl std::fmt::Display for Wall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(self.0)).fmt(f)
+    }
+}
+
+impl From<Wall> for SystemTime {
+    fn from(wall: Wall) -> Self {
+        UNIX_EPOCH + Duration::from_millis(wall.0)
+    }
+}
+
+impl Wall {
+    /// The time from `earlier` to this moment; zero if `earlier` is later.
+    pub fn since(self, earlier: SystemTime) -> Duration {
+        SystemTime::from(self).duration_since(earlier).unwrap_or_default()
+    }
+}
+
+impl Serialize for Wall {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The same moment on both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// For verdicts, deadlines and waits.
+    pub tick: Tick,
+    /// For what people read.
+    pub wall: Wall,
+}
+
+/// Whole milliseconds, as the API gives them.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whole nanoseconds; the longest time there is where they do not fit.
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
