@@ -1,63 +1,37 @@
 //! The threads that post alerts: receive, tell the station, settle.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use crate::metrics::Metrics;
-use crate::shared::Shared;
+use crate::parts::Parts;
 use crate::station::{Station, Told};
-use crate::vitals::Vitals;
 use pap_core::alert::Alert;
 use pap_core::delivery::{Failure, Outcome};
-use pap_core::time::Tick;
+use pap_core::time::Uptime;
 use pap_process::clock::wall;
 use pap_process::panics;
+use pap_process::throttle::Throttle;
 
-/// The same trouble with the station is worth a line only this often.
-const REMARK_PAUSE: Duration = Duration::from_secs(60);
-
-/// When each kind of trouble was last logged, by what the station answered.
-#[derive(Default)]
-pub struct Troubles(Mutex<HashMap<Option<u16>, Tick>>);
-
-impl Troubles {
-    /// Whether trouble of this kind should be logged now.
-    fn is_news(&self, answer: Option<u16>, now: Tick) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = last.get(&answer).is_none_or(|&at| now.since(at) >= REMARK_PAUSE);
-        if news {
-            last.insert(answer, now);
-        }
-        news
-    }
-
-    /// An alert was taken: whatever comes next is news again.
-    fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
+/// What the senders share besides the collector's parts.
+pub struct Posting {
+    /// Where alerts go.
+    pub station: Station,
+    /// What is wrong, by what the station answered.
+    pub troubles: Throttle<Option<u16>>,
 }
 
-/// Tells alerts until the channel is closed. `sender` is which of the senders
+/// Tells alerts until the channel is closed. `number` is which of the senders
 /// this is, for its signs of life.
-pub fn run(
-    shared: &Shared,
-    metrics: &Metrics,
-    station: &Station,
-    troubles: &Troubles,
-    sender: (&Vitals, usize),
-    alerts: &Receiver<Alert>,
-) {
+pub fn run(parts: &Parts, posting: &Posting, number: usize, alerts: &Receiver<Alert>) {
+    let Parts { shared, metrics, vitals, .. } = parts;
+    let Posting { station, troubles } = posting;
     for alert in alerts {
-        let (vitals, number) = sender;
         vitals.posting(number, shared.clock().uptime());
         let told = panics::contain(|| station.tell(&alert)).unwrap_or_else(Told::nothing);
         vitals.posted(number);
         let outcome = told.reply.outcome();
-        shared.with(|registry, now| registry.settle(now, &alert, outcome));
-        shared.wake();
+        shared.settle(&alert, outcome);
         match outcome {
             Outcome::Taken => {
                 let took = Duration::from_millis(wall().0.saturating_sub(alert.at.0));
@@ -72,12 +46,14 @@ pub fn run(
                 agent_uuid:% = alert.agent;
                 "the station refused {} for good with {code}: {}", alert.kind().as_str(), told.remark
             ),
-            Outcome::Failed(failure, _) => log_failure(shared, troubles, &alert, failure, &told),
+            Outcome::Failed(failure, _) => {
+                log_failure(shared.clock().uptime(), troubles, &alert, failure, &told);
+            }
         }
     }
 }
 
-fn log_failure(shared: &Shared, troubles: &Troubles, alert: &Alert, failure: Failure, told: &Told) {
+fn log_failure(now: Uptime, troubles: &Throttle<Option<u16>>, alert: &Alert, failure: Failure, told: &Told) {
     let answer = match told.reply {
         pap_core::delivery::Reply::Status { code, .. } => Some(code),
         pap_core::delivery::Reply::None => None,
@@ -88,11 +64,7 @@ fn log_failure(shared: &Shared, troubles: &Troubles, alert: &Alert, failure: Fai
         Failure::Unreachable | Failure::Busy => "",
     };
     let answer_text = answer.map_or_else(|| "no answer".to_owned(), |code| format!("answer {code}"));
-    let level = if troubles.is_news(answer, shared.clock().now().tick) {
-        log::Level::Warn
-    } else {
-        log::Level::Debug
-    };
+    let level = if troubles.is_news(answer, now) { log::Level::Warn } else { log::Level::Debug };
     log::log!(
         level, agent_uuid:% = alert.agent;
         "{} not told yet, it will be tried again: {answer_text}: {}{advice}", alert.kind().as_str(), told.remark

@@ -21,6 +21,7 @@ use crossbeam_channel::Receiver;
 
 use pap_core::beat::Mode;
 use pap_core::pace::{Pace, Taken};
+use pap_core::time::Monotonic;
 use pap_process::clock::{deadline_in, monotonic};
 
 pub use config::Rhythm;
@@ -73,7 +74,7 @@ pub struct Emitter {
     /// Failed looks in a row.
     unwell: u32,
     /// The uptime at the last good look, and when that was.
-    lived: Option<(Duration, Duration)>,
+    lived: Option<(Duration, Monotonic)>,
     /// It said goodbye and has not beaten since.
     is_gone: bool,
     remark: Option<Remark>,
@@ -130,7 +131,7 @@ impl Emitter {
         self.follow_mode_file(self.pace.due());
         self.write_status();
         let code = loop {
-            let mut wait = self.pace.due().saturating_sub(monotonic());
+            let mut wait = self.pace.due().since(monotonic());
             if self.mode_file.is_some() {
                 wait = wait.min(ModeFile::LOOK_EVERY);
             }
@@ -202,7 +203,7 @@ impl Emitter {
                     self.pace.change(began, rhythm.interval());
                 }
                 self.note(Remark::Emergency, &why);
-                let since = |(uptime, at): (Duration, Duration)| uptime + began.saturating_sub(at);
+                let since = |(uptime, at): (Duration, Monotonic)| uptime + began.since(at);
                 (Mode::Emergency, self.lived.map_or(Duration::ZERO, since))
             }
         };
@@ -231,7 +232,7 @@ impl Emitter {
 
     /// Another mode, with a heartbeat at `due`, unless there is a reason for
     /// none.
-    fn change(&mut self, mode: Mode, due: Duration) {
+    fn change(&mut self, mode: Mode, due: Monotonic) {
         if mode == self.rhythm.mode {
             return;
         }
@@ -243,7 +244,7 @@ impl Emitter {
         }
     }
 
-    fn follow_mode_file(&mut self, due: Duration) {
+    fn follow_mode_file(&mut self, due: Monotonic) {
         if let Some(mode) = self.mode_file.as_mut().and_then(ModeFile::look) {
             self.change(mode, due);
         }

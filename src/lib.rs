@@ -9,20 +9,26 @@
 //!
 //! Heartbeats flow from left to right; nothing on the right can make the left
 //! wait. What decides is in `pap-core`; here are the threads that perform:
-//! [`app`] starts and ends them, [`shared`] is their one mutex, [`server`]
-//! takes requests, [`sweeper`] waits for deadlines, [`alerter`] and [`station`]
-//! post alerts, [`observers`] are told what happens, [`emitter`] beats.
+//! [`app`] starts and ends them, [`parts`] is what they share, [`shared`] their
+//! one mutex. [`server`] takes requests, [`sweeper`] waits for deadlines,
+//! [`dispatch`] hands out alerts, [`alerter`] and [`station`] post them,
+//! [`observers`] are told what happens, [`emitter`] beats.
 
 pub mod alerter;
 pub mod app;
 pub mod check;
 pub mod config;
+pub mod dispatch;
 pub mod emitter;
 pub mod metrics;
+pub mod news;
 pub mod observers;
+pub mod parts;
+pub mod readiness;
 pub mod server;
 pub mod shared;
 pub mod state_file;
+pub mod state_keeper;
 pub mod station;
 pub mod sweeper;
 pub mod vitals;

@@ -11,6 +11,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::state_file::Owner;
 use pap_core::alert::Alert;
 use pap_core::beat::AgentId;
 use pap_core::fanout::{Audience, Fanout, Subject, Waiting};
@@ -40,8 +41,7 @@ struct OfAlert<'a> {
 
 /// All watchers.
 pub struct Observers {
-    cluster_id: String,
-    instance: String,
+    owner: Owner,
     most: usize,
     /// As many as in `fanout`, for whoever only wants to know that there are none.
     count: AtomicUsize,
@@ -52,11 +52,10 @@ pub struct Observers {
 }
 
 impl Observers {
-    /// Nobody yet, and at most `most`. `instance` makes the event ids of
-    /// alerts unique.
-    pub fn new(cluster_id: String, instance: String, most: usize) -> Self {
+    /// Nobody yet, and at most `most`.
+    pub fn new(owner: Owner, most: usize) -> Self {
         let (count, ending) = (AtomicUsize::new(0), AtomicBool::new(false));
-        Self { cluster_id, instance, most, count, ending, fanout: Mutex::default(), gone: Condvar::new() }
+        Self { owner, most, count, ending, fanout: Mutex::default(), gone: Condvar::new() }
     }
 
     /// Adds a watcher, if there is room for one.
@@ -115,11 +114,11 @@ impl Observers {
         if self.count() == 0 || alert.attempts > 0 {
             return;
         }
-        let body = alert.to_json(&self.cluster_id, &self.instance).ok();
+        let body = alert.to_json(&self.owner.cluster_id, &self.owner.instance).ok();
         let body = body.and_then(|body| String::from_utf8(body).ok());
         let Some(body) = body.and_then(|body| RawValue::from_string(body).ok()) else { return };
         let message =
-            OfAlert { kind: "alert", cluster_id: &self.cluster_id, alert: &body, timestamp: wall() };
+            OfAlert { kind: "alert", cluster_id: &self.owner.cluster_id, alert: &body, timestamp: wall() };
         self.publish(&alert.agent, Audience::All, &serde_json::to_string(&message).unwrap_or_default());
     }
 
@@ -141,7 +140,7 @@ impl Observers {
     }
 
     fn of_agent(&self, kind: &str, agent: &AgentView) -> String {
-        let message = OfAgent { kind, cluster_id: &self.cluster_id, agent, timestamp: wall() };
+        let message = OfAgent { kind, cluster_id: &self.owner.cluster_id, agent, timestamp: wall() };
         // Text keys and finite numbers: it cannot fail.
         serde_json::to_string(&message).unwrap_or_default()
     }

@@ -36,22 +36,26 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 pub use accept::DOOR;
 pub use api::Api;
-pub use limits::{most_connections, raise_descriptor_limit};
+use limits::most_connections;
+pub use limits::raise_descriptor_limit;
 pub use listener::{adopt, bind};
 
+use crate::config::Config;
 use crate::metrics::Closed;
-use crate::observers::Observers;
+use crate::parts::Parts;
 use closing::Closing;
 use flow::{Slow, SlowPeers};
 use guard::Guard;
 use observer::Candidate;
-use pap_process::panics::on_end_of_accept_loop;
+use pap_core::time::Uptime;
+use pap_process::panics::on_panic_of_others;
+use pap_process::threads::Threads;
 use pipeline::Pipeline;
 
 /// Requests that may wait for the slow lane; more are told to come back.
 const MOST_WAITING: usize = 32;
 /// Threads of the slow lane.
-pub const SLOW_LANES: usize = 4;
+const SLOW_LANES: usize = 4;
 /// How often the guard looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Between two looks while somebody waits for room.
@@ -90,16 +94,11 @@ pub struct Server {
 /// The ends of the server's channels, for its threads. A channel touches the
 /// memory of all its places at once.
 pub struct Ends {
-    /// For [`Server::slow_lane`].
-    pub slow: Receiver<Slow>,
-    /// For [`Server::open_streams`].
-    pub streams: Receiver<Candidate>,
-    /// For [`Server::guard`].
-    pub doomed: Receiver<(u64, Closed)>,
-    /// For [`Server::guard`] too.
-    pub crowd: Receiver<()>,
-    /// For [`Server::watch`].
-    pub trouble: Receiver<()>,
+    slow: Receiver<Slow>,
+    streams: Receiver<Candidate>,
+    doomed: Receiver<(u64, Closed)>,
+    crowd: Receiver<()>,
+    trouble: Receiver<()>,
 }
 
 impl Server {
@@ -107,13 +106,12 @@ impl Server {
     ///
     /// # Errors
     /// The listener is not usable.
-    pub fn new(
-        listener: TcpListener,
-        api: Api,
-        workers: usize,
-        most_connections: usize,
-    ) -> io::Result<(Arc<Self>, Ends)> {
+    pub fn new(config: &Config, listener: TcpListener, parts: &Arc<Parts>) -> io::Result<(Arc<Self>, Ends)> {
         let address = listener.local_addr()?;
+        let api = Api::new(config, Arc::clone(parts));
+        let workers = config.http_workers;
+        let other_threads = config.rules.outbox.senders + workers;
+        let most_connections = most_connections(config.max_connections, config.max_observers, other_threads);
         let (slow, slow_end) = bounded(MOST_WAITING);
         let (streams, streams_end) = bounded(observer::MOST_CANDIDATES);
         let (doomed, doomed_end) = bounded(MOST_DOOMED);
@@ -121,11 +119,13 @@ impl Server {
         let (crowd, crowd_end) = bounded(1);
         DOOR.ask_for_room(crowd);
         let pipeline = Arc::new(Pipeline::default());
-        reading::keep_order(Arc::clone(&pipeline), Arc::clone(&api.metrics));
+        reading::keep_order(Arc::clone(&pipeline), Arc::clone(parts));
         let spent = trouble.clone();
-        on_end_of_accept_loop(move || {
-            // One call that waits is enough.
-            let _ = spent.try_send(());
+        on_panic_of_others(move || {
+            if accept::is_accept_loop() {
+                // One call that waits is enough.
+                let _ = spent.try_send(());
+            }
         });
         // Now tiny_http may accept and read.
         let inner = listener.try_clone()?;
@@ -158,6 +158,35 @@ impl Server {
         Ok((Arc::new(server), ends))
     }
 
+    /// Starts the server's threads. `refresh` is called when the process is to
+    /// go on in a fresh image.
+    ///
+    /// # Errors
+    /// The system has no threads left.
+    pub fn start(
+        self: &Arc<Self>,
+        ends: Ends,
+        threads: &mut Threads,
+        refresh: impl Fn() + Send + 'static,
+    ) -> io::Result<()> {
+        for number in 0..self.workers {
+            let server = Arc::clone(self);
+            threads.spawn(&format!("http-{number}"), move || server.work())?;
+        }
+        let server = Arc::clone(self);
+        threads.spawn("streams", move || server.open_streams(&ends.streams))?;
+        for number in 0..SLOW_LANES {
+            let (server, slow) = (Arc::clone(self), ends.slow.clone());
+            threads.spawn(&format!("slow-{number}"), move || server.slow_lane(&slow))?;
+        }
+        let server = Arc::clone(self);
+        threads.spawn("guard", move || server.guard(&ends.doomed, &ends.crowd, &refresh))?;
+        let server = Arc::clone(self);
+        threads.spawn("watch", move || server.watch(&ends.trouble))?;
+        let server = Arc::clone(self);
+        threads.spawn("former", move || server.drain_former())
+    }
+
     /// The socket it listens on.
     pub const fn listener(&self) -> &TcpListener {
         &self.listener
@@ -166,11 +195,6 @@ impl Server {
     /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// Who watches.
-    pub fn observers(&self) -> &Observers {
-        &self.api.observers
     }
 
     /// The most connections it keeps.
@@ -184,16 +208,16 @@ impl Server {
     /// thread and two descriptors until the process image ends.
     pub fn guard(&self, doomed: &Receiver<(u64, Closed)>, crowd: &Receiver<()>, refresh: &dyn Fn()) {
         let budget = (self.most_connections / 4).clamp(4, MOST_LEAKED);
-        let (clock, mut looks, mut looked) = (self.api.shared.clock(), 0_u32, Duration::ZERO);
-        let mut due = Duration::ZERO;
-        while !self.api.shared.is_stopping() {
+        let (clock, mut looks, mut looked) = (self.api.parts.shared.clock(), 0_u32, Uptime::default());
+        let mut due = Uptime::default();
+        while !self.api.parts.stop.is_stopping() {
             select! {
                 recv(doomed) -> first => {
                     self.close_all(&first.into_iter().chain(doomed.try_iter()).collect::<Vec<_>>());
-                    self.api.shared.pause(DOOM_PAUSE);
+                    self.api.parts.stop.wait(DOOM_PAUSE);
                 }
                 recv(crowd) -> _ => due = due.min(looked + CROWD_PAUSE),
-                default(due.saturating_sub(clock.uptime())) => {}
+                default(due.since(clock.uptime())) => {}
             }
             if clock.uptime() < due {
                 continue;
@@ -248,17 +272,17 @@ impl Server {
         // What has no peer takes up places too; who waits gets a quarter of all.
         let most = if is_crowded { self.most_connections / 4 * 3 } else { self.most_connections };
         let most = most.saturating_sub(orphans.len());
-        let now = self.api.shared.clock().now().tick;
+        let now = self.api.parts.shared.clock().now().tick;
         let mut guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
         let close = guard.look(now, &traffic, most);
         drop(guard);
         self.pipeline.look(&pending);
         // While nobody is let in, who waits to be read is not let go of either.
         for cookie in orphans.into_iter().filter(|_| DOOR.is_open()) {
-            self.closing.note(cookie, self.api.shared.clock().uptime());
+            self.closing.note(cookie, self.api.parts.shared.clock().uptime());
         }
         self.api.connections.store(connections.len(), Ordering::Relaxed);
-        let (uptime, others_wait) = (self.api.shared.clock().uptime(), !self.slow.is_empty());
+        let (uptime, others_wait) = (self.api.parts.shared.clock().uptime(), !self.slow.is_empty());
         for connection in &connections {
             if self.slow_peers.is_over(connection.peer, uptime, others_wait) {
                 self.close(connection, Closed::Stalled);
@@ -288,8 +312,8 @@ impl Server {
         connection.shut(matches!(why, Closed::Flood | Closed::Stalled));
         // What it has sent behind that is not asked any more.
         self.pipeline.end(connection.peer, connection.cookie);
-        self.closing.note(connection.cookie, self.api.shared.clock().uptime());
-        self.api.metrics.closed(why);
+        self.closing.note(connection.cookie, self.api.parts.shared.clock().uptime());
+        self.api.parts.metrics.closed(why);
         log::debug!("closed the connection from {}: {}", connection.peer, why.as_str());
     }
 

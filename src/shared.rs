@@ -1,55 +1,56 @@
-//! The one mutex and its condvar. Critical sections are short, and nobody is
-//! notified before the lock is released. Whoever asks "can it deadlock" has
+//! The registry behind the one mutex. Critical sections are short, and nobody
+//! is notified before the lock is released. Whoever asks "can it deadlock" has
 //! this page to read: no code outside it locks the registry.
+//!
+//! Only the sweeper sleeps on the registry's mutex. Who waits for alerts to be
+//! delivered waits for what the sweeper reports, on a mutex of its own.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pap_core::alert::Alert;
+use pap_core::delivery::Outcome;
 use pap_core::registry::{Registry, Rules};
 use pap_core::time::Now;
 use pap_process::clock::Clock;
 
-/// What the process is doing, as `/ready` tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Not yet ready.
-    Starting,
-    /// Taking heartbeats.
-    Ready,
-    /// Told to stop; what is in hand is finished.
-    Draining,
-}
-
-struct State {
+struct Guarded {
     registry: Registry,
-    /// Somebody wants the sweeper to look again.
-    woken: bool,
+    /// The sweeper is to look again before its deadline.
+    is_woken: bool,
     /// No alert is to be handed out.
     alerts_held: bool,
 }
 
-/// What all threads share.
+/// How far the alerts are, as the sweeper last saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deliveries {
+    /// An alert is being posted.
+    pub is_posting: bool,
+    /// Nothing is owed, queued or being posted.
+    pub is_done: bool,
+}
+
+/// The registry and the clock, for all threads.
 pub struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
+    guarded: Mutex<Guarded>,
+    /// Wakes the sweeper, who is the only one to wait on it.
+    sweeper: Condvar,
     clock: Clock,
-    phase: AtomicU8,
-    reachable: AtomicBool,
-    stopping: AtomicBool,
+    deliveries: Mutex<Option<Deliveries>>,
+    reported: Condvar,
 }
 
 impl Shared {
     /// An empty registry and a clock that starts now.
     pub fn new(rules: Rules) -> Self {
+        let registry = Registry::new(rules);
         Self {
-            state: Mutex::new(State { registry: Registry::new(rules), woken: false, alerts_held: false }),
-            changed: Condvar::new(),
+            guarded: Mutex::new(Guarded { registry, is_woken: false, alerts_held: false }),
+            sweeper: Condvar::new(),
             clock: Clock::start(),
-            phase: AtomicU8::new(Phase::Starting as u8),
-            reachable: AtomicBool::new(true),
-            stopping: AtomicBool::new(false),
+            deliveries: Mutex::default(),
+            reported: Condvar::new(),
         }
     }
 
@@ -57,27 +58,44 @@ impl Shared {
     /// to the number of agents. The moment is read under the lock too, so
     /// that moments and changes come in the same order.
     pub fn with<R>(&self, f: impl FnOnce(&mut Registry, Now) -> R) -> R {
-        let mut state = self.lock();
+        let mut guarded = self.lock();
         let now = self.clock.now();
-        f(&mut state.registry, now)
+        f(&mut guarded.registry, now)
     }
 
     /// The same for the sweeper, who renews the lease on awake time.
     pub fn with_renewed<R>(&self, f: impl FnOnce(&mut Registry, Now) -> R) -> R {
-        let mut state = self.lock();
-        state.woken = false;
+        let mut guarded = self.lock();
+        guarded.is_woken = false;
         let now = self.clock.renew(Duration::ZERO);
-        f(&mut state.registry, now)
+        f(&mut guarded.registry, now)
     }
 
-    /// The next alerts to post, unless they are held.
+    /// The next alerts to post, unless they are held. Reports how far they are.
     pub fn next_alerts(&self) -> Vec<Alert> {
-        let mut state = self.lock();
-        if state.alerts_held {
-            return Vec::new();
-        }
+        let mut guarded = self.lock();
         let now = self.clock.now();
-        std::iter::from_fn(|| state.registry.next_alert(now)).collect()
+        let alerts = if guarded.alerts_held {
+            Vec::new()
+        } else {
+            std::iter::from_fn(|| guarded.registry.next_alert(now)).collect()
+        };
+        let outbox = guarded.registry.outbox();
+        let deliveries = Deliveries { is_posting: outbox.is_posting(), is_done: outbox.is_empty() };
+        drop(guarded);
+        let mut reported = self.deliveries.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.replace(deliveries) != Some(deliveries) {
+            drop(reported);
+            self.reported.notify_all();
+        }
+        alerts
+    }
+
+    /// Takes note of how the post of an alert ended, and lets the sweeper hand
+    /// out the next.
+    pub fn settle(&self, alert: &Alert, outcome: Outcome) {
+        self.with(|registry, now| registry.settle(now, alert, outcome));
+        self.wake();
     }
 
     /// Holds all alerts back, or lets them go again.
@@ -88,27 +106,36 @@ impl Shared {
 
     /// Lets the sweeper look again at once.
     pub fn wake(&self) {
-        self.lock().woken = true;
-        self.changed.notify_all();
+        self.lock().is_woken = true;
+        self.sweeper.notify_one();
     }
 
     /// The sweeper's sleep: until the next deadline, at most `longest`, or
-    /// until it is woken.
-    pub fn sleep(&self, longest: Duration) {
-        let state = self.lock();
-        // While alerts are held, those that are due must not keep it awake.
-        let deadline = if state.alerts_held { None } else { state.registry.next_deadline() };
+    /// until it is woken. Where it passes no verdicts, their deadlines do not
+    /// keep it awake.
+    pub fn sleep(&self, longest: Duration, passes_verdicts: bool) {
+        let guarded = self.lock();
+        let registry = &guarded.registry;
+        let alerts = registry.outbox().next_due().filter(|_| !guarded.alerts_held);
+        let verdicts = registry.next_verdict().filter(|_| passes_verdicts);
         let now = self.clock.now().tick;
+        let deadline = alerts.into_iter().chain(verdicts).min();
         let sleep = deadline.map_or(longest, |deadline| deadline.since(now)).min(longest);
         self.clock.renew(sleep);
         // Waking for nothing is harmless: the sweeper then finds nothing due.
-        drop(self.changed.wait_timeout_while(state, sleep, |state| !state.woken));
+        drop(self.sweeper.wait_timeout_while(guarded, sleep, |guarded| !guarded.is_woken));
     }
 
-    /// Waits until `done`, at most for `longest`. Returns whether it came to that.
-    pub fn wait_until(&self, longest: Duration, done: impl Fn(&Registry) -> bool) -> bool {
-        let waited = self.changed.wait_timeout_while(self.lock(), longest, |state| !done(&state.registry));
-        let (_state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+    /// Waits until the sweeper reports that deliveries are so, at most for
+    /// `longest`. Returns whether it did.
+    pub fn await_deliveries(&self, longest: Duration, are_so: impl Fn(Deliveries) -> bool) -> bool {
+        let mut reported = self.deliveries.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was reported before now may be over.
+        *reported = None;
+        self.wake();
+        let is_waiting = |reported: &mut Option<Deliveries>| !reported.is_some_and(&are_so);
+        let waited = self.reported.wait_timeout_while(reported, longest, is_waiting);
+        let (_reported, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         !timeout.timed_out()
     }
 
@@ -117,50 +144,9 @@ impl Shared {
         &self.clock
     }
 
-    /// What the process is doing.
-    pub fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::SeqCst) {
-            0 => Phase::Starting,
-            1 => Phase::Ready,
-            _ => Phase::Draining,
-        }
-    }
-
-    /// Enters a phase.
-    pub fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::SeqCst);
-    }
-
-    /// Waits for `time`, or until the threads are to end.
-    pub fn pause(&self, time: Duration) {
-        let waiting = |_: &mut State| !self.is_stopping();
-        drop(self.changed.wait_timeout_while(self.lock(), time, waiting));
-    }
-
-    /// Whether our own port can be reached.
-    pub fn is_reachable(&self) -> bool {
-        self.reachable.load(Ordering::SeqCst)
-    }
-
-    /// Takes note of whether our own port can be reached.
-    pub fn set_reachable(&self, reachable: bool) {
-        self.reachable.store(reachable, Ordering::SeqCst);
-    }
-
-    /// Tells the threads to end.
-    pub fn stop(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
-        self.wake();
-    }
-
-    /// Whether the threads are to end.
-    pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A thread of ours that panics ends the process (app.rs), so nobody
+    fn lock(&self) -> MutexGuard<'_, Guarded> {
+        // A thread of ours that panics ends the process (panics.rs), so nobody
         // gets to see a poisoned lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,6 +7,7 @@ use ureq::http::HeaderMap;
 use ureq::tls::Certificate;
 
 use crate::config;
+use crate::state_file::Owner;
 use pap_core::alert::{Alert, Severity};
 use pap_core::delivery::Reply;
 use pap_process::client;
@@ -22,8 +23,7 @@ const KEEP_IDLE: Duration = Duration::from_secs(2);
 
 /// Where alerts go.
 pub struct Station {
-    cluster_id: String,
-    instance: String,
+    owner: Owner,
     post: Option<Post>,
 }
 
@@ -49,14 +49,14 @@ impl Told {
 }
 
 impl Station {
-    /// The configured station, or the log. `instance` makes event ids unique.
-    pub fn new(config: &config::Config, instance: String) -> Self {
+    /// The configured station, or the log.
+    pub fn new(config: &config::Config, owner: Owner) -> Self {
         let post = config.station.as_ref().map(|station| Post {
             agent: agent(&station.roots, config.rules.outbox.senders),
             url: station.url.clone(),
             authorization: format!("Bearer {}", station.key.reveal()),
         });
-        Self { cluster_id: config.cluster_id.clone(), instance, post }
+        Self { owner, post }
     }
 
     /// Whether alerts only go to the log.
@@ -66,7 +66,7 @@ impl Station {
 
     /// Tells one alert. Waits for the station for at most 10 seconds.
     pub fn tell(&self, alert: &Alert) -> Told {
-        let body = match alert.to_json(&self.cluster_id, &self.instance) {
+        let body = match alert.to_json(&self.owner.cluster_id, &self.owner.instance) {
             Ok(body) => body,
             Err(error) => return Told::nothing(error.to_string()),
         };

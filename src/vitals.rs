@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pap_core::time::millis;
+use pap_core::time::{Uptime, millis};
 
 /// A sweeper or a probe that was not seen for so long is stuck.
 const STUCK: Duration = Duration::from_secs(5);
@@ -30,18 +30,18 @@ impl Vitals {
     }
 
     /// The sweeper is awake.
-    pub fn swept(&self, now: Duration) {
-        self.sweeper.store(millis(now), Ordering::Relaxed);
+    pub fn swept(&self, now: Uptime) {
+        self.sweeper.store(millis(now.reading()), Ordering::Relaxed);
     }
 
     /// Our own port answered.
-    pub fn probed(&self, now: Duration) {
-        self.probe.store(millis(now), Ordering::Relaxed);
+    pub fn probed(&self, now: Uptime) {
+        self.probe.store(millis(now.reading()), Ordering::Relaxed);
     }
 
     /// A sender begins a post.
-    pub fn posting(&self, sender: usize, now: Duration) {
-        self.posts[sender].store(millis(now).max(1), Ordering::Relaxed);
+    pub fn posting(&self, sender: usize, now: Uptime) {
+        self.posts[sender].store(millis(now.reading()).max(1), Ordering::Relaxed);
     }
 
     /// A sender is done with its post.
@@ -53,9 +53,9 @@ impl Vitals {
     ///
     /// # Errors
     /// Who is not.
-    pub fn check(&self, now: Duration) -> Result<(), &'static str> {
+    pub fn check(&self, now: Uptime) -> Result<(), &'static str> {
         let late = |since: &AtomicU64, allowed: Duration| {
-            millis(now).saturating_sub(since.load(Ordering::Relaxed)) > millis(allowed)
+            millis(now.reading()).saturating_sub(since.load(Ordering::Relaxed)) > millis(allowed)
         };
         if late(&self.sweeper, STUCK) {
             Err("the sweeper is stuck")
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn who_is_not_seen_is_named() {
-        let at = Duration::from_secs;
+        let at = |seconds| Uptime::new(Duration::from_secs(seconds));
         let vitals = Vitals::new(2);
         assert_eq!(vitals.check(at(4)), Ok(()));
         vitals.probed(at(10));

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::state::Keeper;
-use super::{Demands, FLUSH};
+use super::FLUSH;
+use super::orders::Demands;
+use crate::parts::Parts;
 use crate::server::{DOOR, Server};
+use pap_process::clock::monotonic;
 use pap_process::reexec::{memory, replace};
 use pap_process::systemd::Notifier;
 
@@ -68,18 +70,18 @@ pub fn check(path: &Path) -> Result<(), String> {
 
 /// Goes on in the image at `program`. Returns only if that failed, or if
 /// there are other demands by then; all goes on as before.
-pub fn go_on(program: &Path, server: &Server, keeper: &Keeper, notifier: &Notifier, demands: &Demands) {
-    let shared = keeper.shared();
+pub fn go_on(program: &Path, server: &Server, parts: &Parts, notifier: &Notifier, demands: &Demands) {
+    let shared = &parts.shared;
     log::info!("going on in {}", program.display());
     // If the new image fails, a file is better than nothing.
-    keeper.save();
+    parts.keeper.save(shared);
     let mut state = match memory() {
         Ok(state) => state,
         Err(error) => return log::error!("cannot go on in another image: {error}"),
     };
     let attempt = |patience, is_last| {
-        notifier.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", pap_process::clock::monotonic().as_micros()));
-        let is_asked = try_to_go_on(program, server, keeper, &mut state, demands, (patience, is_last));
+        notifier.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic().reading().as_micros()));
+        let is_asked = try_to_go_on(program, server, parts, &mut state, demands, (patience, is_last));
         notifier.say("READY=1");
         is_asked
     };
@@ -87,7 +89,7 @@ pub fn go_on(program: &Path, server: &Server, keeper: &Keeper, notifier: &Notifi
         log::info!("requests are still in hand, so we go on a little later");
         let until = shared.clock().uptime() + OPEN;
         while shared.clock().uptime() < until && !demands.any() {
-            shared.pause(LOOK_EVERY);
+            parts.stop.wait(LOOK_EVERY);
         }
         !demands.any()
     });
@@ -110,16 +112,16 @@ fn in_attempts(mut attempt: impl FnMut(Duration, bool) -> bool, pause: impl Fn()
 fn try_to_go_on(
     program: &Path,
     server: &Server,
-    keeper: &Keeper,
+    parts: &Parts,
     state: &mut File,
     demands: &Demands,
     (patience, is_last): (Duration, bool),
 ) -> bool {
-    let (shared, observers) = (keeper.shared(), server.observers());
+    let Parts { shared, observers, keeper, .. } = parts;
     server.await_slow_lane(BIG_ANSWERS, || demands.any());
     // What is being posted is waited for, so that nothing is told twice.
     shared.hold_alerts(true);
-    shared.wait_until(POSTS, |registry| !registry.outbox().is_posting());
+    shared.await_deliveries(POSTS, |deliveries| !deliveries.is_posting);
     // Whoever connects from now on waits for the next image.
     observers.end();
     DOOR.close();

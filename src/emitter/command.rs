@@ -15,6 +15,7 @@ use rustix::process::{WaitOptions, wait};
 use super::Event;
 use super::subject::Child;
 use pap_core::beat::Mode;
+use pap_core::time::Monotonic;
 use pap_process::clock::monotonic;
 use pap_process::signals::{Caught, Signal, Signals, is_ignored};
 
@@ -76,7 +77,7 @@ fn mode(caught: Caught) -> Option<Mode> {
 /// Passes signals on until the command has ended, and says so.
 pub fn attend(child: u32, signals: &Signals, events: &Sender<Event>) {
     let Ok(child) = i32::try_from(child).map(Pid::from_raw) else { return };
-    let mut planned_until = Duration::ZERO;
+    let mut planned_until = Monotonic::default();
     loop {
         let caught = signals.next(|_| ());
         let now = monotonic();

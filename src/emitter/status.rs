@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::ways::Identity;
 use pap_core::beat::{AgentId, Mode};
 use pap_core::pace::Taken;
-use pap_core::time::millis;
+use pap_core::time::{Monotonic, millis};
 use pap_process::clock::{monotonic, wall};
 use pap_process::files::{Durability, read_small, replace};
 
@@ -81,7 +81,7 @@ impl Status {
             Taken::Station => "the station",
             Taken::Nobody => return,
         };
-        let monotonic_ms = millis(monotonic());
+        let monotonic_ms = millis(monotonic().reading());
         let (at, interval_ms) = (wall().to_string(), millis(interval));
         self.accepted = Some(Accepted { by: by.into(), at, monotonic_ms, interval_ms });
     }
@@ -90,7 +90,7 @@ impl Status {
     ///
     /// # Errors
     /// None was. Both are a line for people.
-    pub fn check(&self, now: Duration) -> Result<String, String> {
+    pub fn check(&self, now: Monotonic) -> Result<String, String> {
         let trouble = if self.trouble.is_empty() {
             String::new()
         } else {
@@ -101,7 +101,7 @@ impl Status {
         };
         let longest = Duration::from_millis(accepted.interval_ms) * 2;
         let by = &accepted.by;
-        let age = Duration::from_millis(millis(now).saturating_sub(accepted.monotonic_ms));
+        let age = Duration::from_millis(millis(now.reading()).saturating_sub(accepted.monotonic_ms));
         if age <= longest {
             Ok(format!("beating: {by} took a heartbeat {age:.1?} ago{trouble}"))
         } else {
@@ -112,7 +112,7 @@ impl Status {
     }
 
     /// Everything, for people.
-    pub fn describe(&self, now: Duration) -> String {
+    pub fn describe(&self, now: Monotonic) -> String {
         let Self { agent_id, agent_name, pid, mode, interval_ms, vouches_for, .. } = self;
         let (Ok(summary) | Err(summary)) = self.check(now);
         let accepted = self.accepted.as_ref().map_or("never", |accepted| &accepted.at);
@@ -205,7 +205,7 @@ fn read(path: &Path) -> io::Result<Status> {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it was written by another user"));
     }
     let status: Status = serde_json::from_str(&text)?;
-    let is_later = |accepted: &Accepted| accepted.monotonic_ms > millis(monotonic());
+    let is_later = |accepted: &Accepted| accepted.monotonic_ms > millis(monotonic().reading());
     if status.accepted.as_ref().is_some_and(is_later) {
         return Err(io::Error::other("it is from before the system was started"));
     }
@@ -244,7 +244,7 @@ mod tests {
         status.tried(Taken::Nobody, INTERVAL, "the collector: gone");
         assert!(status.check(monotonic()).unwrap_err().ends_with("yet; the collector: gone"));
         status.tried(Taken::Station, INTERVAL, "the collector: gone");
-        let taken = Duration::from_millis(status.accepted.as_ref().unwrap().monotonic_ms);
+        let taken = Monotonic::new(Duration::from_millis(status.accepted.as_ref().unwrap().monotonic_ms));
         let text = status.check(taken + Duration::from_secs(10)).unwrap();
         assert_eq!(text, "beating: the station took a heartbeat 10.0s ago; the collector: gone");
         let text = status.check(taken + Duration::from_millis(10_001)).unwrap_err();

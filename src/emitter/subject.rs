@@ -11,6 +11,7 @@ use rustix::param::clock_ticks_per_second;
 use ureq::tls::Certificate;
 
 use super::USER_AGENT;
+use pap_core::time::{Monotonic, SinceBoot};
 use pap_process::client::{self, Client};
 use pap_process::clock::{monotonic, since_boot, wall};
 use pap_process::files::read_small;
@@ -59,7 +60,7 @@ pub struct Probe {
     url: String,
     patience: Duration,
     /// When it was first good without having been gone in between.
-    since: Option<Duration>,
+    since: Option<Monotonic>,
 }
 
 impl Probe {
@@ -75,7 +76,7 @@ impl Subject for Probe {
         match panics::contain(|| agent.get(&self.url).call())? {
             Ok(answer) if answer.status().is_success() => {
                 let now = monotonic();
-                Ok(now.saturating_sub(*self.since.get_or_insert(now)))
+                Ok(now.since(*self.since.get_or_insert(now)))
             }
             // It runs, though it is not well.
             Ok(answer) => {
@@ -152,8 +153,8 @@ pub struct Child {
     pub pid: u32,
     /// What was run.
     pub name: String,
-    /// When, on the monotonic clock.
-    pub started: Duration,
+    /// When it was started.
+    pub started: Monotonic,
 }
 
 impl Subject for Child {
@@ -164,7 +165,7 @@ impl Subject for Child {
             Err(why) if Process::find("self").is_ok() => return Err(why),
             Err(_) => {}
         }
-        Ok(monotonic().saturating_sub(self.started))
+        Ok(monotonic().since(self.started))
     }
 
     fn describe(&self) -> String {
@@ -206,7 +207,7 @@ impl Process {
         let (seconds, rest) = (self.started / ticks, self.started % ticks);
         let started =
             Duration::from_secs(seconds) + Duration::from_secs(rest) / u32::try_from(ticks).unwrap_or(1);
-        since_boot().saturating_sub(started)
+        since_boot().since(SinceBoot::new(started))
     }
 
     fn alive(self, pid: u32) -> Result<Duration, String> {
@@ -232,7 +233,7 @@ mod tests {
         let text = "7 (a) Z 1 b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 123456 9 10\n";
         assert_eq!(Process::parse(text), Some(Process { state: 'S', threads: 1, started: 123_456 }));
         assert_eq!(Process::parse("7 (a"), None);
-        assert!(uptime_of_this_process().unwrap() < since_boot());
+        assert!(uptime_of_this_process().unwrap() < since_boot().reading());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! while there is no room, and gives the next connection when a thread has
 //! picked up the former. Listeners that are not ours are passed on to the kernel.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
@@ -28,6 +29,16 @@ const ASK_EVERY: Duration = Duration::from_millis(10);
 
 /// Where connections come in. There is one, as there is one `accept4`.
 pub static DOOR: Door = Door::new();
+
+thread_local! {
+    static IS_ACCEPT_LOOP: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is one of tiny_http's accept loops. When one panics,
+/// because descriptors or threads have run out, nobody else says so.
+pub fn is_accept_loop() -> bool {
+    IS_ACCEPT_LOOP.get()
+}
 
 /// Decides when tiny_http gets a connection.
 pub struct Door {
@@ -172,7 +183,7 @@ impl Door {
         loop {
             let mut state = self.lock();
             match state.ours {
-                Some((_, descriptor)) if descriptor == listener => {}
+                Some((_, descriptor)) if descriptor == listener => IS_ACCEPT_LOOP.set(true),
                 Some((cookie, _))
                     if borrowed(listener, |it| SockRef::from(&it).cookie().ok()) == Some(cookie) =>
                 {

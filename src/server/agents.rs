@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::target::Listing;
-use crate::observers::Observers;
+use crate::parts::Parts;
 use crate::shared::Shared;
 use pap_core::beat::AgentId;
 use pap_core::registry::{AgentView, Filter, StatsView};
@@ -19,8 +19,7 @@ const COPY_STEP: usize = 128;
 
 /// A list of agents on its way out.
 pub struct AgentList {
-    shared: Arc<Shared>,
-    observers: Arc<Observers>,
+    parts: Arc<Parts>,
     ids: std::vec::IntoIter<AgentId>,
     next: Option<AgentId>,
     is_first: bool,
@@ -31,8 +30,7 @@ pub struct AgentList {
 impl AgentList {
     /// The agents that `listing` asks for, ordered by id.
     pub fn new(
-        shared: Arc<Shared>,
-        observers: Arc<Observers>,
+        parts: Arc<Parts>,
         cluster_id: &str,
         cluster_name: &str,
         listing: &Listing,
@@ -43,30 +41,30 @@ impl AgentList {
             cluster_name: &'a str,
             stats: StatsView,
         }
-        let mut ids = matching(&shared, &listing.filter, listing.limit);
+        let mut ids = matching(&parts.shared, &listing.filter, listing.limit);
         let mut next = None;
         if let Some(limit) = listing.limit.filter(|&limit| ids.len() > limit) {
             ids.truncate(limit);
             next = ids.last().cloned();
         }
-        let watched = observers.watched();
-        let stats = shared.with(|registry, _| registry.stats_view(&watched));
+        let watched = parts.observers.watched();
+        let stats = parts.shared.with(|registry, _| registry.stats_view(&watched));
         let mut text = serde_json::to_vec(&Head { cluster_id, cluster_name, stats })?;
         // The object goes on with the agents.
         text.pop();
         text.extend_from_slice(b",\"agents\":[");
         let text = io::Cursor::new(text);
-        Ok(Self { shared, observers, ids: ids.into_iter(), next, is_first: true, is_done: false, text })
+        Ok(Self { parts, ids: ids.into_iter(), next, is_first: true, is_done: false, text })
     }
 
     fn refill(&mut self) -> io::Result<()> {
         let ids: Vec<AgentId> = self.ids.by_ref().take(COPY_STEP).collect();
-        let mut views: Vec<AgentView> = self.shared.with(|registry, now| {
+        let mut views: Vec<AgentView> = self.parts.shared.with(|registry, now| {
             // One that was forgotten meanwhile is no longer listed.
             ids.iter().filter_map(|id| registry.view(now, id)).collect()
         });
         for view in &mut views {
-            view.observation_mode = self.observers.is_watched(&view.agent_uuid);
+            view.observation_mode = self.parts.observers.is_watched(&view.agent_uuid);
         }
         let mut text = std::mem::take(self.text.get_mut());
         text.clear();

@@ -15,10 +15,10 @@ use super::page;
 use super::target::{Listing, Target};
 use crate::VERSION;
 use crate::config::Config;
-use crate::metrics::{Gauges, Metrics, Numbers, Refusal, render};
-use crate::observers::Observers;
-use crate::shared::{Phase, Shared};
-use crate::sweeper::log_change;
+use crate::metrics::{Gauges, Numbers, Refusal, render};
+use crate::news;
+use crate::parts::Parts;
+use crate::readiness::Phase;
 use pap_core::beat::{AgentId, Beat, BeatError, IdError, Mode};
 use pap_core::registry::{AgentView, Full};
 use pap_core::time::millis;
@@ -87,12 +87,8 @@ struct HealthStation {
 
 /// What the endpoints need.
 pub struct Api {
-    /// The registry and the clock.
-    pub shared: Arc<Shared>,
-    /// Where requests are counted.
-    pub metrics: Arc<Metrics>,
-    /// Who watches.
-    pub observers: Arc<Observers>,
+    /// What all threads share.
+    pub parts: Arc<Parts>,
     /// Whether there is a station to tell.
     pub has_station: bool,
     /// The id the station knows this cluster by.
@@ -109,16 +105,9 @@ pub struct Api {
 
 impl Api {
     /// The endpoints of a collector with this configuration.
-    pub fn new(
-        config: &Config,
-        shared: Arc<Shared>,
-        metrics: Arc<Metrics>,
-        observers: Arc<Observers>,
-    ) -> Self {
+    pub fn new(config: &Config, parts: Arc<Parts>) -> Self {
         Self {
-            shared,
-            metrics,
-            observers,
+            parts,
             has_station: config.station.is_some(),
             cluster_id: config.cluster_id.clone(),
             cluster_name: config.cluster_name.clone(),
@@ -157,7 +146,7 @@ impl Api {
 
     fn heartbeat(&self, id: Result<&AgentId, &IdError>, body: &[u8]) -> Answer {
         let refuse = |why, answer| {
-            self.metrics.refusal(why);
+            self.parts.metrics.refusal(why);
             answer
         };
         let id = match id {
@@ -184,8 +173,8 @@ impl Api {
                 return refuse(Refusal::Resource, Answer::error(400, &error));
             }
         };
-        let is_watched = self.observers.is_watched(id);
-        let taken = self.shared.with(|registry, now| {
+        let is_watched = self.parts.observers.is_watched(id);
+        let taken = self.parts.shared.with(|registry, now| {
             let received = registry.beat(now, id, &beat)?;
             Ok::<_, Full>((received, is_watched.then(|| registry.view(now, id)).flatten()))
         });
@@ -194,14 +183,13 @@ impl Api {
             return refuse(Refusal::Full, answer.retry_after(RETRY_WHEN_FULL));
         };
         if received.news {
-            self.shared.wake();
+            self.parts.shared.wake();
         }
         if let Some(change) = &received.change {
-            log_change(change);
-            self.observers.status(&change.agent);
+            news::tell(change, &self.parts.observers);
         }
         if let Some(view) = view {
-            self.observers.heartbeat(view);
+            self.parts.observers.heartbeat(view);
         }
         log::debug!(agent_uuid:% = id; "heartbeat in {}{}", beat.mode, if received.is_new { ", the first" } else { "" });
         let body = Accepted {
@@ -214,17 +202,17 @@ impl Api {
     }
 
     fn remove(&self, id: &AgentId) -> Answer {
-        if !self.shared.with(|registry, _| registry.forget(id)) {
+        if !self.parts.shared.with(|registry, _| registry.forget(id)) {
             return self.not_found(id);
         }
-        self.shared.wake();
+        self.parts.shared.wake();
         log::info!(agent_uuid:% = id; "removed on request");
         Answer::json(200, &Removed { removed: true, agent_uuid: id })
     }
 
     fn agents(&self, listing: &Listing) -> Answer {
-        let (shared, observers) = (Arc::clone(&self.shared), Arc::clone(&self.observers));
-        match AgentList::new(shared, observers, &self.cluster_id, &self.cluster_name, listing) {
+        let parts = Arc::clone(&self.parts);
+        match AgentList::new(parts, &self.cluster_id, &self.cluster_name, listing) {
             Ok(list) => Answer::stream(list),
             Err(error) => Answer::error(500, &error.to_string()),
         }
@@ -237,9 +225,9 @@ impl Api {
             cluster_name: &'a str,
             agent: AgentView,
         }
-        match self.shared.with(|registry, now| registry.view(now, id)) {
+        match self.parts.shared.with(|registry, now| registry.view(now, id)) {
             Some(mut agent) => {
-                agent.observation_mode = self.observers.is_watched(id);
+                agent.observation_mode = self.parts.observers.is_watched(id);
                 let (cluster_id, cluster_name) = (&self.cluster_id, &self.cluster_name);
                 Answer::json(200, &Body { cluster_id, cluster_name, agent })
             }
@@ -253,7 +241,7 @@ impl Api {
     }
 
     fn health(&self) -> Answer {
-        let (stats, queued, oldest, owed, reachable) = self.shared.with(|registry, now| {
+        let (stats, queued, oldest, owed, reachable) = self.parts.shared.with(|registry, now| {
             let outbox = registry.outbox();
             (registry.stats(), outbox.queued(), outbox.oldest(now.tick), outbox.owed(), outbox.is_reachable())
         });
@@ -262,7 +250,7 @@ impl Api {
             version: VERSION,
             cluster_id: &self.cluster_id,
             cluster_name: &self.cluster_name,
-            uptime: self.shared.clock().uptime().as_secs(),
+            uptime: self.parts.shared.clock().uptime().reading().as_secs(),
             agents: HealthAgents {
                 total: stats.total(),
                 healthy: stats.healthy(),
@@ -278,8 +266,8 @@ impl Api {
     }
 
     fn ready(&self) -> Answer {
-        let reason = match self.shared.phase() {
-            Phase::Ready if self.shared.is_reachable() => {
+        let reason = match self.parts.readiness.phase() {
+            Phase::Ready if self.parts.readiness.is_reachable() => {
                 return Answer::json(200, &json!({ "ready": true }));
             }
             Phase::Ready => "cannot reach its own port",
@@ -293,15 +281,16 @@ impl Api {
     }
 
     fn metrics(&self) -> Answer {
-        let numbers = self.shared.with(|registry, _| Numbers::of(registry));
+        let numbers = self.parts.shared.with(|registry, _| Numbers::of(registry));
         let gauges = Gauges {
             connections: self.connections.load(Ordering::Relaxed),
             leaked: self.leaked.load(Ordering::Relaxed),
-            watched: self.observers.watched().len(),
-            observers: self.observers.count(),
-            missed: self.observers.missed(),
+            watched: self.parts.observers.watched().len(),
+            observers: self.parts.observers.count(),
+            missed: self.parts.observers.missed(),
         };
-        let text = render(&self.cluster_id, &numbers, &self.metrics, self.shared.clock(), &gauges);
+        let text =
+            render(&self.cluster_id, &numbers, &self.parts.metrics, self.parts.shared.clock(), &gauges);
         Answer::text("text/plain; version=0.0.4; charset=utf-8", text)
     }
 

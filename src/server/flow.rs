@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, select};
 use tiny_http::Request;
 
 use super::answer::{After, Answer};
@@ -16,6 +16,7 @@ use super::target::Target;
 use super::{DOOR, Server};
 use crate::metrics::{Closed, Refusal, Route};
 use pap_core::fanout::Subject;
+use pap_core::time::Uptime;
 
 /// A client may take so long over a big answer.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -38,15 +39,15 @@ pub(super) enum Lane {
 /// A request for the slow lane.
 pub struct Slow {
     request: Request,
-    arrived: Duration,
+    arrived: Uptime,
 }
 
 /// Who is being answered in the slow lanes, and since when.
 #[derive(Default)]
-pub(super) struct SlowPeers(Mutex<HashMap<SocketAddr, Duration>>);
+pub(super) struct SlowPeers(Mutex<HashMap<SocketAddr, Uptime>>);
 
 impl SlowPeers {
-    fn begin(&self, peer: SocketAddr, now: Duration) {
+    fn begin(&self, peer: SocketAddr, now: Uptime) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(peer, now);
     }
 
@@ -59,7 +60,7 @@ impl SlowPeers {
     }
 
     /// Whether `peer` keeps a lane busy for longer than it may.
-    pub(super) fn is_over(&self, peer: SocketAddr, now: Duration, others_wait: bool) -> bool {
+    pub(super) fn is_over(&self, peer: SocketAddr, now: Uptime, others_wait: bool) -> bool {
         let longest = match (DOOR.is_open(), others_wait) {
             (false, true) => SHORTEST,
             (false, false) => LONGEST_BEFORE_ALL,
@@ -67,14 +68,14 @@ impl SlowPeers {
             (true, false) => LONGEST,
         };
         let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        peers.get(&peer).is_some_and(|&since| now.saturating_sub(since) > longest)
+        peers.get(&peer).is_some_and(|&since| now.since(since) > longest)
     }
 }
 
 impl Server {
     /// Answers requests until it is stopped.
     pub fn work(&self) {
-        while !self.api.shared.is_stopping() {
+        while !self.api.parts.stop.is_stopping() {
             match self.current().recv() {
                 Ok(request) => self.begin(request),
                 // The accept loop ended, and one call for the watch is enough;
@@ -95,12 +96,19 @@ impl Server {
 
     /// Gives the answers that may have to wait, until it is stopped.
     pub fn slow_lane(&self, waiting: &Receiver<Slow>) {
-        // What still waits at the end is answered too.
-        while !self.api.shared.is_stopping() || !waiting.is_empty() {
-            if let Ok(Slow { request, arrived }) = waiting.recv_timeout(Duration::from_millis(100)) {
+        loop {
+            let next = select! {
+                recv(waiting) -> next => next.ok(),
+                // What still waits at the end is answered too.
+                recv(self.api.parts.stop.receiver()) -> _ => match waiting.try_recv() {
+                    Ok(next) => Some(next),
+                    Err(_) => return,
+                },
+            };
+            if let Some(Slow { request, arrived }) = next {
                 let peer = request.remote_addr().copied();
                 if let Some(peer) = peer {
-                    self.slow_peers.begin(peer, self.api.shared.clock().uptime());
+                    self.slow_peers.begin(peer, self.api.parts.shared.clock().uptime());
                 }
                 self.take(request, Lane::Slow, arrived);
                 if let Some(peer) = peer {
@@ -115,11 +123,11 @@ impl Server {
         if let Some(&peer) = request.remote_addr() {
             self.pipeline.admit(peer);
         }
-        self.take(request, Lane::Worker, self.api.shared.clock().uptime());
+        self.take(request, Lane::Worker, self.api.parts.shared.clock().uptime());
     }
 
     /// Answers a request, or hands it to another lane.
-    fn take(&self, mut request: Request, lane: Lane, arrived: Duration) {
+    fn take(&self, mut request: Request, lane: Lane, arrived: Uptime) {
         let Some(&peer) = request.remote_addr() else { return let_go(request) };
         let target = Target::parse(request.method(), request.url());
         if matches!(target, Target::Observe(_)) && self.pipeline.may_block(peer) {
@@ -150,7 +158,7 @@ impl Server {
         }
         let length = request.body_length();
         let answer = if target.wants_body() && length.is_none() {
-            self.api.metrics.refusal(Refusal::Body);
+            self.api.parts.metrics.refusal(Refusal::Body);
             Answer::error(411, "A heartbeat needs a Content-Length")
         } else {
             let mut body = Vec::new();
@@ -164,10 +172,10 @@ impl Server {
     }
 
     /// Answers, and takes note of it.
-    pub(super) fn send(&self, request: Request, answer: Answer, route: Route, arrived: Duration) {
+    pub(super) fn send(&self, request: Request, answer: Answer, route: Route, arrived: Uptime) {
         let (peer, length) = (request.remote_addr().copied(), answer.length());
         let sent = answer.send(request);
-        self.api.metrics.request(route, self.api.shared.clock().uptime().saturating_sub(arrived));
+        self.api.parts.metrics.request(route, self.api.parts.shared.clock().uptime().since(arrived));
         let Some(peer) = peer else { return };
         match sent {
             Ok(After::Close) => self.doom(peer, Closed::Done),

@@ -26,13 +26,13 @@ impl Server {
     }
 
     fn await_so(&self, longest: Duration, so: impl Fn() -> bool) -> bool {
-        let clock = self.api.shared.clock();
+        let clock = self.api.parts.shared.clock();
         let give_up = clock.uptime() + longest;
         while !so() {
             if clock.uptime() >= give_up {
                 return false;
             }
-            self.api.shared.pause(PAUSE);
+            self.api.parts.stop.wait(PAUSE);
         }
         true
     }

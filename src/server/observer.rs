@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, select};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use socket2::SockRef;
@@ -22,6 +22,7 @@ use super::{Server, socket};
 use crate::metrics::{Closed, Route};
 use crate::observers::Watch;
 use pap_core::fanout::{Subject, Waiting};
+use pap_core::time::Uptime;
 use pap_process::clock::wall;
 use pap_process::panics;
 
@@ -47,7 +48,7 @@ pub const MOST_CANDIDATES: usize = 64;
 pub struct Candidate {
     pub(super) request: Request,
     pub(super) subject: Subject,
-    pub(super) arrived: Duration,
+    pub(super) arrived: Uptime,
 }
 
 /// The connection is over.
@@ -56,9 +57,14 @@ struct Over;
 impl Server {
     /// Opens streams until it is stopped.
     pub fn open_streams(self: &Arc<Self>, asked: &Receiver<Candidate>) {
-        while !self.api.shared.is_stopping() {
-            if let Ok(candidate) = asked.recv_timeout(Duration::from_millis(100)) {
-                self.open_stream(candidate);
+        loop {
+            select! {
+                recv(asked) -> candidate => {
+                    if let Ok(candidate) = candidate {
+                        self.open_stream(candidate);
+                    }
+                }
+                recv(self.api.parts.stop.receiver()) -> _ => return,
             }
         }
     }
@@ -70,7 +76,7 @@ impl Server {
             Ok(accepted) => accepted,
             Err(answer) => return refuse(request, answer),
         };
-        let watch = match self.api.observers.join(subject.clone()) {
+        let watch = match self.api.parts.observers.join(subject.clone()) {
             Ok(Some(watch)) if !watch.is_ending() => watch,
             Ok(Some(_)) | Err(_) => return refuse(request, full("No stream can be opened now")),
             Ok(None) => return refuse(request, full("As many watch as COLLECTOR_MAX_OBSERVERS allows")),
@@ -94,7 +100,7 @@ impl Server {
     }
 
     /// Answers a request that becomes no stream.
-    pub(super) fn refuse_stream(&self, request: Request, answer: Answer, arrived: Duration) {
+    pub(super) fn refuse_stream(&self, request: Request, answer: Answer, arrived: Uptime) {
         self.send(request, answer, Route::Observe, arrived);
     }
 
@@ -104,7 +110,7 @@ impl Server {
         accepted: &Accepted,
         watch: &Watch,
         subject: &Subject,
-        arrived: Duration,
+        arrived: Uptime,
     ) {
         let Some(&peer) = request.remote_addr() else { return let_go(request) };
         self.pipeline.become_stream(peer);
@@ -114,8 +120,9 @@ impl Server {
             && let Some(socket) = connection.stream()
         {
             self.api
+                .parts
                 .metrics
-                .request(Route::Observe, self.api.shared.clock().uptime().saturating_sub(arrived));
+                .request(Route::Observe, self.api.parts.shared.clock().uptime().since(arrived));
             let stream = request.upgrade("websocket", switching(accepted));
             let mut stream = Stream::new(self, stream, socket, watch);
             // Whatever the protocol's library makes of a client's bytes, it
@@ -133,12 +140,12 @@ impl Server {
         let (cluster_id, cluster_name) = (&self.api.cluster_id, &self.api.cluster_name);
         let initial = match subject {
             Subject::All => {
-                let watched = self.api.observers.watched();
-                let stats = self.api.shared.with(|registry, _| registry.stats_view(&watched));
+                let watched = self.api.parts.observers.watched();
+                let stats = self.api.parts.shared.with(|registry, _| registry.stats_view(&watched));
                 json!({ "type": "initial", "cluster_id": cluster_id, "cluster_name": cluster_name, "stats": stats })
             }
             Subject::One(id) => {
-                let agent = match self.api.shared.with(|registry, now| registry.view(now, id)) {
+                let agent = match self.api.parts.shared.with(|registry, now| registry.view(now, id)) {
                     Some(mut agent) => {
                         agent.observation_mode = true;
                         json!(agent)
@@ -158,11 +165,11 @@ struct Stream<'a> {
     web: WebSocket<Box<dyn ReadWrite + Send>>,
     watch: &'a Watch,
     /// Since when the client has taken nothing of what is there.
-    stuck_since: Option<Duration>,
+    stuck_since: Option<Uptime>,
     /// When the last ping went out.
-    pinged: Duration,
+    pinged: Uptime,
     /// When we said goodbye.
-    closing_since: Option<Duration>,
+    closing_since: Option<Uptime>,
     /// The client has sent what is not the protocol.
     is_broken: bool,
 }
@@ -181,7 +188,7 @@ impl<'a> Stream<'a> {
             .max_message_size(Some(MOST_RECEIVED))
             .max_frame_size(Some(MOST_RECEIVED));
         let web = WebSocket::from_raw_socket(stream, Role::Server, Some(config));
-        let pinged = server.api.shared.clock().uptime();
+        let pinged = server.api.parts.shared.clock().uptime();
         Self { server, socket, web, watch, stuck_since: None, pinged, closing_since: None, is_broken: false }
     }
 
@@ -199,9 +206,8 @@ impl<'a> Stream<'a> {
                 return Closed::Done;
             }
             let now = self.now();
-            let over = |since: Option<Duration>, longest| {
-                since.is_some_and(|since| now.saturating_sub(since) >= longest)
-            };
+            let over =
+                |since: Option<Uptime>, longest| since.is_some_and(|since| now.since(since) >= longest);
             if over(self.stuck_since, STUCK) || over(self.closing_since, GOODBYE) {
                 return if self.stuck_since.is_some() { Closed::Stalled } else { Closed::Done };
             }
@@ -218,7 +224,7 @@ impl<'a> Stream<'a> {
         // First what waits, then the end: a wake-up stands for both.
         let waiting = if is_open { self.watch.take() } else { Waiting::default() };
         if self.watch.is_ending() && self.closing_since.is_none() {
-            let is_stopping = self.server.api.shared.is_stopping();
+            let is_stopping = self.server.api.parts.stop.is_stopping();
             let code = if is_stopping { CloseCode::Away } else { CloseCode::Restart };
             self.close(
                 code,
@@ -232,7 +238,7 @@ impl<'a> Stream<'a> {
             if waiting.missed > 0 {
                 self.send(Message::text(json!({ "type": "lagged", "missed": waiting.missed }).to_string()))?;
             }
-            if self.now().saturating_sub(self.pinged) >= PING_EVERY {
+            if self.now().since(self.pinged) >= PING_EVERY {
                 self.pinged = self.now();
                 self.send(Message::Ping(Vec::new().into()))?;
             }
@@ -300,7 +306,7 @@ impl<'a> Stream<'a> {
     }
 
     fn close(&mut self, code: CloseCode, reason: &'static str) -> Result<(), Over> {
-        self.closing_since.get_or_insert(self.server.api.shared.clock().uptime());
+        self.closing_since.get_or_insert(self.server.api.parts.shared.clock().uptime());
         match self.web.close(Some(CloseFrame { code, reason: reason.into() })) {
             Ok(()) => self.flush(),
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => self.flush(),
@@ -339,7 +345,7 @@ impl<'a> Stream<'a> {
         let hears_news = !is_stuck && self.closing_since.is_none();
         let (ready, longest) =
             if hears_news { (&mut ready[..], due) } else { (&mut ready[..1], now + LOOK_UP) };
-        let wait = Timespec::try_from(due.min(longest).saturating_sub(now)).ok();
+        let wait = Timespec::try_from(due.min(longest).since(now)).ok();
         // A poll that fails is a turn too early.
         let _ = poll(ready, wait.as_ref());
         if is_stuck && ready[0].revents().contains(PollFlags::OUT) {
@@ -348,8 +354,8 @@ impl<'a> Stream<'a> {
         }
     }
 
-    fn now(&self) -> Duration {
-        self.server.api.shared.clock().uptime()
+    fn now(&self) -> Uptime {
+        self.server.api.parts.shared.clock().uptime()
     }
 }
 

@@ -89,7 +89,7 @@ impl Pipeline {
             let connection = state.connections.entry(peer).or_default();
             let is_the_same = connection.cookie == cookie;
             let now = monotonic();
-            let waited = now.saturating_sub(*since.get_or_insert(now));
+            let waited = now.since(*since.get_or_insert(now));
             let is_free = match connection.hand {
                 Hand::Stream | Hand::Ending if is_the_same => return false,
                 // If it is not free, it is another's that had the address before.

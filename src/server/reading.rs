@@ -28,6 +28,7 @@ use super::framing::{MAX_REQUEST, Refused, frame};
 use super::pipeline::Pipeline;
 use super::socket::set_low_water;
 use crate::metrics::{Closed, Metrics, Refusal, Route};
+use crate::parts::Parts;
 use pap_process::clock::monotonic;
 
 /// How long a refused client may go on sending before it hears a reset, which
@@ -38,12 +39,12 @@ const MOST_DISCARDED: usize = 64 * 1024;
 const SHORT_OF_MEMORY: Duration = Duration::from_millis(10);
 
 /// Who is to be asked and told. There is one, as there is one `recv`.
-static SERVER: OnceLock<(Arc<Pipeline>, Arc<Metrics>)> = OnceLock::new();
+static SERVER: OnceLock<(Arc<Pipeline>, Arc<Parts>)> = OnceLock::new();
 
 /// From now on tiny_http reads in turn.
-pub fn keep_order(pipeline: Arc<Pipeline>, metrics: Arc<Metrics>) {
+pub fn keep_order(pipeline: Arc<Pipeline>, parts: Arc<Parts>) {
     // Set once: there is one server.
-    let _ = SERVER.set((pipeline, metrics));
+    let _ = SERVER.set((pipeline, parts));
 }
 
 thread_local! {
@@ -76,7 +77,7 @@ impl Reader {
             *self = Self { cookie, peer, ..Self::default() };
             DOOR.picked_up(cookie);
         }
-        let Some((pipeline, metrics)) = SERVER.get() else { return usize::MAX };
+        let Some((pipeline, parts)) = SERVER.get() else { return usize::MAX };
         if self.granted == 0 {
             let request = loop {
                 match await_request(socket, buffer) {
@@ -94,7 +95,7 @@ impl Reader {
                     length
                 }
                 (Ok(Err(refused)), Some(peer)) if pipeline.await_turn(peer, cookie) => {
-                    refuse(socket, refused, metrics);
+                    refuse(socket, refused, &parts.metrics);
                     pipeline.end(peer, cookie);
                     linger(socket);
                     0
@@ -178,7 +179,7 @@ fn linger(socket: BorrowedFd<'_>) {
         match look(socket, &mut some[..], RecvFlags::DONTWAIT) {
             Ok((1.., count)) => discarded += count,
             Err(Errno::AGAIN | Errno::INTR) => {
-                let left = end.saturating_sub(monotonic());
+                let left = end.since(monotonic());
                 let longest = Timespec::try_from(left).ok();
                 let mut ready = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
                 if left.is_zero() || poll(&mut ready, longest.as_ref()).is_err() {

@@ -15,7 +15,8 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 
 use super::{DOOR, Server};
-use crate::vitals::Vitals;
+use crate::parts::Parts;
+use pap_core::time::Uptime;
 
 /// How often the port is tried.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -37,19 +38,19 @@ fn loopback(ip: IpAddr) -> IpAddr {
 /// A server whose accept loop has ended.
 pub struct Former {
     server: Arc<tiny_http::Server>,
-    quiet_since: Duration,
+    quiet_since: Uptime,
 }
 
 impl Server {
     /// Tries the port and repairs the accept loop, until it is stopped.
-    pub fn watch(&self, trouble: &Receiver<()>, vitals: &Vitals) {
-        let shared = &self.api.shared;
-        let mut probed = Duration::ZERO;
-        while !shared.is_stopping() {
-            let due = (probed + PROBE_EVERY).saturating_sub(shared.clock().uptime());
+    pub fn watch(&self, trouble: &Receiver<()>) {
+        let Parts { shared, readiness, stop, vitals, .. } = &*self.api.parts;
+        let mut probed = Uptime::default();
+        while !stop.is_stopping() {
+            let due = (probed + PROBE_EVERY).since(shared.clock().uptime());
             // However often the loop ends, the port is tried each second.
             let reported = trouble.recv_timeout(due).is_ok() && !due.is_zero();
-            if shared.is_stopping() {
+            if stop.is_stopping() {
                 return;
             }
             if !reported {
@@ -60,8 +61,8 @@ impl Server {
             let result = if reported { Err(io::Error::other("the accept loop ended")) } else { self.probe() };
             match result {
                 Ok(()) => {
-                    self.api.metrics.self_probe.record(shared.clock().uptime().saturating_sub(started));
-                    shared.set_reachable(true);
+                    self.api.parts.metrics.self_probe.record(shared.clock().uptime().since(started));
+                    readiness.set_reachable(true);
                     vitals.probed(shared.clock().uptime());
                 }
                 // Whoever calls while nobody is let in waits.
@@ -69,10 +70,10 @@ impl Server {
                 Err(error) => {
                     log::debug!("the port needs a new accept loop: {error}");
                     if !reported {
-                        shared.set_reachable(false);
+                        readiness.set_reachable(false);
                     }
                     self.rebuild();
-                    shared.pause(REBUILD_PAUSE);
+                    stop.wait(REBUILD_PAUSE);
                 }
             }
         }
@@ -80,8 +81,8 @@ impl Server {
 
     /// Serves what comes from former servers, until it is stopped.
     pub fn drain_former(&self) {
-        while !self.api.shared.is_stopping() {
-            let now = self.api.shared.clock().uptime();
+        while !self.api.parts.stop.is_stopping() {
+            let now = self.api.parts.shared.clock().uptime();
             let (mut requests, mut retired) = (Vec::new(), Vec::new());
             let mut all = self.former.lock().unwrap_or_else(PoisonError::into_inner);
             for former in all.iter_mut() {
@@ -92,7 +93,7 @@ impl Server {
                 // A worker may still be waiting there, its call taken by us.
                 former.server.unblock();
             }
-            retired.extend(all.extract_if(.., |former| now.saturating_sub(former.quiet_since) >= RETIRED));
+            retired.extend(all.extract_if(.., |former| now.since(former.quiet_since) >= RETIRED));
             let pause = if all.is_empty() { PROBE_EVERY } else { DRAIN_EVERY };
             drop(all);
             // A server that is dropped calls its own port, which may take time.
@@ -100,7 +101,7 @@ impl Server {
             for request in requests {
                 self.begin(request);
             }
-            self.api.shared.pause(pause);
+            self.api.parts.stop.wait(pause);
         }
     }
 
@@ -125,8 +126,8 @@ impl Server {
 
     /// Puts a new accept loop on the listener.
     pub(super) fn rebuild(&self) {
-        let shared = &self.api.shared;
-        self.api.metrics.rebuilt();
+        let shared = &self.api.parts.shared;
+        self.api.parts.metrics.rebuilt();
         // tiny_http panics where it cannot start a thread. In a thread
         // without a name that ends nothing but this attempt.
         let listener = match self.listener.try_clone() {

@@ -1,12 +1,14 @@
 //! PURE: when the next heartbeat is due, and how long each way may take.
 //!
-//! Time comes in as the time since some start, and chance from a seed. The
+//! Time comes in as moments, and chance from a seed. The
 //! collector calls an agent dead after two intervals without a heartbeat, so
 //! whatever fails is tried again well before.
 
 use std::time::Duration;
 
 use fastrand::Rng;
+
+use crate::time::Monotonic;
 
 /// How long the collector may take to answer.
 const COLLECTOR_PATIENCE: Duration = Duration::from_secs(2);
@@ -45,14 +47,14 @@ pub struct Pace {
     interval: Duration,
     has_collector: bool,
     /// When something is to be sent.
-    due: Duration,
+    due: Monotonic,
     /// It is for the collector alone: the station has heard of us.
     is_extra: bool,
     /// The next beat of the steady phase; none until it is found.
-    steady: Option<Duration>,
+    steady: Option<Monotonic>,
     /// When the collector last took one, and the interval that it promised: the
     /// collector waits for twice as long.
-    heard: Option<(Duration, Duration)>,
+    heard: Option<(Monotonic, Duration)>,
     /// Attempts in a row of which nobody took anything.
     vain: u32,
     /// The collector did not take the last heartbeat.
@@ -63,7 +65,7 @@ pub struct Pace {
 impl Pace {
     /// The first heartbeat comes soon, though not for all agents that start
     /// now at once.
-    pub fn new(now: Duration, interval: Duration, has_collector: bool, seed: u64) -> Self {
+    pub fn new(now: Monotonic, interval: Duration, has_collector: bool, seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let due = now + (interval / 10).min(LATEST_START).mul_f64(random.f64());
         Self {
@@ -80,7 +82,7 @@ impl Pace {
     }
 
     /// When the next heartbeat is due.
-    pub const fn due(&self) -> Duration {
+    pub const fn due(&self) -> Monotonic {
         self.due
     }
 
@@ -111,7 +113,7 @@ impl Pace {
     }
 
     /// The heartbeat that was due has been tried, until `now`.
-    pub fn settle(&mut self, now: Duration, taken: Taken) {
+    pub fn settle(&mut self, now: Monotonic, taken: Taken) {
         self.is_away = self.has_collector && taken != Taken::Collector;
         match taken {
             Taken::Collector => {
@@ -131,7 +133,7 @@ impl Pace {
                 // interval. Those that it left alone together come back at
                 // different moments.
                 let Some((heard, promised)) = self.heard.filter(|_| self.is_away) else { return };
-                let left = (heard + promised * 2).saturating_sub(now);
+                let left = (heard + promised * 2).since(now);
                 let pause = (self.shortest() / 4).min(left / 2);
                 let extra = now + pause.mul_f64(0.5 + self.share() / 2.0);
                 if pause > promised / 32 && extra < self.due {
@@ -142,7 +144,7 @@ impl Pace {
     }
 
     /// There was nothing to send, as what it stands for is not well.
-    pub fn in_vain(&mut self, now: Duration) {
+    pub fn in_vain(&mut self, now: Monotonic) {
         let doubled = self.shortest() / 16 * (1 << self.vain.min(2));
         self.vain += 1;
         self.is_extra = false;
@@ -150,7 +152,7 @@ impl Pace {
     }
 
     /// From now on another interval, and a heartbeat at `due`.
-    pub fn change(&mut self, due: Duration, interval: Duration) {
+    pub fn change(&mut self, due: Monotonic, interval: Duration) {
         self.interval = interval;
         (self.due, self.steady, self.is_extra, self.vain) = (due, None, false, 0);
     }
@@ -162,10 +164,10 @@ impl Pace {
     }
 
     /// To the next beat of the steady phase.
-    fn go_on(&mut self, now: Duration) {
+    fn go_on(&mut self, now: Monotonic) {
         let steady = self.steady.unwrap_or_else(|| now + self.interval.mul_f64(self.share()));
-        let past = now.checked_sub(steady);
-        let missed = past.map_or(0, |past| past.as_nanos() / self.interval.as_nanos() + 1);
+        let past = now.since(steady).as_nanos();
+        let missed = if now < steady { 0 } else { past / self.interval.as_nanos() + 1 };
         let steady = steady + self.interval * u32::try_from(missed).unwrap_or(u32::MAX);
         (self.due, self.steady, self.is_extra, self.vain) = (steady, Some(steady), false, 0);
     }
@@ -183,6 +185,10 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_secs(30);
 
+    const fn at(reading: Duration) -> Monotonic {
+        Monotonic::new(reading)
+    }
+
     /// A pace whose collector and station are there or not, as `is_there` says
     /// for each moment; a try that fails takes `cost`. Returns when the collector
     /// took something, and how often it was tried in vain.
@@ -193,10 +199,10 @@ mod tests {
         until: Duration,
         is_there: impl Fn(Duration) -> bool,
     ) -> (Vec<Duration>, usize) {
-        let mut pace = Pace::new(Duration::ZERO, interval, true, seed);
+        let mut pace = Pace::new(at(Duration::ZERO), interval, true, seed);
         let (mut taken, mut vain) = (Vec::new(), 0);
-        while pace.due() < until {
-            let mut now = pace.due();
+        while pace.due().reading() < until {
+            let mut now = pace.due().reading();
             let tries = pace.tries();
             let mut result = if has_station { Taken::Station } else { Taken::Nobody };
             for attempt in 1..=tries.collector {
@@ -213,7 +219,7 @@ mod tests {
                 (Taken::Station, Some(patience)) => now += patience.min(cost),
                 _ => {}
             }
-            pace.settle(now, result);
+            pace.settle(at(now), result);
         }
         (taken, vain)
     }
@@ -281,10 +287,10 @@ mod tests {
         let interval = Duration::from_secs(5);
         for seed in 0..4000 {
             let hangs = Duration::from_millis(seed * 5);
-            let mut pace = Pace::new(Duration::ZERO, interval, true, seed);
+            let mut pace = Pace::new(at(Duration::ZERO), interval, true, seed);
             let mut told = Vec::new();
-            while pace.due() < hangs + 5 * interval {
-                let (mut now, tries) = (pace.due(), pace.tries());
+            while pace.due().reading() < hangs + 5 * interval {
+                let (mut now, tries) = (pace.due().reading(), pace.tries());
                 let taken = if now < hangs {
                     Taken::Collector
                 } else {
@@ -294,7 +300,7 @@ mod tests {
                 if taken != Taken::Nobody {
                     told.push(now);
                 }
-                pace.settle(now, taken);
+                pace.settle(at(now), taken);
             }
             let gap = longest_gap(&told);
             assert!(gap < interval * 2, "{gap:?} with {seed}");
@@ -306,16 +312,16 @@ mod tests {
         let (short, long) = (Duration::from_secs(5), Duration::from_secs(900));
         for seed in 0..500 {
             for taken in [Taken::Nobody, Taken::Station] {
-                let mut pace = Pace::new(Duration::ZERO, short, true, seed);
-                let heard = pace.due();
-                pace.settle(heard, Taken::Collector);
+                let mut pace = Pace::new(at(Duration::ZERO), short, true, seed);
+                let heard = pace.due().reading();
+                pace.settle(at(heard), Taken::Collector);
                 let mut now = heard + Duration::from_secs(2);
-                pace.change(now, long);
+                pace.change(at(now), long);
                 let mut tries = 0;
-                while pace.due() < heard + 2 * short {
-                    now = pace.due();
+                while pace.due().reading() < heard + 2 * short {
+                    now = pace.due().reading();
                     pace.settle(
-                        now,
+                        at(now),
                         if pace.tries().station_patience.is_some() { taken } else { Taken::Nobody },
                     );
                     tries += 1;
@@ -344,13 +350,13 @@ mod tests {
     fn all_tries_end_within_the_interval() {
         for seconds in 1..=900 {
             let interval = Duration::from_secs(seconds);
-            let mut pace = Pace::new(Duration::ZERO, interval, true, seconds);
+            let mut pace = Pace::new(at(Duration::ZERO), interval, true, seconds);
             for _ in 0..2 {
                 let tries = pace.tries();
                 let station = tries.station_patience.unwrap();
                 assert!(tries.collector_patience * 3 / 2 + station <= interval * 4 / 5);
                 assert!(station >= interval.min(STATION_PATIENCE) / 5);
-                pace.settle(Duration::ZERO, Taken::Station);
+                pace.settle(at(Duration::ZERO), Taken::Station);
             }
             assert_eq!(pace.tries().collector, 1);
         }
@@ -358,12 +364,12 @@ mod tests {
 
     #[test]
     fn a_change_is_sent_at_once_and_then_the_phase_is_another() {
-        let mut pace = Pace::new(Duration::ZERO, INTERVAL, true, 1);
-        pace.settle(Duration::ZERO, Taken::Collector);
+        let mut pace = Pace::new(at(Duration::ZERO), INTERVAL, true, 1);
+        pace.settle(at(Duration::ZERO), Taken::Collector);
         let (now, short) = (Duration::from_secs(7), Duration::from_secs(5));
-        pace.change(now, short);
-        assert_eq!((pace.due(), pace.interval()), (now, short));
-        pace.settle(now, Taken::Collector);
-        assert!(pace.due() > now && pace.due() <= now + short);
+        pace.change(at(now), short);
+        assert_eq!((pace.due().reading(), pace.interval()), (now, short));
+        pace.settle(at(now), Taken::Collector);
+        assert!(pace.due().reading() > now && pace.due().reading() <= now + short);
     }
 }

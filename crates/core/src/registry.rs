@@ -322,8 +322,12 @@ impl Registry {
     /// When the next verdict or the next alert falls due, if nothing is heard
     /// before.
     pub fn next_deadline(&self) -> Option<Tick> {
-        let verdict = self.earliest().map(|(due, ..)| due);
-        verdict.into_iter().chain(self.outbox.next_due()).min()
+        self.next_verdict().into_iter().chain(self.outbox.next_due()).min()
+    }
+
+    /// When the next verdict falls due, if nothing is heard before.
+    pub fn next_verdict(&self) -> Option<Tick> {
+        self.earliest().map(|(due, ..)| due)
     }
 
     /// Forgets an agent, with whatever was owed about it. Returns whether it

@@ -44,6 +44,54 @@ impl Sub<Duration> for Tick {
     }
 }
 
+macro_rules! moments {
+    ($($(#[$doc:meta])* $name:ident;)+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+        pub struct $name(Duration);
+
+        impl $name {
+            /// The moment at which its clock stands at `reading`.
+            pub const fn new(reading: Duration) -> Self {
+                Self(reading)
+            }
+
+            /// What its clock shows at this moment.
+            pub const fn reading(self) -> Duration {
+                self.0
+            }
+
+            /// The time from `earlier` to this moment; zero if `earlier` is later.
+            pub const fn since(self, earlier: Self) -> Duration {
+                self.0.saturating_sub(earlier.0)
+            }
+        }
+
+        impl Add<Duration> for $name {
+            type Output = Self;
+            fn add(self, duration: Duration) -> Self {
+                Self(self.0.saturating_add(duration))
+            }
+        }
+
+        impl Sub<Duration> for $name {
+            type Output = Self;
+            fn sub(self, duration: Duration) -> Self {
+                Self(self.0.saturating_sub(duration))
+            }
+        }
+    )+};
+}
+
+moments! {
+    /// A moment on the system's monotonic clock. All processes of one boot share it.
+    Monotonic;
+    /// The time since this program image started, pauses included.
+    Uptime;
+    /// The time since the system was started, suspended or not.
+    SinceBoot;
+}
+
 /// A moment on the wall clock: milliseconds since 1970, for people and alerts,
 /// never for a verdict. It is written as ISO 8601 in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

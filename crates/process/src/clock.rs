@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use pap_core::time::{Now, START, Tick, Wall, nanos};
+use pap_core::time::{Monotonic, Now, START, SinceBoot, Tick, Uptime, Wall, nanos};
 
 /// What a wake-up may be late by before the rest counts as a pause of ours.
 pub const TOLERANCE: Duration = Duration::from_millis(500);
@@ -60,8 +60,8 @@ impl Clock {
     }
 
     /// The time since the start, pauses included.
-    pub fn uptime(&self) -> Duration {
-        self.start.elapsed()
+    pub fn uptime(&self) -> Uptime {
+        Uptime::new(self.start.elapsed())
     }
 
     fn raw(&self) -> u64 {
@@ -84,16 +84,16 @@ pub fn wall() -> Wall {
     Wall(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The system's monotonic clock, which every image of the process sees alike.
-pub fn monotonic() -> Duration {
+/// The present moment on the system's monotonic clock.
+pub fn monotonic() -> Monotonic {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Duration::try_from(now).unwrap_or_default()
+    Monotonic::new(Duration::try_from(now).unwrap_or_default())
 }
 
 /// The time since the system was started, suspended or not.
-pub fn since_boot() -> Duration {
+pub fn since_boot() -> SinceBoot {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::try_from(now).unwrap_or_default()
+    SinceBoot::new(Duration::try_from(now).unwrap_or_default())
 }
 
 /// The moment `wait` from now, for a thread that waits and gives up.

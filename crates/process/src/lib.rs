@@ -2,7 +2,7 @@
 //!
 //! - [`cli`], [`settings`]: arguments and variables in, words and an exit code out
 //! - [`clock`]: the only reader of time
-//! - [`logging`], [`signals`], [`panics`], [`systemd`]: what the outside says and hears
+//! - [`logging`], [`signals`], [`panics`], [`systemd`]: what the outside says and hears; [`throttle`]: not too often
 //! - [`stop`], [`threads`]: threads that are named, owned and joined
 //! - [`files`]: small files read, and files written whole
 //! - [`reexec`]: the same process in another image
@@ -24,3 +24,4 @@ pub mod signals;
 pub mod stop;
 pub mod systemd;
 pub mod threads;
+pub mod throttle;

@@ -14,13 +14,12 @@ thread_local! {
     static CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
-static ACCEPT_LOOP_ENDED: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+static NAMELESS_ENDED: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
-/// Calls `act` when tiny_http's accept loop panics, because descriptors or
-/// threads have run out. Nobody else would say so.
-pub fn on_end_of_accept_loop(act: impl Fn() + Send + Sync + 'static) {
-    // Set once: there is one server.
-    let _ = ACCEPT_LOOP_ENDED.set(Box::new(act));
+/// Calls `act` in a thread without a name that panics: it is not one of ours.
+pub fn on_panic_of_others(act: impl Fn() + Send + Sync + 'static) {
+    // Set once: there is one library that starts such threads.
+    let _ = NAMELESS_ENDED.set(Box::new(act));
 }
 
 /// Calls `end` with a text for the log when a thread of ours panics.
@@ -31,12 +30,9 @@ pub fn on_panic_of_ours(end: impl Fn(&str) + Send + Sync + 'static) {
             Some(name) if !CONTAINED.get() => end(&format!("bug in thread {name}: {panic}")),
             Some(name) => log::error!("contained in thread {name}: {panic}"),
             None => {
-                log::debug!("a connection's thread ended: {panic}");
-                // Only its accept loop starts threads and copies descriptors.
-                let text = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
-                let spent = text.contains("failed to spawn thread") || text.contains("Os { code: 24");
-                if let Some(accept_loop_ended) = ACCEPT_LOOP_ENDED.get().filter(|_| spent) {
-                    accept_loop_ended();
+                log::debug!("a thread of a library ended: {panic}");
+                if let Some(act) = NAMELESS_ENDED.get() {
+                    act();
                 }
             }
         }

@@ -1,8 +1,9 @@
 //! Keeps the state: loads it at the start, saves it now and then.
 
 use std::fs::File;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, BufReader, Write};
-use std::sync::Arc;
+use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,39 +12,36 @@ use crate::shared::Shared;
 use crate::state_file::{self, Locked, Owner, Saved, StateFile};
 use pap_core::registry::Resume;
 use pap_process::clock::wall;
-
-/// The same trouble with the file is worth a line only this often.
-const REMARK_PAUSE: Duration = Duration::from_secs(60);
+use pap_process::stop::Stop;
+use pap_process::throttle::Throttle;
 
 /// More alerts than can be told between two saves.
 const UNSAVED_ALERTS: u64 = 1 << 20;
 
 /// The keeper of the state.
-pub struct Keeper {
-    shared: Arc<Shared>,
+pub struct StateKeeper {
     owner: Owner,
     file: Option<(StateFile, Duration)>,
     /// The file is not ours to write to: it could not be set aside.
     hands_off: AtomicBool,
 }
 
-impl Keeper {
+impl StateKeeper {
     /// Restores what the former image handed over, or what the file holds.
-    /// Without either, the event ids begin with `instance`.
-    pub fn new(config: &Config, shared: Arc<Shared>, instance: String, handed: Option<&File>) -> Self {
-        let owner = Owner { cluster_id: config.cluster_id.clone(), instance };
+    pub fn new(config: &Config, shared: &Shared, handed: Option<&File>) -> Self {
+        let owner = Owner { cluster_id: config.cluster_id.clone(), instance: new_instance() };
         let file = config.state.as_ref().map(|state| (StateFile::new(&state.path), state.interval));
-        let mut keeper = Self { shared, owner, file, hands_off: AtomicBool::new(false) };
+        let mut keeper = Self { owner, file, hands_off: AtomicBool::new(false) };
         if let Some(state) = handed {
             match state_file::read(&keeper.owner.cluster_id, BufReader::new(state)) {
-                Ok(saved) => return keeper.restored(saved, Resume::Continued),
+                Ok(saved) => return keeper.restored(shared, saved, Resume::Continued),
                 Err(error) => log::error!("the former image's state is lost: {error}"),
             }
         }
         let loaded = keeper.file.as_ref().map(|(file, _)| file.load(&keeper.owner.cluster_id));
         match loaded {
             None | Some(Ok(None)) => {}
-            Some(Ok(Some(saved))) => keeper = keeper.restored(saved, Resume::Restarted),
+            Some(Ok(Some(saved))) => keeper = keeper.restored(shared, saved, Resume::Restarted),
             Some(Err(error)) => {
                 log::error!("the state file is not used: {error}");
                 keeper.set_aside();
@@ -52,9 +50,9 @@ impl Keeper {
         keeper
     }
 
-    fn restored(mut self, saved: Saved, resume: Resume) -> Self {
+    fn restored(mut self, shared: &Shared, saved: Saved, resume: Resume) -> Self {
         let (agents, events) = (saved.agents.len(), saved.events.len());
-        let no_room = self.shared.with(|registry, now| {
+        let no_room = shared.with(|registry, now| {
             let no_room = registry.restore(now, saved.agents, resume);
             // After a kill, numbers beyond the saved one may have been used.
             let skipped = if resume == Resume::Restarted { UNSAVED_ALERTS } else { 0 };
@@ -86,11 +84,6 @@ impl Keeper {
         &self.owner
     }
 
-    /// What the threads share.
-    pub fn shared(&self) -> &Shared {
-        &self.shared
-    }
-
     /// How often it is saved, if it is.
     pub fn interval(&self) -> Option<Duration> {
         let hands_off = self.hands_off.load(Ordering::Relaxed);
@@ -98,42 +91,50 @@ impl Keeper {
     }
 
     /// Saves every `interval` when something changed, until it is stopped.
-    pub fn run(&self, interval: Duration) {
-        let (mut saved, mut complained) = (0, None);
-        while !self.shared.is_stopping() {
-            self.shared.pause(interval);
-            let revision = self.shared.with(|registry, _| registry.revision());
+    pub fn run(&self, shared: &Shared, stop: &Stop, interval: Duration) {
+        let (mut saved, troubles) = (0, Throttle::default());
+        while !stop.wait(interval) {
+            let revision = shared.with(|registry, _| registry.revision());
             if revision == saved {
                 continue;
             }
-            let now = self.shared.clock().uptime();
-            match self.try_save() {
-                Ok(()) => (saved, complained) = (revision, None),
-                Err(error) if complained.is_none_or(|at| now.saturating_sub(at) >= REMARK_PAUSE) => {
+            match self.try_save(shared) {
+                Ok(()) => {
+                    saved = revision;
+                    troubles.clear();
+                }
+                Err(error) if troubles.is_news((), shared.clock().uptime()) => {
                     log::error!("the state cannot be saved, trying on: {error}");
-                    complained = Some(now);
                 }
                 Err(_) => {}
             }
         }
     }
 
-    /// Saves, for the last time.
-    pub fn save(&self) {
+    /// Saves once, if there is a file.
+    pub fn save(&self, shared: &Shared) {
         if self.interval().is_some()
-            && let Err(error) = self.try_save()
+            && let Err(error) = self.try_save(shared)
         {
             log::error!("the state cannot be saved: {error}");
         }
     }
 
-    fn try_save(&self) -> io::Result<()> {
+    fn try_save(&self, shared: &Shared) -> io::Result<()> {
         let Some((file, _)) = &self.file else { return Ok(()) };
-        file.save(&self.owner, &mut |step| self.shared.with(|registry, now| step(registry, now)))
+        file.save(&self.owner, &mut |step| shared.with(|registry, now| step(registry, now)))
     }
 
     /// Writes the state elsewhere.
+    ///
+    /// # Errors
+    /// The writer's own.
     pub fn write(&self, locked: &mut Locked<'_>, out: &mut dyn Write) -> io::Result<()> {
         state_file::write(&self.owner, locked, out)
     }
+}
+
+/// Something that no other run of a collector has, for the ids of its alerts.
+fn new_instance() -> String {
+    format!("{:016x}", RandomState::new().hash_one((process::id(), wall().0)))
 }

@@ -1,0 +1,31 @@
+//! Tells the service manager (systemd) how we are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pap_process::systemd::Notifier;
+
+use crate::parts::Parts;
+
+/// How often it is told, if it does not ask for more.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Reports until the threads are to end, and keeps the watchdog quiet only while
+/// none of our threads is stuck.
+pub fn report(notifier: &Arc<Notifier>, parts: &Parts) {
+    let every = notifier.watchdog.map_or(EVERY, |watchdog| (watchdog / 3).min(EVERY));
+    loop {
+        let (stats, owed) = parts.shared.with(|registry, _| (registry.stats(), registry.outbox().owed()));
+        let summary = format!("STATUS={} agents, {} dead, {owed} owed", stats.total(), stats.unhealthy());
+        match parts.vitals.check(parts.shared.clock().uptime()) {
+            Ok(()) => notifier.say(&format!("WATCHDOG=1\n{summary}")),
+            Err(who) => {
+                log::error!("the watchdog is not told that all is well: {who}");
+                notifier.say(&format!("{summary}; {who}"));
+            }
+        }
+        if parts.stop.wait(every) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! A change of a verdict, told to the log and to whoever watches.
+
+use std::time::Duration;
+
+use pap_core::registry::Change;
+use pap_core::verdict::Status;
+
+use crate::observers::Observers;
+
+/// Tells one change of a verdict.
+pub fn tell(change: &Change, observers: &Observers) {
+    log_change(change);
+    observers.status(&change.agent);
+}
+
+fn log_change(change: &Change) {
+    let agent = &change.agent;
+    let silence = Duration::from_millis(agent.silence_ms);
+    let (id, name, mode) = (&agent.agent_uuid, agent.agent_name.escape_debug(), agent.mode);
+    match (agent.status, change.dead_for) {
+        (Status::Dead, _) => {
+            log::warn!(agent_uuid:% = id; "{name} is dead: silent for {silence:.1?} in {mode}");
+        }
+        (Status::Suspect, _) => {
+            log::info!(agent_uuid:% = id; "{name} is suspect: silent for {silence:.1?} in {mode}");
+        }
+        (Status::Healthy, None) => log::info!(agent_uuid:% = id; "{name} is healthy again"),
+        (Status::Healthy, Some(dead_for)) => {
+            log::info!(agent_uuid:% = id; "{name} is back after being dead for {dead_for:.1?}");
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! What all threads of a collector share.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use pap_process::stop::Stop;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::observers::Observers;
+use crate::readiness::Readiness;
+use crate::shared::Shared;
+use crate::state_keeper::StateKeeper;
+use crate::vitals::Vitals;
+
+/// One of each; every thread holds the same.
+pub struct Parts {
+    /// The registry behind its lock, and the clock.
+    pub shared: Shared,
+    /// Saves the registry, and has restored it.
+    pub keeper: StateKeeper,
+    /// Where threads count what they do.
+    pub metrics: Metrics,
+    /// When each thread was last seen.
+    pub vitals: Vitals,
+    /// Who watches.
+    pub observers: Arc<Observers>,
+    /// Whether agents should be sent here.
+    pub readiness: Readiness,
+    /// Tells the threads to end.
+    pub stop: Stop,
+}
+
+impl Parts {
+    /// A collector whose clock starts now, with the state that the program
+    /// before handed over, or that the state file holds.
+    pub fn new(config: &Config, handed_over: Option<&File>) -> Self {
+        let shared = Shared::new(config.rules);
+        let keeper = StateKeeper::new(config, &shared, handed_over);
+        let observers = Observers::new(keeper.owner().clone(), config.max_observers);
+        Self {
+            shared,
+            keeper,
+            metrics: Metrics::default(),
+            vitals: Vitals::new(config.rules.outbox.senders),
+            observers: Arc::new(observers),
+            readiness: Readiness::default(),
+            stop: Stop::default(),
+        }
+    }
+}
