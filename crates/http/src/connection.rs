@@ -1,0 +1,176 @@
+//! One connection, without its socket: bytes in, answers out, in their order.
+
+use pap_core::time::Tick;
+
+use crate::parse::{Parsed, Refused, Room, parse};
+use crate::request::Version;
+use crate::response::{After, Response, write_whole};
+use crate::service::{Next, Reply, Service, Upgraded};
+
+/// Answers are sent before more requests are answered from here on, in bytes.
+const MOST_UNSENT: usize = 64 * 1024;
+/// The interim answer (RFC 9110 §15.2.1).
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// What a connection keeps between two of its turns. While it is idle it keeps
+/// nothing.
+#[derive(Debug, Default)]
+pub struct Connection {
+    /// What was read and is not answered: a part of a request, or what stands
+    /// behind answers that are not sent yet.
+    pub input: Vec<u8>,
+    /// What was answered and is not sent.
+    pub output: Vec<u8>,
+    /// When the first byte of the unfinished request came.
+    pub request_since: Option<Tick>,
+    /// A whole request was read of it.
+    pub has_asked: bool,
+    /// Why no request of it is answered any more; it is closed when all is sent.
+    pub ending: Option<Ending>,
+    /// It ends while bytes of the client are unread or on their way: they are
+    /// read over for a moment, or the reset would eat the answer (RFC 9112 §9.6).
+    pub lingers: bool,
+    /// The client has sent all that it will.
+    pub is_read_closed: bool,
+    /// The unfinished request was told to go on.
+    said_continue: bool,
+}
+
+/// Why a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// A request was not taken.
+    Refused,
+    /// An answer said so.
+    Said,
+    /// The client has sent all that it will.
+    ByClient,
+}
+
+/// How far the bytes of a connection have led.
+pub enum Step {
+    /// All that is whole is answered.
+    Waiting,
+    /// There are answers to be sent before more requests are answered.
+    Full,
+    /// A lane gives the next answer.
+    Lane(LaneJob),
+    /// A thread of its own takes over; where there is none, the reply says so.
+    Stream(Box<dyn FnOnce(Upgraded) + Send>, Answering),
+}
+
+/// What an answer needs to know of its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answering {
+    /// What the connection does after it.
+    pub after: After,
+    /// Only the head is wanted.
+    pub is_head: bool,
+    /// The client's version.
+    pub version: Version,
+}
+
+/// An answer that a lane is to give.
+pub struct LaneJob {
+    /// Makes the answer.
+    pub work: Box<dyn FnOnce() -> Response + Send>,
+    /// What it is an answer to.
+    pub answering: Answering,
+}
+
+/// What an event loop lends to its connections, one after the other.
+pub struct Desk<'a, S> {
+    /// Who answers.
+    pub service: &'a S,
+    /// The lines that all heads of this second share.
+    pub stamp: &'a str,
+    /// Where answers go.
+    pub out: &'a mut Vec<u8>,
+    /// For bodies whose length is not known yet.
+    pub scratch: &'a mut Vec<u8>,
+    /// Connections are to end after their next answer.
+    pub says_close: bool,
+    /// The present moment.
+    pub now: Tick,
+}
+
+impl Connection {
+    /// Answers what is whole in `bytes`, which begin with what was kept as
+    /// [`input`](Self::input). Returns how many of them are done with.
+    pub fn take_in<S: Service>(&mut self, bytes: &[u8], desk: &mut Desk<'_, S>) -> (usize, Step) {
+        let mut done = 0;
+        while self.ending.is_none() {
+            if desk.out.len() >= MOST_UNSENT {
+                return (done, Step::Full);
+            }
+            let rest = &bytes[done..];
+            if rest.is_empty() {
+                break;
+            }
+            let mut room = Room::default();
+            match parse(rest, &mut room) {
+                Parsed::Partial { wants_continue } => {
+                    if wants_continue && !self.said_continue {
+                        self.said_continue = true;
+                        desk.out.extend_from_slice(CONTINUE);
+                    }
+                    break;
+                }
+                Parsed::Refused(why) => self.refuse(why, desk),
+                Parsed::Whole { request, length, persists } => {
+                    done += length;
+                    (self.has_asked, self.said_continue, self.request_since) = (true, false, None);
+                    let after = match (persists && !desk.says_close, request.version) {
+                        (false, _) => After::Close,
+                        (true, Version::Http11) => After::Open,
+                        (true, Version::Http10) => After::KeepAlive,
+                    };
+                    let answering = Answering { after, is_head: request.is_head(), version: request.version };
+                    let mut reply = Reply {
+                        out: desk.out,
+                        scratch: desk.scratch,
+                        stamp: desk.stamp,
+                        after,
+                        is_head: answering.is_head,
+                        is_sent: false,
+                    };
+                    let next = desk.service.call(&request, &mut reply);
+                    debug_assert_eq!(
+                        reply.is_sent,
+                        matches!(next, Next::Answered),
+                        "one answer for a request"
+                    );
+                    match next {
+                        Next::Answered => self.answered(after, done < bytes.len()),
+                        Next::Lane(work) => return (done, Step::Lane(LaneJob { work, answering })),
+                        Next::Stream(run) => return (done, Step::Stream(run, answering)),
+                    }
+                }
+            }
+        }
+        if self.ending.is_some() {
+            // Nobody will ask for it.
+            done = bytes.len();
+        } else if done < bytes.len() {
+            self.request_since.get_or_insert(desk.now);
+        }
+        if self.is_read_closed {
+            self.ending.get_or_insert(Ending::ByClient);
+        }
+        (done, Step::Waiting)
+    }
+
+    /// Takes note that an answer was given, with more bytes of the client behind it.
+    pub fn answered(&mut self, after: After, has_more: bool) {
+        if after == After::Close {
+            (self.ending, self.lingers) = (Some(Ending::Said), has_more);
+        }
+    }
+
+    /// Answers a request that is not taken.
+    pub fn refuse<S: Service>(&mut self, why: Refused, desk: &mut Desk<'_, S>) {
+        desk.service.refused(why);
+        write_whole(desk.out, &Response::refusal(why), desk.stamp, After::Close, false);
+        (self.ending, self.lingers, self.request_since) = (Some(Ending::Refused), true, None);
+    }
+}

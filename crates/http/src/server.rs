@@ -1,0 +1,207 @@
+//! A server: its event loops and its lanes, as the program that runs it sees them.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use pap_process::threads::Threads;
+
+use crate::connection::{Connection, Ending};
+use crate::edge::{Command, Common, Edge, Handle, Parked, Place};
+use crate::lanes::{self, Item, LANES, MOST_WAITING};
+use crate::service::Service;
+
+/// How many connections are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct States {
+    /// All of them.
+    pub open: usize,
+    /// With an unfinished request.
+    pub reading: usize,
+    /// In a lane, or waiting for one.
+    pub answering: usize,
+    /// Not taking their answers.
+    pub held_back: usize,
+}
+
+/// A connection that another program image has handed over.
+#[derive(Debug)]
+pub struct Adopted {
+    /// The connection.
+    pub descriptor: OwnedFd,
+    /// What was read and not answered.
+    pub input: Vec<u8>,
+    /// What was answered and not sent.
+    pub output: Vec<u8>,
+    /// How long ago the first byte of its unfinished request came.
+    pub request_age: Option<Duration>,
+    /// A whole request was read of it.
+    pub has_asked: bool,
+    /// It ends when all is sent.
+    pub is_ending: bool,
+}
+
+/// A server whose threads share it.
+pub struct Server<S> {
+    common: Arc<Common<S>>,
+    listeners: Vec<TcpListener>,
+    addresses: Vec<SocketAddr>,
+    unstarted: Mutex<Option<(Vec<Edge<S>>, Receiver<Item>)>>,
+    /// Dropped to let the lanes end.
+    lanes_open: Mutex<Option<Sender<Infallible>>>,
+    lanes_end: Receiver<Infallible>,
+}
+
+/// All event loops stand still until this is dropped.
+pub struct Standstill {
+    /// Every connection that can go on in another program image.
+    pub connections: Vec<Parked>,
+    _until: Vec<Sender<Infallible>>,
+}
+
+impl<S: Service> Server<S> {
+    /// A server on listeners that are bound already, with this many event loops
+    /// and at most this many connections.
+    ///
+    /// # Errors
+    /// The system has no descriptors left, or a listener is none.
+    pub fn new(service: Arc<S>, listeners: Vec<TcpListener>, loops: usize, most: usize) -> io::Result<Self> {
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+        let (lanes, items) = bounded(MOST_WAITING);
+        let common = Arc::new(Common::new(service, most, lanes));
+        let (mut edges, mut handles) = (Vec::new(), Vec::new());
+        for number in 0..loops {
+            let (edge, handle): (Edge<S>, Handle) = Edge::new(number, Arc::clone(&common), &listeners)?;
+            edges.push(edge);
+            handles.push(handle);
+        }
+        common.set_edges(handles);
+        let (open, lanes_end) = bounded(0);
+        let unstarted = Mutex::new(Some((edges, items)));
+        Ok(Self { common, listeners, addresses, unstarted, lanes_open: Mutex::new(Some(open)), lanes_end })
+    }
+
+    /// Gives the event loops connections that another image has handed over. To
+    /// be called before [`start`](Self::start).
+    pub fn adopt(&self, connections: Vec<Adopted>) {
+        let now = self.common.service.now();
+        let loops = self.common.edges().len();
+        let mut unstarted = self.unstarted.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((edges, _)) = unstarted.as_mut() else { return };
+        for (number, adopted) in connections.into_iter().enumerate() {
+            let socket = TcpStream::from(adopted.descriptor);
+            let request_since = adopted.request_age.map(|age| now - age);
+            let connection = Connection {
+                input: adopted.input,
+                output: adopted.output,
+                request_since,
+                has_asked: adopted.has_asked,
+                ending: adopted.is_ending.then_some(Ending::Said),
+                ..Connection::default()
+            };
+            edges[number % loops].take_over(socket, connection);
+        }
+    }
+
+    /// Starts the threads of the event loops and of the lanes.
+    ///
+    /// # Errors
+    /// The system has no threads left.
+    pub fn start(&self, threads: &mut Threads) -> io::Result<()> {
+        let unstarted = self.unstarted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((edges, items)) = unstarted else { return Ok(()) };
+        for (number, edge) in edges.into_iter().enumerate() {
+            threads.spawn(&format!("edge-{number}"), move || edge.run())?;
+        }
+        for number in 0..LANES {
+            let (common, items, end) = (Arc::clone(&self.common), items.clone(), self.lanes_end.clone());
+            threads.spawn(&format!("lane-{number}"), move || lanes::run(&common, &items, &end))?;
+        }
+        Ok(())
+    }
+
+    /// The sockets it listens on.
+    pub fn listeners(&self) -> &[TcpListener] {
+        &self.listeners
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The most connections it keeps.
+    pub fn most_connections(&self) -> usize {
+        self.common.most
+    }
+
+    /// How many connections are in which state.
+    pub fn states(&self) -> States {
+        States {
+            open: self.common.open.load(Ordering::Relaxed),
+            reading: self.common.reading.load(Ordering::Relaxed),
+            answering: self.common.in_lanes.load(Ordering::Relaxed),
+            held_back: self.common.held_back.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Asks every event loop for a sign of life.
+    pub fn ask(&self) {
+        self.common.edges().iter().for_each(Handle::ask);
+    }
+
+    /// Whether every event loop has given the sign that was last asked for.
+    pub fn is_alive(&self) -> bool {
+        self.common.edges().iter().all(Handle::is_answered)
+    }
+
+    /// Whether no lane is taken.
+    pub fn are_lanes_free(&self) -> bool {
+        self.common.in_lanes.load(Ordering::SeqCst) == 0
+    }
+
+    /// From now on every connection ends with its next answer.
+    pub fn drain(&self) {
+        self.common.is_draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets all event loops stand still between two turns; none if they do not
+    /// within `longest`.
+    pub fn stand_still(&self, longest: Duration) -> Option<Standstill> {
+        let (parked, connections) = bounded(self.common.edges().len());
+        let mut until = Vec::new();
+        for edge in self.common.edges() {
+            let (sender, receiver) = bounded(0);
+            until.push(sender);
+            edge.command(Command::Park(parked.clone(), receiver));
+        }
+        let mut all = Vec::new();
+        for _ in self.common.edges() {
+            all.append(&mut connections.recv_timeout(longest).ok()?);
+        }
+        Some(Standstill { connections: all, _until: until })
+    }
+
+    /// Answers what has come, closes all connections and lets the threads end.
+    pub fn stop(&self) {
+        drop(self.lanes_open.lock().unwrap_or_else(PoisonError::into_inner).take());
+        for edge in self.common.edges() {
+            edge.command(Command::Stop);
+        }
+    }
+}
+
+impl<S: Service> Edge<S> {
+    /// Takes a connection over before the loop runs.
+    fn take_over(&mut self, socket: TcpStream, connection: Connection) {
+        if socket.set_nonblocking(true).is_ok() {
+            let place = Place::take(&self.open());
+            self.insert_in_line(socket, place, connection);
+        }
+    }
+}
