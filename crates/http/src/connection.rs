@@ -47,6 +47,19 @@ pub enum Ending {
     ByClient,
 }
 
+impl Connection {
+    /// One that another program image has handed over.
+    pub fn handed_over(
+        (input, output): (Vec<u8>, Vec<u8>),
+        request_since: Option<Tick>,
+        has_asked: bool,
+        is_ending: bool,
+    ) -> Self {
+        let ending = is_ending.then_some(Ending::Said);
+        Self { input, output, request_since, has_asked, ending, ..Self::default() }
+    }
+}
+
 /// How far the bytes of a connection have led.
 pub enum Step {
     /// All that is whole is answered.

@@ -13,7 +13,7 @@ use pap_core::time::Monotonic;
 use pap_process::clock::monotonic;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::connection::{Answering, Connection, LaneJob};
+use crate::connection::{Connection, LaneJob};
 use crate::edge::{Command, Common, Place};
 use crate::request::Version;
 use crate::response::{After, Content, Length, write_stream_head, write_whole};
@@ -159,11 +159,4 @@ impl Out<'_> {
 /// What is said where all lanes are taken.
 pub const fn busy() -> &'static str {
     "Too many requests of this kind are waiting, try again"
-}
-
-impl Answering {
-    /// The same with the connection closed after it.
-    pub const fn closing(self) -> Self {
-        Self { after: After::Close, ..self }
-    }
 }

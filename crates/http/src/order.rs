@@ -114,14 +114,14 @@ mod tests {
     proptest! {
         /// As two plain lists would have it.
         #[test]
-        fn first_in_first_out(moves in prop::collection::vec((0..6_u32, 0..3), 0..60)) {
+        fn first_in_first_out(moves in prop::collection::vec((0..6_u32, 0..3_usize), 0..60)) {
             let (mut order, mut links) = (Order::default(), vec![Links::default(); 6]);
             let mut expected: [Vec<Slot>; 2] = Default::default();
             for (slot, to) in moves {
                 expected.iter_mut().for_each(|queue| queue.retain(|&other| other != slot));
                 let queue = [Queue::Newcomers, Queue::Idle, Queue::Busy][to];
-                if let Some(expected) = expected.get_mut(to) {
-                    expected.push(slot);
+                if to < 2 {
+                    expected[to].push(slot);
                 }
                 order.move_to(&mut links, slot, queue);
                 prop_assert_eq!(links[slot as usize].queue(), queue);

@@ -58,12 +58,14 @@ impl<'a> Request<'a> {
     }
 }
 
-pub fn values<'a>(headers: &'a [Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
+/// The values of a header in the order of their lines, trimmed.
+pub(crate) fn values<'a>(headers: &'a [Header<'a>], name: &str) -> impl Iterator<Item = &'a [u8]> {
     let named = headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
     named.map(|header| header.value.trim_ascii())
 }
 
-pub fn tokens<'a>(headers: &'a [Header<'a>], name: &str) -> impl Iterator<Item = &'a str> {
+/// The elements of a comma-separated header over all of its lines.
+pub(crate) fn tokens<'a>(headers: &'a [Header<'a>], name: &str) -> impl Iterator<Item = &'a str> {
     let text = values(headers, name).filter_map(|value| std::str::from_utf8(value).ok());
     text.flat_map(|value| value.split(',')).map(str::trim).filter(|token| !token.is_empty())
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pap_process::threads::Threads;
 
-use crate::connection::{Connection, Ending};
+use crate::connection::Connection;
 use crate::edge::{Command, Common, Edge, Handle, Parked, Place};
 use crate::lanes::{self, Item, LANES, MOST_WAITING};
 use crate::service::Service;
@@ -96,14 +96,9 @@ impl<S: Service> Server<S> {
         for (number, adopted) in connections.into_iter().enumerate() {
             let socket = TcpStream::from(adopted.descriptor);
             let request_since = adopted.request_age.map(|age| now - age);
-            let connection = Connection {
-                input: adopted.input,
-                output: adopted.output,
-                request_since,
-                has_asked: adopted.has_asked,
-                ending: adopted.is_ending.then_some(Ending::Said),
-                ..Connection::default()
-            };
+            let kept = (adopted.input, adopted.output);
+            let connection =
+                Connection::handed_over(kept, request_since, adopted.has_asked, adopted.is_ending);
             edges[number % loops].take_over(socket, connection);
         }
     }
