@@ -1,5 +1,7 @@
 //! PURE: what the station is told, and its JSON.
 
+use std::time::Duration;
+
 use serde::{Serialize, Serializer};
 
 use crate::beat::{AgentId, Mode};
@@ -40,6 +42,38 @@ impl Kind {
             Self::AgentDeath => Severity::Critical,
             Self::EmergencyMode => Severity::Warning,
             Self::RestartDetected | Self::AgentRecovered => Severity::Info,
+        }
+    }
+}
+
+/// The verdicts that are told. Unlike an event, a verdict lasts until the next
+/// one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerdictKind {
+    /// The agent is dead.
+    Death,
+    /// The agent is back.
+    Recovery {
+        /// How long it was dead.
+        dead_for: Duration,
+    },
+}
+
+impl VerdictKind {
+    /// How long the agent was dead; nothing for one that still is.
+    pub const fn dead_for(self) -> Duration {
+        match self {
+            Self::Death => Duration::ZERO,
+            Self::Recovery { dead_for } => dead_for,
+        }
+    }
+}
+
+impl From<VerdictKind> for Kind {
+    fn from(verdict: VerdictKind) -> Self {
+        match verdict {
+            VerdictKind::Death => Self::AgentDeath,
+            VerdictKind::Recovery { .. } => Self::AgentRecovered,
         }
     }
 }

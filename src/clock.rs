@@ -23,6 +23,9 @@ const START: Duration = Duration::from_secs(3 * 365 * 86_400);
 pub struct Tick(u64);
 
 impl Tick {
+    /// A moment before all others.
+    pub const MIN: Self = Self(0);
+
     /// The moment that lies `since_start` after the collector's start.
     pub fn from_start(since_start: Duration) -> Self {
         Self(nanos(START + since_start))
@@ -174,6 +177,11 @@ pub fn since_boot() -> Duration {
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn deadline_in(wait: Duration) -> Instant {
     Instant::now() + wait
+}
+
+/// Whole milliseconds, as the API gives them.
+pub fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -13,9 +13,10 @@ use std::time::Duration;
 use ureq::tls::Certificate;
 
 use crate::beat::{AgentId, MAX_TEXT};
+use crate::clock::millis;
 use crate::emitter::{Identity, Rhythm, Ways};
 use crate::outbox::Limits;
-use crate::registry::{Rules, millis};
+use crate::registry::Rules;
 use value::Reader;
 
 pub use flags::{Flags, Task};

@@ -15,17 +15,17 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::alert::{Alert, Details, Kind};
+use crate::alert::Kind;
 use crate::beat::{AgentId, Beat, Mode};
-use crate::clock::{Now, Tick, Wall};
+use crate::clock::{Now, Tick, Wall, millis};
 use crate::lines::{Line, Lines, Linked, Links, Slot};
 use crate::metrics::Histogram;
-use crate::outbox::{Dropped, Limits, Outbox};
+use crate::outbox::{Dropped, Event, Limits, Outbox, What};
 use crate::verdict::{Cue, Status, dead_after, is_restart, suspect_after};
 
 use index::Index;
 
-pub use saved::{Resume, SavedAgent, SavedEvent, SavedVerdict};
+pub use saved::{Resume, SavedAgent};
 pub use view::{AgentView, Filter, Stats, StatsView};
 
 /// An agent's EMERGENCY alerts are at least this far apart.
@@ -275,8 +275,8 @@ impl Registry {
         }
         if restarted {
             self.counters.restarts += 1;
-            let (previous_uptime, new_uptime, mode) = (was_uptime, beat.uptime, beat.mode);
-            news |= self.alert(now, slot, Details::Restart { previous_uptime, new_uptime, mode });
+            let (previous_uptime, uptime, mode) = (was_uptime, beat.uptime, beat.mode);
+            news |= self.alert(now, slot, What::Restart { previous_uptime, uptime, mode });
         }
         if beat.mode == Mode::Emergency && was_mode != Mode::Emergency {
             news |= self.alert_emergency(now, slot, Some(was_mode));
@@ -367,7 +367,7 @@ impl Registry {
     pub fn audit(&self) {
         assert_eq!(self.index.len(), self.agents.len());
         assert!(self.agents.len() <= self.rules.max_agents);
-        assert!(self.outbox.queued() <= self.rules.outbox.queue);
+        self.outbox.audit();
         let (mut by_status, mut by_mode) = ([0; Status::ALL.len()], [0; Mode::ALL.len()]);
         let (mut told_dead, mut owed) = (0, 0);
         for (slot, agent) in &self.agents {
@@ -450,11 +450,10 @@ impl Registry {
         self.told_dead -= usize::from(agent.told_dead);
     }
 
-    fn alert(&mut self, now: Now, slot: Slot, details: Details) -> bool {
+    fn alert(&mut self, now: Now, slot: Slot, what: What) -> bool {
         let agent = &self.agents[slot as usize];
         let name = agent.view(now).agent_name;
-        let alert = Alert { agent: agent.id.clone(), name, seq: 0, attempts: 0, at: now.wall, details };
-        self.outbox.event(now.tick, alert)
+        self.outbox.event(now.tick, Event { agent: agent.id.clone(), name, at: now.wall, what })
     }
 
     fn alert_emergency(&mut self, now: Now, slot: Slot, previous_mode: Option<Mode>) -> bool {
@@ -463,8 +462,8 @@ impl Registry {
             self.outbox.tally_mut().drop_one(Kind::EmergencyMode, Dropped::RateLimited);
             return false;
         }
-        let uptime_seconds = agent.uptime;
-        let queued = self.alert(now, slot, Details::Emergency { previous_mode, uptime_seconds });
+        let uptime = agent.uptime;
+        let queued = self.alert(now, slot, What::Emergency { previous_mode, uptime });
         if queued {
             self.agents[slot as usize].next_emergency_alert = now.tick + EMERGENCY_ALERT_PAUSE;
         }
@@ -475,9 +474,4 @@ impl Registry {
 /// The name worth keeping: none where it is missing or is the id itself.
 fn name_beside(id: &AgentId, beat: &Beat) -> Option<Box<str>> {
     beat.name.clone().filter(|name| **name != *id.to_string())
-}
-
-/// Whole milliseconds, as the API gives them.
-pub fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Now, wall};
-use crate::registry::{Registry, SavedAgent, SavedEvent};
+use crate::outbox::SavedEvent;
+use crate::registry::{Registry, SavedAgent};
 
 /// The format's name and version. A change that an older program would
 /// misread gets a new version.

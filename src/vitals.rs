@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::registry::millis;
+use crate::clock::millis;
 
 /// A sweeper or a probe that was not seen for so long is stuck.
 const STUCK: Duration = Duration::from_secs(5);

@@ -17,9 +17,8 @@ use super::pace::Taken;
 use super::subject::read_small;
 use super::ways::Identity;
 use crate::beat::{AgentId, Mode};
-use crate::clock::{monotonic, wall};
+use crate::clock::{millis, monotonic, wall};
 use crate::config::value::PATH_SEGMENT;
-use crate::registry::millis;
 
 /// Where the file is if nobody says so: the first place that can be written.
 const PLACES: [&str; 2] = ["/run", "/tmp"];

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, Registry, millis};
-use crate::alert::{Alert, Details, Kind};
+use super::{Agent, Registry};
+use crate::alert::VerdictKind;
 use crate::beat::{AgentId, Mode};
-use crate::clock::{Now, Tick, Wall};
+use crate::clock::{Now, Tick, Wall, millis};
 use crate::lines::{Line, Links};
-use crate::outbox::Verdict;
+use crate::outbox::{SavedEvent, SavedVerdict, Verdict};
 use crate::verdict::Status;
 
 /// An agent as it is saved. Times are milliseconds.
@@ -32,36 +32,6 @@ pub struct SavedAgent {
     recovery: Option<SavedVerdict>,
 }
 
-/// A verdict that is owed, as it is saved.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SavedVerdict {
-    /// Its number, which it keeps.
-    pub seq: u64,
-    /// When it happened.
-    pub at: u64,
-    /// For a recovery: how long the agent was dead.
-    pub span: u64,
-}
-
-/// An event that waits to be told, as it is saved.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SavedEvent {
-    /// Its number, which it keeps.
-    pub seq: u64,
-    /// How long it has waited.
-    pub age: u64,
-    agent: AgentId,
-    name: String,
-    at: u64,
-    what: SavedWhat,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum SavedWhat {
-    Emergency { previous_mode: Option<Mode>, uptime: f64 },
-    Restart { previous_uptime: f64, uptime: f64, mode: Mode },
-}
-
 /// How the time between saving and restoring counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resume {
@@ -69,36 +39,6 @@ pub enum Resume {
     Continued,
     /// Nobody was there to hear: everyone gets a full deadline from now.
     Restarted,
-}
-
-impl SavedEvent {
-    /// None for a verdict, which is saved with its agent.
-    pub fn of(alert: &Alert, age: Duration) -> Option<Self> {
-        let what = match alert.details {
-            Details::Emergency { previous_mode, uptime_seconds: uptime } => {
-                SavedWhat::Emergency { previous_mode, uptime }
-            }
-            Details::Restart { previous_uptime, new_uptime: uptime, mode } => {
-                SavedWhat::Restart { previous_uptime, uptime, mode }
-            }
-            Details::Death { .. } | Details::Recovered { .. } => return None,
-        };
-        let (agent, name) = (alert.agent.clone(), alert.name.clone());
-        Some(Self { seq: alert.seq, age: millis(age), agent, name, at: alert.at.0, what })
-    }
-
-    /// The event again.
-    pub fn into_alert(self) -> Alert {
-        let details = match self.what {
-            SavedWhat::Emergency { previous_mode, uptime } => {
-                Details::Emergency { previous_mode, uptime_seconds: uptime }
-            }
-            SavedWhat::Restart { previous_uptime, uptime, mode } => {
-                Details::Restart { previous_uptime, new_uptime: uptime, mode }
-            }
-        };
-        Alert { agent: self.agent, name: self.name, seq: self.seq, attempts: 0, at: Wall(self.at), details }
-    }
 }
 
 impl Registry {
@@ -182,17 +122,14 @@ impl Registry {
         let Some(slot) = slot else { return };
         let agent = &mut self.agents[slot as usize];
         if let Some(recovery) = saved.recovery {
-            let kind = Kind::AgentRecovered;
-            let span = Duration::from_millis(recovery.span);
-            let verdict = Verdict { agent: &agent.id, slot, kind, span, held: false };
-            self.outbox.owe_again(&verdict, recovery);
-            agent.recovery = recovery.seq;
+            let kind = VerdictKind::Recovery { dead_for: Duration::from_millis(recovery.span) };
+            let verdict = Verdict { agent: &agent.id, slot, kind, at: Wall(recovery.at), held: false };
+            agent.recovery = self.outbox.owe_again(&verdict, recovery.seq);
         }
         if let Some(death) = saved.death.filter(|_| saved.status == Status::Dead) {
-            let (kind, span, held) = (Kind::AgentDeath, Duration::ZERO, agent.recovery != 0);
-            let verdict = Verdict { agent: &agent.id, slot, kind, span, held };
-            self.outbox.owe_again(&verdict, death);
-            agent.death = death.seq;
+            let (kind, held) = (VerdictKind::Death, agent.recovery != 0);
+            let verdict = Verdict { agent: &agent.id, slot, kind, at: Wall(death.at), held };
+            agent.death = self.outbox.owe_again(&verdict, death.seq);
         }
     }
 

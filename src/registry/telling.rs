@@ -7,9 +7,9 @@
 
 use std::time::Duration;
 
-use super::{Agent, Registry, millis};
-use crate::alert::{Alert, Details, Kind};
-use crate::clock::{Now, Wall};
+use super::{Agent, Registry};
+use crate::alert::{Alert, Details, VerdictKind};
+use crate::clock::{Now, Wall, millis};
 use crate::delivery::Outcome;
 use crate::lines::{Line, Slot};
 use crate::outbox::{Dropped, Next, Settled, Verdict};
@@ -20,8 +20,8 @@ impl Registry {
     pub fn next_alert(&mut self, now: Now) -> Option<Alert> {
         match self.outbox.next(now.tick)? {
             Next::Event(alert) => Some(alert),
-            Next::Verdict { seq, slot, kind, at, span, attempts } => {
-                let alert = self.agents[slot as usize].verdict_alert(now, seq, kind, at, span);
+            Next::Verdict { seq, slot, kind, at, attempts } => {
+                let alert = self.agents[slot as usize].verdict_alert(now, seq, kind, at);
                 Some(Alert { attempts, ..alert })
             }
         }
@@ -34,10 +34,10 @@ impl Registry {
             None | Some(Settled::Event) => {}
             Some(Settled::Current(slot, kind)) => match outcome {
                 Outcome::Failed(..) => {}
-                Outcome::Taken => self.told(slot, kind, kind == Kind::AgentDeath),
+                Outcome::Taken => self.told(slot, kind, kind == VerdictKind::Death),
                 Outcome::Refused(_) => self.told(slot, kind, false),
             },
-            Some(Settled::Over(slot, _)) => {
+            Some(Settled::Over(slot)) => {
                 // The agent may be gone, and another in its place.
                 let same = |agent: &Agent| agent.id == alert.agent;
                 if self.agents.get(slot as usize).is_some_and(same) {
@@ -58,11 +58,11 @@ impl Registry {
         let verdict = Verdict {
             agent: &agent.id,
             slot,
-            kind: Kind::AgentDeath,
-            span: Duration::ZERO,
+            kind: VerdictKind::Death,
+            at: now.wall,
             held: agent.recovery != 0,
         };
-        agent.death = self.outbox.owe(now, &verdict);
+        agent.death = self.outbox.owe(&verdict);
     }
 
     /// Settles what is owed about an agent that came back after `dead_for`.
@@ -78,9 +78,9 @@ impl Registry {
             agent.death = 0;
         }
         if self.rules.recovery_alerts && (told || being_told) {
-            let kind = Kind::AgentRecovered;
-            let verdict = Verdict { agent: &agent.id, slot, kind, span: dead_for, held: being_told };
-            agent.recovery = self.outbox.owe(now, &verdict);
+            let kind = VerdictKind::Recovery { dead_for };
+            let verdict = Verdict { agent: &agent.id, slot, kind, at: now.wall, held: being_told };
+            agent.recovery = self.outbox.owe(&verdict);
             return told;
         }
         if told {
@@ -90,13 +90,12 @@ impl Registry {
     }
 
     /// The station knows the verdict, or will never know it.
-    fn told(&mut self, slot: Slot, kind: Kind, dead: bool) {
+    fn told(&mut self, slot: Slot, kind: VerdictKind, dead: bool) {
         self.set_told_dead(slot, dead);
         let agent = &mut self.agents[slot as usize];
         match kind {
-            Kind::AgentDeath => agent.death = 0,
-            Kind::AgentRecovered => agent.recovery = 0,
-            Kind::EmergencyMode | Kind::RestartDetected => {}
+            VerdictKind::Death => agent.death = 0,
+            VerdictKind::Recovery { .. } => agent.recovery = 0,
         }
         if agent.death != 0 {
             self.outbox.release(agent.death);
@@ -130,11 +129,13 @@ impl Registry {
 }
 
 impl Agent {
-    fn verdict_alert(&self, now: Now, seq: u64, kind: Kind, at: Wall, span: Duration) -> Alert {
+    fn verdict_alert(&self, now: Now, seq: u64, kind: VerdictKind, at: Wall) -> Alert {
         let silence = now.tick.since(self.last_seen);
         let details = match kind {
-            Kind::AgentRecovered => Details::Recovered { dead_ms: millis(span), mode: self.mode },
-            Kind::AgentDeath | Kind::EmergencyMode | Kind::RestartDetected => Details::Death {
+            VerdictKind::Recovery { dead_for } => {
+                Details::Recovered { dead_ms: millis(dead_for), mode: self.mode }
+            }
+            VerdictKind::Death => Details::Death {
                 reason: "heartbeat_timeout",
                 missed_intervals: silence.as_secs() / self.mode.interval().as_secs(),
                 last_seen: self.last_seen_wall,

@@ -15,10 +15,11 @@ use super::page;
 use super::target::{Listing, Target};
 use crate::VERSION;
 use crate::beat::{AgentId, Beat, BeatError, IdError, Mode};
+use crate::clock::millis;
 use crate::config::{Config, Secret};
 use crate::metrics::{Gauges, Metrics, Numbers, Refusal, render};
 use crate::observers::Observers;
-use crate::registry::{AgentView, Full, millis};
+use crate::registry::{AgentView, Full};
 use crate::shared::{Phase, Shared};
 use crate::sweeper::log_change;
 
