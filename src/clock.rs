@@ -9,7 +9,7 @@ use std::ops::{Add, Sub};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What a wake-up may be late by before the rest counts as a pause of ours.
 pub const TOLERANCE: Duration = Duration::from_millis(500);
@@ -78,6 +78,15 @@ impl Wall {
 impl Serialize for Wall {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Wall {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let moment = humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)?;
+        let since_epoch = moment.duration_since(UNIX_EPOCH).map_err(serde::de::Error::custom)?;
+        Ok(Self(millis(since_epoch)))
     }
 }
 
@@ -221,6 +230,17 @@ mod tests {
         let now = clock.renew(SECOND);
         assert!(now.tick >= Tick::from_start(9 * SECOND));
         assert_eq!(clock.paused(), SECOND);
+    }
+
+    #[test]
+    fn wall_time_is_read_as_it_is_written() {
+        let read = |text: &str| serde_json::from_str::<Wall>(text).ok();
+        let wall = Wall(1_764_669_600_123);
+        assert_eq!(read(&serde_json::to_string(&wall).unwrap()), Some(wall));
+        assert_eq!(read("\"2025-12-02T10:00:00Z\""), Some(Wall(1_764_669_600_000)));
+        for wrong in ["\"2025-12-02T10:00:00\"", "\"2025-12-02T10:00:00+01:00\"", "1764669600123", "\"\""] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use crossbeam_channel::never;
 use percent_encoding::utf8_percent_encode;
-use serde::Serialize;
 use ureq::tls::Certificate;
 
 use super::pace::{Taken, Tries};
-use crate::beat::{AgentId, Mode};
+use crate::beat::{AgentId, BeatBody, Mode};
 use crate::client::{self, Client};
 use crate::clock::monotonic;
 use crate::config::Secret;
@@ -42,14 +41,6 @@ pub struct Ways {
     pub station: Option<(String, Option<Secret>)>,
     /// Certificates trusted besides the built-in roots.
     pub roots: Vec<Certificate<'static>>,
-}
-
-/// What is posted (PAP-RFC-001 §8.1).
-#[derive(Serialize)]
-struct Body<'a> {
-    mode: Mode,
-    uptime_seconds: f64,
-    agent_name: &'a str,
 }
 
 /// How a heartbeat ended.
@@ -109,7 +100,8 @@ impl Sender {
         tries: Tries,
         interrupted: &dyn Fn() -> bool,
     ) -> Option<Sent> {
-        let body = Body { mode, uptime_seconds: uptime.as_secs_f64(), agent_name: &self.name };
+        let (uptime_seconds, agent_name) = (uptime.as_secs_f64(), Some(self.name.as_str()));
+        let body = BeatBody { mode, uptime_seconds, agent_name };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let mut trouble = String::new();
         for attempt in 0..tries.collector {

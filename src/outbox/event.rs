@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::alert::{Details, Kind};
+use crate::alert::{Details, Emergency, Kind, Restart};
 use crate::beat::{AgentId, Mode};
 use crate::clock::Wall;
 
@@ -58,10 +58,10 @@ impl From<What> for Details {
     fn from(what: What) -> Self {
         match what {
             What::Emergency { previous_mode, uptime } => {
-                Self::Emergency { previous_mode, uptime_seconds: uptime }
+                Self::Emergency(Emergency { previous_mode, uptime_seconds: uptime })
             }
             What::Restart { previous_uptime, uptime, mode } => {
-                Self::Restart { previous_uptime, new_uptime: uptime, mode }
+                Self::Restart(Restart { previous_uptime, new_uptime: uptime, mode })
             }
         }
     }

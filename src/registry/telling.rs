@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::{Agent, Registry};
-use crate::alert::{Alert, Details, VerdictKind};
+use crate::alert::{Alert, Death, Details, HEARTBEAT_TIMEOUT, Recovered, VerdictKind};
 use crate::clock::{Now, Wall, millis};
 use crate::delivery::Outcome;
 use crate::lines::{Line, Slot};
@@ -133,16 +133,16 @@ impl Agent {
         let silence = now.tick.since(self.last_seen);
         let details = match kind {
             VerdictKind::Recovery { dead_for } => {
-                Details::Recovered { dead_ms: millis(dead_for), mode: self.mode }
+                Details::Recovered(Recovered { dead_ms: millis(dead_for), mode: self.mode })
             }
-            VerdictKind::Death => Details::Death {
-                reason: "heartbeat_timeout",
+            VerdictKind::Death => Details::Death(Death {
+                reason: HEARTBEAT_TIMEOUT.into(),
                 missed_intervals: silence.as_secs() / self.mode.interval().as_secs(),
                 last_seen: self.last_seen_wall,
                 mode: self.mode,
                 uptime_before_death: self.uptime,
                 silence_ms: millis(silence),
-            },
+            }),
         };
         Alert { agent: self.id.clone(), name: self.view(now).agent_name, seq, attempts: 0, at, details }
     }
