@@ -44,17 +44,6 @@ impl Histogram {
     }
 }
 
-impl Clone for Histogram {
-    fn clone(&self) -> Self {
-        let copy = |value: &AtomicU64| AtomicU64::new(value.load(Ordering::Relaxed));
-        Self {
-            bounds: self.bounds,
-            counts: self.counts.iter().map(copy).collect(),
-            sum_nanos: copy(&self.sum_nanos),
-        }
-    }
-}
-
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
@@ -147,6 +136,8 @@ pub struct Metrics {
     closed: Vec<AtomicU64>,
     /// From the event to the station's taking it.
     pub alert_delivery: Histogram,
+    /// From the deadline of a death to its alert being queued.
+    pub detection_lag: Histogram,
     /// One sweep.
     pub sweep: Histogram,
     /// A request to our own port.
@@ -162,6 +153,7 @@ impl Default for Metrics {
             refusals: zeros(Refusal::ALL.len()),
             closed: zeros(Closed::ALL.len()),
             alert_delivery: Histogram::new(&SLOW),
+            detection_lag: Histogram::new(&FAST),
             sweep: Histogram::new(&FAST),
             self_probe: Histogram::new(&FAST),
             rebuilt: AtomicU64::new(0),
@@ -215,7 +207,6 @@ pub struct Numbers {
     queued: usize,
     owed: usize,
     alerted: usize,
-    detection_lag: Histogram,
 }
 
 impl Numbers {
@@ -229,7 +220,6 @@ impl Numbers {
             queued: outbox.queued(),
             owed: outbox.owed(),
             alerted: registry.alerted(),
-            detection_lag: registry.detection_lag().clone(),
         }
     }
 }
@@ -238,7 +228,7 @@ impl Numbers {
 pub fn render(cluster: &str, numbers: &Numbers, metrics: &Metrics, clock: &Clock, gauges: &Gauges) -> String {
     let mut text = Text::new(cluster);
     text.build_info();
-    text.agents(numbers, gauges);
+    text.agents(numbers, metrics, gauges);
     text.alerts(numbers, metrics);
     text.requests(metrics, gauges);
     text.family(
@@ -300,7 +290,7 @@ impl Text {
         self.sample("build_info", &[("version", crate::VERSION)], 1);
     }
 
-    fn agents(&mut self, numbers: &Numbers, gauges: &Gauges) {
+    fn agents(&mut self, numbers: &Numbers, metrics: &Metrics, gauges: &Gauges) {
         let Numbers { stats, counters, .. } = numbers;
         self.one("agents_total", "gauge", "Agents known.", stats.total());
         self.one("agents_healthy", "gauge", "Agents that are not dead.", stats.healthy());
@@ -325,7 +315,7 @@ impl Text {
             "histogram",
             "From the deadline of a death to its alert being queued.",
         );
-        self.histogram("detection_lag_seconds", &[], &numbers.detection_lag);
+        self.histogram("detection_lag_seconds", &[], &metrics.detection_lag);
     }
 
     fn alerts(&mut self, numbers: &Numbers, metrics: &Metrics) {

@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 use crate::alert::Alert;
 use crate::metrics::Metrics;
 use crate::observers::Observers;
-use crate::registry::Change;
+use crate::registry::{Change, Swept};
 use crate::shared::{Phase, Shared};
 use crate::verdict::Status;
 use crate::vitals::Vitals;
@@ -38,8 +38,13 @@ pub fn run(
         vitals.swept(started);
         // Who is silent while we are stopping may well be talking to the one
         // that takes our place: no verdict is passed any more.
-        let budget = if shared.phase() == Phase::Draining { 0 } else { BUDGET };
-        let swept = shared.with_renewed(|registry, now| registry.sweep(now, budget));
+        let is_draining = shared.phase() == Phase::Draining;
+        let swept =
+            shared.with_renewed(
+                |registry, now| {
+                    if is_draining { Swept::default() } else { registry.sweep(now, BUDGET) }
+                },
+            );
         metrics.sweep.record(shared.clock().uptime().saturating_sub(started));
         // The station comes first; watchers hear of it in the order of events.
         let next = shared.next_alerts();
@@ -50,6 +55,9 @@ pub fn run(
             }
         }
         for change in &swept.changes {
+            if let Some(late) = change.late {
+                metrics.detection_lag.record(late);
+            }
             log_change(change);
             observers.status(&change.agent);
         }
@@ -65,7 +73,7 @@ pub fn run(
         if swept.forgotten > 0 {
             log::info!("forgot {} agents that were dead for long", swept.forgotten);
         }
-        if budget == 0 {
+        if is_draining {
             // A verdict that is due must not keep us awake.
             shared.pause(DRAINING_PAUSE);
         } else if !swept.more {

@@ -54,33 +54,35 @@ impl Registry {
 
     /// Owes the death of an agent whose verdict has just turned dead.
     pub(super) fn owe_death(&mut self, now: Now, slot: Slot) {
-        let agent = &mut self.agents[slot as usize];
+        debug_assert!(self.deaths.get(slot).is_none(), "a death is owed once");
         let verdict = Verdict {
-            agent: &agent.id,
+            agent: &self.agents[slot as usize].id,
             slot,
             kind: VerdictKind::Death,
             at: now.wall,
-            held: agent.recovery != 0,
+            held: self.recoveries.get(slot).is_some(),
         };
-        agent.death = self.outbox.owe(&verdict);
+        let seq = self.outbox.owe(&verdict);
+        self.deaths.insert(slot, seq);
     }
 
     /// Settles what is owed about an agent that came back after `dead_for`.
     /// Returns whether there is something new to tell.
     pub(super) fn owe_recovery(&mut self, now: Now, slot: Slot, dead_for: Duration) -> bool {
-        let agent = &mut self.agents[slot as usize];
+        let agent = &self.agents[slot as usize];
+        let death = self.deaths.remove(slot);
         // A death that is being posted may or may not be told; its recovery
         // waits for that answer.
-        let being_told = self.outbox.is_under_way(agent.death);
-        let told = agent.death == 0 && agent.told_dead;
-        if agent.death != 0 {
-            self.outbox.withdraw(agent.death, Dropped::Cancelled);
-            agent.death = 0;
+        let being_told = death.is_some_and(|seq| self.outbox.is_under_way(seq));
+        let told = death.is_none() && agent.told_dead;
+        if let Some(seq) = death {
+            self.outbox.withdraw(seq, Dropped::Cancelled);
         }
         if self.rules.recovery_alerts && (told || being_told) {
             let kind = VerdictKind::Recovery { dead_for };
             let verdict = Verdict { agent: &agent.id, slot, kind, at: now.wall, held: being_told };
-            agent.recovery = self.outbox.owe(&verdict);
+            let seq = self.outbox.owe(&verdict);
+            self.recoveries.insert(slot, seq);
             return told;
         }
         if told {
@@ -92,31 +94,30 @@ impl Registry {
     /// The station knows the verdict, or will never know it.
     fn told(&mut self, slot: Slot, kind: VerdictKind, dead: bool) {
         self.set_told_dead(slot, dead);
-        let agent = &mut self.agents[slot as usize];
-        match kind {
-            VerdictKind::Death => agent.death = 0,
-            VerdictKind::Recovery { .. } => agent.recovery = 0,
-        }
-        if agent.death != 0 {
-            self.outbox.release(agent.death);
-        } else if agent.links.line() == Line::Lingering {
+        let settled = match kind {
+            VerdictKind::Death => self.deaths.remove(slot),
+            VerdictKind::Recovery { .. } => self.recoveries.remove(slot),
+        };
+        debug_assert!(settled.is_some(), "what is settled was owed");
+        if let Some(&death) = self.deaths.get(slot) {
+            self.outbox.release(death);
+        } else if self.agents[slot as usize].line == Line::Lingering {
             self.retire(slot);
         }
     }
 
     /// A death was posted whose agent came back meanwhile.
     fn told_late(&mut self, slot: Slot, taken: bool) {
-        let agent = &mut self.agents[slot as usize];
-        if agent.recovery == 0 {
-            return;
-        }
+        let Some(&recovery) = self.recoveries.get(slot) else { return };
         if taken {
-            self.outbox.release(agent.recovery);
+            self.outbox.release(recovery);
             self.set_told_dead(slot, true);
         } else {
-            self.outbox.withdraw(agent.recovery, Dropped::Cancelled);
-            agent.recovery = 0;
-            self.outbox.release(agent.death);
+            self.outbox.withdraw(recovery, Dropped::Cancelled);
+            self.recoveries.remove(slot);
+            if let Some(&death) = self.deaths.get(slot) {
+                self.outbox.release(death);
+            }
         }
     }
 
@@ -144,6 +145,6 @@ impl Agent {
                 silence_ms: millis(silence),
             }),
         };
-        Alert { agent: self.id.clone(), name: self.view(now).agent_name, seq, attempts: 0, at, details }
+        Alert { agent: self.id.clone(), name: self.name(), seq, attempts: 0, at, details }
     }
 }

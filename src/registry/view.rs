@@ -121,7 +121,7 @@ impl Registry {
         let end = self.slots_end.min(from + steps);
         let agents = (from..end).filter_map(|slot| self.agents.get(slot));
         let passing = agents.filter(|agent| {
-            filter.status.is_none_or(|status| agent.status == status)
+            filter.status.is_none_or(|status| agent.status() == status)
                 && filter.mode.is_none_or(|mode| agent.mode == mode)
                 && filter.after.as_ref().is_none_or(|after| agent.id > *after)
         });
