@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use pap_core::registry::{Registry, SavedAgent, SavedEvent};
+use pap_core::outbox::SavedEvent;
+use pap_core::registry::{Registry, SavedAgent};
 use pap_core::time::Now;
 use pap_process::clock::wall;
 use pap_process::files::{Durability, replace};

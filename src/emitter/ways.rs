@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use crossbeam_channel::never;
-use serde::Serialize;
 use ureq::tls::Certificate;
 
 use super::USER_AGENT;
-use pap_core::beat::{AgentId, Mode};
+use pap_core::beat::{AgentId, BeatBody, Mode};
 use pap_core::delivery::{Failure, Outcome, Reply};
 use pap_core::pace::{Taken, Tries};
 use pap_process::client::{self, Client};
@@ -38,14 +37,6 @@ pub struct Ways {
     pub station: Option<(String, Option<Secret>)>,
     /// Certificates trusted besides the built-in roots.
     pub roots: Vec<Certificate<'static>>,
-}
-
-/// What is posted (PAP-RFC-001 §8.1).
-#[derive(Serialize)]
-struct Body<'a> {
-    mode: Mode,
-    uptime_seconds: f64,
-    agent_name: &'a str,
 }
 
 /// How a heartbeat ended.
@@ -104,7 +95,8 @@ impl Sender {
         tries: Tries,
         interrupted: &dyn Fn() -> bool,
     ) -> Option<Sent> {
-        let body = Body { mode, uptime_seconds: uptime.as_secs_f64(), agent_name: &self.name };
+        let (uptime_seconds, agent_name) = (uptime.as_secs_f64(), Some(self.name.as_str()));
+        let body = BeatBody { mode, uptime_seconds, agent_name };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let mut trouble = String::new();
         for attempt in 0..tries.collector {

@@ -156,6 +156,16 @@ impl AgentId {
     }
 }
 
+/// Whether it is this text. No memory is taken to find out.
+impl PartialEq<str> for AgentId {
+    fn eq(&self, text: &str) -> bool {
+        match &self.0 {
+            Repr::Uuid(_) if text.len() != Hyphenated::LENGTH => false,
+            Repr::Uuid(_) | Repr::Text(_) => self.with_text(|own| own == text),
+        }
+    }
+}
+
 impl Ord for AgentId {
     fn cmp(&self, other: &Self) -> Ordering {
         match (&self.0, &other.0) {
@@ -206,6 +216,25 @@ pub struct Beat {
     pub uptime: f64,
     /// A name for people, at most 128 bytes; the id where it is missing.
     pub name: Option<Box<str>>,
+}
+
+/// A heartbeat's body as an agent sends it (PAP-RFC-001 §8.1), the other end of
+/// [`Beat::from_json`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct BeatBody<'a> {
+    /// The mode it announces.
+    pub mode: Mode,
+    /// Seconds since the agent started: finite, at least 0.
+    pub uptime_seconds: f64,
+    /// A name for people, at most 128 bytes; the id where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_name: Option<&'a str>,
+}
+
+impl<'a> From<&'a Beat> for BeatBody<'a> {
+    fn from(beat: &'a Beat) -> Self {
+        Self { mode: beat.mode, uptime_seconds: beat.uptime, agent_name: beat.name.as_deref() }
+    }
 }
 
 /// Why a body is no heartbeat. Nothing has been changed.
@@ -363,6 +392,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_an_agent_sends_is_what_is_heard(
+            mode in proptest::sample::select(Mode::ALL.as_slice()), millis in any::<u32>(), name in ".{0,32}",
+        ) {
+            let name = Some(name).filter(|name| !name.is_empty()).map(Into::into);
+            let beat = Beat { mode, uptime: f64::from(millis) / 1000.0, name };
+            let json = serde_json::to_vec(&BeatBody::from(&beat)).unwrap();
+            prop_assert_eq!(Beat::from_json(&json), Ok(beat));
+        }
+
         #[test]
         fn any_path_is_an_id_or_a_reason(path in "\\PC{0,200}") {
             if let Ok(id) = AgentId::from_path(&path) {

@@ -16,7 +16,6 @@ pub mod alert;
 pub mod beat;
 pub mod delivery;
 pub mod fanout;
-pub mod histogram;
 pub mod lines;
 pub mod outbox;
 pub mod pace;

@@ -9,6 +9,7 @@
 use slab::Slab;
 
 use crate::beat::Mode;
+use crate::verdict::Status;
 
 /// A place in the registry's slab.
 pub type Slot = u32;
@@ -41,6 +42,24 @@ impl Line {
         Self::Lingering,
     ];
 
+    /// The line of an agent with this verdict, in this mode.
+    pub const fn of(status: Status, mode: Mode) -> Self {
+        match status {
+            Status::Healthy => Self::Healthy(mode),
+            Status::Suspect => Self::Suspect(mode),
+            Status::Dead => Self::Dead,
+        }
+    }
+
+    /// The verdict on the agents in it.
+    pub const fn status(self) -> Status {
+        match self {
+            Self::Healthy(_) => Status::Healthy,
+            Self::Suspect(_) => Status::Suspect,
+            Self::Dead | Self::Lingering => Status::Dead,
+        }
+    }
+
     const fn index(self) -> usize {
         match self {
             Self::Healthy(mode) => mode as usize,
@@ -51,30 +70,25 @@ impl Line {
     }
 }
 
-/// An agent's place in its line.
+/// An agent's place in its line: who stands before it and who behind it.
 #[derive(Clone, Copy, Debug)]
 pub struct Links {
     previous: Slot,
     next: Slot,
-    line: Line,
 }
 
 impl Links {
     /// The links of an agent that is about to join its first line.
-    pub const fn new(line: Line) -> Self {
-        Self { previous: NONE, next: NONE, line }
-    }
-
-    /// The line the agent stands in.
-    pub const fn line(self) -> Line {
-        self.line
-    }
+    pub const NONE: Self = Self { previous: NONE, next: NONE };
 }
 
-/// What can stand in a line.
+/// What can stand in a line. The line is not among the links: there it would
+/// take four bytes.
 pub trait Linked {
     /// Its links.
     fn links(&mut self) -> &mut Links;
+    /// The line it stands in.
+    fn line(&mut self) -> &mut Line;
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -121,12 +135,15 @@ impl Lines {
         } else {
             agents[previous as usize].links().next = slot;
         }
-        *agents[slot as usize].links() = Links { previous, next: NONE, line };
+        let agent = &mut agents[slot as usize];
+        *agent.links() = Links { previous, next: NONE };
+        *agent.line() = line;
     }
 
     /// Takes the agent in `slot` out of the line it stands in.
     pub fn leave<T: Linked>(&mut self, agents: &mut Slab<T>, slot: Slot) {
-        let Links { previous, next, line } = *agents[slot as usize].links();
+        let Links { previous, next } = *agents[slot as usize].links();
+        let line = *agents[slot as usize].line();
         let ends = &mut self.0[line.index()];
         if previous == NONE {
             ends.first = next;
@@ -151,11 +168,15 @@ impl Lines {
 mod tests {
     use super::*;
 
-    struct Member(Links);
+    struct Member(Links, Line);
 
     impl Linked for Member {
         fn links(&mut self) -> &mut Links {
             &mut self.0
+        }
+
+        fn line(&mut self) -> &mut Line {
+            &mut self.1
         }
     }
 
@@ -172,6 +193,9 @@ mod tests {
     fn indices_follow_the_list_of_all_lines() {
         for (index, line) in Line::ALL.into_iter().enumerate() {
             assert_eq!(line.index(), index);
+            if let Line::Healthy(mode) | Line::Suspect(mode) = line {
+                assert_eq!(Line::of(line.status(), mode), line);
+            }
         }
     }
 
@@ -180,7 +204,7 @@ mod tests {
         let (mut lines, mut members) = (Lines::default(), Slab::new());
         let line = Line::Healthy(Mode::Idle);
         for slot in 0..5 {
-            members.insert(Member(Links::new(line)));
+            members.insert(Member(Links::NONE, line));
             lines.join(&mut members, slot, line);
         }
         lines.move_to(&mut members, 2, line);

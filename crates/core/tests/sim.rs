@@ -366,8 +366,8 @@ impl World {
         if repeat {
             return;
         }
-        if let Details::Death { missed_intervals, .. } = alert.details {
-            assert!(missed_intervals >= 2);
+        if let Details::Death(death) = &alert.details {
+            assert!(death.missed_intervals >= 2);
         }
         if matches!(kind, Kind::AgentDeath | Kind::AgentRecovered) {
             // A lost answer may leave the station with a death that was then

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Registry;
 use crate::alert::seconds;
@@ -11,8 +11,9 @@ use crate::beat::{AgentId, Mode};
 use crate::time::{Now, Wall};
 use crate::verdict::Status;
 
-/// An agent as the API shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// An agent as the API shows it, and as a station reads it. Fields that are
+/// not known are ignored: a newer collector may show more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgentView {
     /// The agent's id.
     pub agent_uuid: AgentId,
@@ -66,13 +67,18 @@ impl Stats {
 }
 
 /// The agents in numbers, as the API shows them.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatsView {
-    total: usize,
-    healthy: usize,
-    unhealthy: usize,
-    by_mode: BTreeMap<Mode, usize>,
-    observed: usize,
+    /// All agents.
+    pub total: usize,
+    /// Those that are not dead.
+    pub healthy: usize,
+    /// Those that are dead.
+    pub unhealthy: usize,
+    /// All agents, by mode.
+    pub by_mode: BTreeMap<Mode, usize>,
+    /// Those that somebody watches.
+    pub observed: usize,
 }
 
 /// Which agents to list.
@@ -115,11 +121,43 @@ impl Registry {
         let end = self.slots_end.min(from + steps);
         let agents = (from..end).filter_map(|slot| self.agents.get(slot));
         let passing = agents.filter(|agent| {
-            filter.status.is_none_or(|status| agent.status == status)
+            filter.status.is_none_or(|status| agent.status() == status)
                 && filter.mode.is_none_or(|mode| agent.mode == mode)
                 && filter.after.as_ref().is_none_or(|after| agent.id > *after)
         });
         ids.extend(passing.map(|agent| agent.id.clone()));
         (end < self.slots_end).then_some(end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_is_read() {
+        for status in Status::ALL {
+            let view = AgentView {
+                agent_uuid: AgentId::new("550e8400-e29b-41d4-a716-446655440000").unwrap(),
+                agent_name: "näme".into(),
+                mode: Mode::Sleep,
+                uptime_seconds: 12.5,
+                last_seen: Wall(1_764_669_600_123),
+                healthy: status != Status::Dead,
+                observation_mode: true,
+                consecutive_heartbeats: 7,
+                status,
+                first_seen: Wall(1_764_669_600_000),
+                silence_ms: 1000,
+            };
+            let json = serde_json::to_string(&view).unwrap();
+            assert_eq!(serde_json::from_str::<AgentView>(&json).unwrap(), view);
+            let newer = json.replacen('{', "{\"tenant\":1,", 1);
+            assert_eq!(serde_json::from_str::<AgentView>(&newer).unwrap(), view);
+        }
+        let by_mode = Mode::ALL.into_iter().zip([1, 2, 3]).collect();
+        let stats = StatsView { total: 6, healthy: 4, unhealthy: 2, by_mode, observed: 5 };
+        let json = serde_json::to_string(&stats).unwrap();
+        assert_eq!(serde_json::from_str::<StatsView>(&json).unwrap(), stats);
     }
 }
