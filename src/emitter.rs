@@ -6,11 +6,12 @@
 
 pub mod command;
 pub mod config;
-pub mod flags;
 mod mode_file;
 pub mod program;
+pub mod settings;
 pub mod status;
 pub mod subject;
+pub mod switches;
 pub mod ways;
 
 use std::hash::{BuildHasher as _, RandomState};
