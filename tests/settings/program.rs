@@ -17,7 +17,7 @@ pub struct Program {
     /// How it is called, a line each.
     pub synopsis: &'static [&'static str],
     /// Its arguments beside the settings.
-    pub own: CommandInfoWithArgs<'static>,
+    pub own: CommandInfoWithArgs,
     pub table: Table,
     /// Exit codes, each with what it means.
     pub codes: Vec<(String, &'static str)>,
