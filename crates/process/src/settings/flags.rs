@@ -122,7 +122,9 @@ mod tests {
         API_KEY: Kind::Secret, Fallback::Required;
     }
 
-    fn parts(arguments: &[&str]) -> Result<(Vec<(String, String)>, Vec<String>), String> {
+    type Parts = (Vec<(String, String)>, Vec<String>);
+
+    fn parts(arguments: &[&str]) -> Result<Parts, String> {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         split(SETTINGS, &arguments).map(|(flags, others)| (flags.0, others))
     }
