@@ -22,17 +22,17 @@ use crate::config::Config;
 use crate::emitter::Event;
 use crate::metrics::Metrics;
 use crate::observers::Observers;
-use crate::server::{self, Api, DOOR, Ends, SLOW_LANES, Server};
+use crate::server::{self, Api, Ends, SLOW_LANES, Server};
 use crate::shared::{Phase, Shared};
 use crate::station::Station;
 use crate::vitals::Vitals;
 use crate::{VERSION, sweeper};
 use image::Program;
-use pap_process::cli::{BUG, STOPPED};
+pub use image::{Start, start};
+use pap_process::cli::{BAD_CONFIG, BUG, IO_ERROR, STOPPED};
 use pap_process::clock::wall;
 use pap_process::logging::Log;
 use pap_process::panics::on_panic_of_ours;
-use pap_process::reexec::{Image, Inherited, inherited};
 use pap_process::signals::{Signal, Signals};
 use pap_process::systemd::Notifier;
 use state::Keeper;
@@ -62,6 +62,8 @@ pub const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHU
 pub enum Failure {
     /// It cannot listen on its port.
     Listen(io::Error),
+    /// systemd passed this many sockets, and the server serves one.
+    Listeners(usize),
     /// It cannot start a thread.
     Thread(io::Error),
 }
@@ -72,7 +74,22 @@ impl fmt::Display for Failure {
             Self::Listen(error) => {
                 write!(f, "cannot listen: {error}; check COLLECTOR_PORT and COLLECTOR_BIND")
             }
+            Self::Listeners(count) => write!(
+                f,
+                "LISTEN_FDS is {count}, but only one socket can be served; keep one ListenStream= in the \
+                 .socket unit (a port alone serves IPv4 and IPv6)"
+            ),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}; check the limit on processes"),
+        }
+    }
+}
+
+impl Failure {
+    /// The exit code of the process.
+    pub const fn code(&self) -> i32 {
+        match self {
+            Self::Listen(_) | Self::Thread(_) => IO_ERROR,
+            Self::Listeners(_) => BAD_CONFIG,
         }
     }
 }
@@ -107,23 +124,18 @@ impl Demands {
 ///
 /// # Errors
 /// What kept it from starting. Nothing is left running.
-pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> {
+pub fn run(config: &Config, log: &Log, signals: Signals, start: Start) -> Result<(), Failure> {
     let panic_log = log.clone();
     on_panic_of_ours(move |panic| {
         log::error!("{panic}");
         panic_log.flush_within(FLUSH);
         process::exit(BUG);
     });
-    let program = Program::new();
-    let (listener, handed) = match inherited() {
-        Inherited::Nothing => (server::bind(config.bind, config.port), None),
-        Inherited::Listener(listener) => (server::adopt(listener), None),
-        Inherited::Image(Image { listener, state, connections }) => {
-            DOOR.hand_on(connections);
-            (server::adopt(listener), Some(state))
-        }
-    };
-    let listener = listener.map_err(Failure::Listen)?;
+    for remark in &start.remarks {
+        log::warn!("{remark}");
+    }
+    let mut program = Program::new(start.seats);
+    let (listener, handed) = image::listen(config, start.inherited)?;
     server::raise_descriptor_limit();
     let (asked, orders) = bounded(MOST_ORDERS);
     let demands = Arc::new(Demands {
@@ -201,7 +213,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), Failure> 
             .map_err(Failure::Thread)?;
     }
 
-    wait_for_stop(&orders, &program, &server, &keeper, &notifier, &demands);
+    wait_for_stop(&orders, &mut program, &server, &keeper, &notifier, &demands);
     log::info!("stopping: finishing what is in hand");
     notifier.say("STOPPING=1");
     // Only this collector's end is planned: its agents go on. If nobody
@@ -268,7 +280,7 @@ fn serve(
 /// Carries out orders until one is to stop; between them, gives back code.
 fn wait_for_stop(
     orders: &Receiver<Order>,
-    program: &Program,
+    program: &mut Program,
     server: &Server,
     keeper: &Keeper,
     notifier: &Notifier,
@@ -282,15 +294,15 @@ fn wait_for_stop(
             Order::Stop => return,
             Order::Upgrade => {
                 demands.upgrade.store(false, Ordering::SeqCst);
-                let path = program.now_at_path();
-                match image::check(path) {
-                    Ok(()) => image::go_on(path, server, keeper, notifier, demands),
-                    Err(error) => log::error!("cannot go on in {}: {error}", path.display()),
+                match program.now_at_path() {
+                    Ok(target) => image::go_on(program, &target, server, keeper, notifier, demands),
+                    Err(error) => log::error!("{error}"),
                 }
             }
             Order::Refresh if clock.uptime() < refresh_after => {}
             Order::Refresh => {
-                image::go_on(program.itself(), server, keeper, notifier, demands);
+                let target = program.itself();
+                image::go_on(program, &target, server, keeper, notifier, demands);
                 // It failed, and will again.
                 refresh_after = clock.uptime() + REFRESH_PAUSE;
             }

@@ -8,6 +8,7 @@ use pap_collector::check::{self, Question};
 use pap_collector::config::{Config, Flags, Task};
 use pap_process::cli::{self, BAD_CONFIG, IO_ERROR, STOPPED, UNWELL, environment, say};
 use pap_process::logging::Log;
+use pap_process::reexec::versions_line;
 use pap_process::signals::Signals;
 
 #[cfg(target_env = "musl")]
@@ -22,7 +23,9 @@ fn main() {
         Ok(flags) if flags.task == Some(Task::Check) => check(&flags),
         Ok(flags) if flags.live => complain("--live goes with check", BAD_CONFIG),
         Ok(flags) => match Config::new(&flags, &environment) {
-            Ok(config) if flags.check_config => say(config.to_text().trim_end()),
+            Ok(config) if flags.check_config => {
+                say(&format!("{}\n{}", config.to_text().trim_end(), versions_line()))
+            }
             Ok(config) => run(&config),
             Err(error) => complain(&error.to_string(), BAD_CONFIG),
         },
@@ -31,6 +34,10 @@ fn main() {
 }
 
 fn run(config: &Config) -> i32 {
+    let start = match app::start() {
+        Ok(start) => start,
+        Err(error) => return complain(&format!("cannot keep descriptors: {error}"), IO_ERROR),
+    };
     let signals = match Signals::take(&app::SIGNALS) {
         Ok(signals) => signals,
         Err(error) => return complain(&format!("cannot take signals: {error}"), IO_ERROR),
@@ -39,8 +46,8 @@ fn run(config: &Config) -> i32 {
         Ok(log) => log,
         Err(error) => return complain(&format!("cannot start the log: {error}"), IO_ERROR),
     };
-    let code = app::run(config, &log, signals)
-        .map_or_else(|failure| complain(&failure.to_string(), IO_ERROR), |()| STOPPED);
+    let code = app::run(config, &log, signals, start)
+        .map_or_else(|failure| complain(&failure.to_string(), failure.code()), |()| STOPPED);
     log.flush_within(Duration::from_millis(500));
     code
 }

@@ -118,13 +118,13 @@ impl Keeper {
         }
     }
 
-    /// Saves, for the last time.
-    pub fn save(&self) {
-        if self.interval().is_some()
-            && let Err(error) = self.try_save()
-        {
-            log::error!("the state cannot be saved: {error}");
+    /// Saves, for the last time. Returns false if there is a file and it does
+    /// not hold the state.
+    pub fn save(&self) -> bool {
+        if self.interval().is_none() {
+            return self.file.is_none();
         }
+        self.try_save().inspect_err(|error| log::error!("the state cannot be saved: {error}")).is_ok()
     }
 
     fn try_save(&self) -> io::Result<()> {
