@@ -9,6 +9,7 @@ use pap_collector::config::settings::SETTINGS;
 use pap_collector::config::{Config, Switches, Task};
 use pap_process::cli::{self, BAD_CONFIG, IO_ERROR, STOPPED, UNWELL, environment, say};
 use pap_process::logging::Log;
+use pap_process::reexec::versions_line;
 use pap_process::settings::Flags;
 use pap_process::signals::Signals;
 
@@ -24,7 +25,9 @@ fn main() {
         Ok((switches, flags)) if switches.task == Some(Task::Check) => check(&flags, switches.live),
         Ok((switches, _)) if switches.live => complain("--live goes with check", BAD_CONFIG),
         Ok((switches, flags)) => match Config::new(&flags, &environment) {
-            Ok(config) if switches.check_config => say(config.to_text().trim_end()),
+            Ok(config) if switches.check_config => {
+                say(&format!("{}\n{}", config.to_text().trim_end(), versions_line()))
+            }
             Ok(config) => run(&config),
             Err(error) => complain(&error.to_string(), BAD_CONFIG),
         },
@@ -33,6 +36,10 @@ fn main() {
 }
 
 fn run(config: &Config) -> i32 {
+    let inherited = match app::inherit() {
+        Ok(inherited) => inherited,
+        Err(error) => return complain(&format!("cannot keep descriptors: {error}"), IO_ERROR),
+    };
     let signals = match Signals::take(&app::SIGNALS) {
         Ok(signals) => signals,
         Err(error) => return complain(&format!("cannot take signals: {error}"), IO_ERROR),
@@ -41,8 +48,8 @@ fn run(config: &Config) -> i32 {
         Ok(log) => log,
         Err(error) => return complain(&format!("cannot start the log: {error}"), IO_ERROR),
     };
-    let code = app::run(config, &log, signals)
-        .map_or_else(|failure| complain(&failure.to_string(), IO_ERROR), |()| STOPPED);
+    let code = app::run(config, &log, signals, inherited)
+        .map_or_else(|failure| complain(&failure.to_string(), failure.code()), |()| STOPPED);
     log.flush_within(Duration::from_millis(500));
     code
 }

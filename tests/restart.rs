@@ -199,7 +199,7 @@ fn an_upgrade_to_something_broken_changes_nothing() {
     std::fs::remove_file(&program).unwrap();
     std::fs::write(&program, "no program at all").unwrap();
     collector.signal("HUP");
-    collector.await_log("cannot go on in");
+    collector.await_log("the in-place upgrade failed");
     collector.poll("the port is open again", || collector.beat("a", "SLEEP", 901.0).status == 200);
     assert_eq!(collector.get("/agents/a").json()["agent"]["consecutive_heartbeats"], 2);
     // The program itself can still be had.
@@ -217,7 +217,7 @@ fn no_signal_is_lost_between_two_images() {
     for millis in 0..24 {
         let mut collector = Collector::start(&[]);
         collector.signal("HUP");
-        collector.await_log("going on in");
+        collector.await_log("in-place upgrade");
         wait(Duration::from_millis(millis));
         collector.signal("HUP");
         wait(Duration::from_millis(millis / 3));
