@@ -248,7 +248,7 @@ fn a_kept_connection_answers_in_order() {
         .unwrap();
         write!(stream, "GET /agents/a{number} HTTP/1.1\r\nHost: c\r\n\r\n").unwrap();
     }
-    write!(stream, "GET /ready HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET /ready HTTP/1.1\r\nHost: c\r\nConnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text.matches("HTTP/1.1 200").count(), 41);
@@ -608,7 +608,8 @@ fn a_reader_of_the_log_that_stalls_stops_nothing() {
         }
     };
     let body = r#"{"mode":"IDLE","uptime_seconds":1}"#;
-    let request = format!("POST /heartbeat/a HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let request =
+        format!("POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     for _ in 0..10_000 {

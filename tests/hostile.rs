@@ -185,23 +185,31 @@ fn await_closed(streams: Vec<TcpStream>) {
 fn stalled_heads_bodies_and_chunks() {
     let _alone = alone();
     attack(&[], |collector| {
-        let mut held = hold(collector, 30, b"POST /heartbeat/a HTTP/1.1\r\nContent-Le");
-        held.extend(hold(collector, 30, b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 500\r\n\r\n{"));
-        held.extend(hold(collector, 30, b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 5000\r\n\r\n{"));
+        let mut held = hold(collector, 30, b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Le");
         held.extend(hold(
             collector,
             30,
-            b"POST /heartbeat/a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+            b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nConnection: close\r\nContent-Length: 500\r\n\r\n{",
         ));
         held.extend(hold(
             collector,
             30,
-            b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
+            b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nConnection: close\r\nContent-Length: 5000\r\n\r\n{",
+        ));
+        held.extend(hold(
+            collector,
+            30,
+            b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",
+        ));
+        held.extend(hold(
+            collector,
+            30,
+            b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nConnection: close\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
         ));
         held.extend(hold(
             collector,
             4,
-            b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 9\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+            b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: 9\r\nConnection: Upgrade, close\r\nUpgrade: h2c\r\n\r\n",
         ));
         await_closed(held);
     });
@@ -222,8 +230,9 @@ fn lengths_that_lie() {
             "",
         ] {
             for _ in 0..5 {
-                let request =
-                    format!("POST /heartbeat/a HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{{}}   ");
+                let request = format!(
+                    "POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{{}}   "
+                );
                 let answer = collector.raw(request.as_bytes());
                 assert!([400, 411, 413].contains(&answer.status), "{length}: {answer:?}");
             }
@@ -235,13 +244,15 @@ fn lengths_that_lie() {
             "Transfer-Encoding: chunked\r\nContent-Length: 2",
             "Transfer-Encoding: gzip",
         ] {
-            let request = format!("POST /heartbeat/a HTTP/1.1\r\n{headers}\r\n\r\n{{}}");
+            let request = format!(
+                "POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nConnection: close\r\n{headers}\r\n\r\n{{}}"
+            );
             assert!([400, 411].contains(&collector.raw(request.as_bytes()).status), "{headers}");
         }
         await_closed(hold(
             collector,
             20,
-            b"POST /heartbeat/a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nnonsense\r\n",
+            b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nnonsense\r\n",
         ));
     });
 }
@@ -254,14 +265,14 @@ fn heads_that_are_none() {
         let nan = format!("TE: {}\r\n", "a;q=nan, a;q=0.1, a;q=0.5, ".repeat(40));
         let mut heads = vec![
             b"GET /health\r\n\r\n".to_vec(),
-            b"GET /health HTTP/0.9\r\n\r\n".to_vec(),
+            b"GET /health HTTP/0.9\r\nHost: c\r\n\r\n".to_vec(),
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec(),
             (0..=255).collect(),
-            "GET /heartbeat/caf\u{e9} HTTP/1.1\r\n\r\n".as_bytes().to_vec(),
-            b"GET / HTTP/1.1\r\nno colon\r\n\r\n".to_vec(),
+            "GET /heartbeat/caf\u{e9} HTTP/1.1\r\nHost: c\r\n\r\n".as_bytes().to_vec(),
+            b"GET / HTTP/1.1\r\nHost: c\r\nno colon\r\n\r\n".to_vec(),
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
         ];
-        heads.push(format!("GET /health HTTP/1.1\r\n{many}\r\n").into_bytes());
+        heads.push(format!("GET /health HTTP/1.1\r\nHost: c\r\n{many}\r\n").into_bytes());
         for head in &heads {
             let mut stream = collector.connect();
             let _ = stream.write_all(head);
@@ -269,12 +280,12 @@ fn heads_that_are_none() {
             await_closed(vec![stream]);
         }
         for _ in 0..50 {
-            let request = format!("GET /health HTTP/1.1\r\n{nan}Connection: close\r\n\r\n");
+            let request = format!("GET /health HTTP/1.1\r\nHost: c\r\n{nan}Connection: close\r\n\r\n");
             assert_eq!(collector.raw(request.as_bytes()).status, 200);
         }
         // An endless head, as fast as it goes.
         let mut stream = collector.connect();
-        stream.write_all(b"GET / HTTP/1.1\r\nx: ").unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: c\r\nx: ").unwrap();
         let started = Instant::now();
         while stream.write_all(&vec![b'y'; 64 * 1024]).is_ok() {
             assert!(started.elapsed() < PATIENCE, "it is read for ever");
@@ -287,10 +298,10 @@ fn requests_and_heads_fill_no_memory() {
     let _alone = alone();
     attack(&[], |collector| {
         let before = usage(collector).2;
-        let line = |length: usize| format!("GET /health HTTP/1.1\r\nx: {}", "x".repeat(length));
+        let line = |length: usize| format!("GET /health HTTP/1.1\r\nHost: c\r\nx: {}", "x".repeat(length));
         for bytes in [
-            "GET /health HTTP/1.1\r\n\r\n".repeat(2300),
-            format!("GET /health HTTP/1.1\r\n{}", "a:b\r\n".repeat(11_000)),
+            "GET /health HTTP/1.1\r\nHost: c\r\n\r\n".repeat(1600),
+            format!("GET /health HTTP/1.1\r\nHost: c\r\n{}", "a:b\r\n".repeat(11_000)),
             line(55_000),
             line(16_000),
         ] {
@@ -310,19 +321,21 @@ fn heads_have_limits_and_requests_their_order() {
     attack(&[], |collector| {
         let head = |lines: usize, length: usize| {
             let lines = "a: b\r\n".repeat(lines);
-            let start = format!("GET /health HTTP/1.1\r\nConnection: close\r\n{lines}x: ");
+            let start = format!("GET /health HTTP/1.1\r\nHost: c\r\nConnection: close\r\n{lines}x: ");
             format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4))
         };
         assert_eq!(collector.raw(head(0, 16 * 1024).as_bytes()).status, 200);
-        assert_eq!(collector.raw(head(98, 1024).as_bytes()).status, 200);
-        for too_big in [head(0, 16 * 1024 + 1), head(99, 1024)] {
+        assert_eq!(collector.raw(head(97, 1024).as_bytes()).status, 200);
+        for too_big in [head(0, 16 * 1024 + 1), head(98, 1024)] {
             let answer = collector.raw(too_big.as_bytes());
             assert_eq!(answer.status, 431);
             assert!(answer.json()["error"].as_str().unwrap().contains("16384 bytes"), "{}", answer.body);
         }
         // What was asked before is answered before.
         let mut stream = collector.connect();
-        stream.write_all(format!("GET /ready HTTP/1.1\r\n\r\n{}", head(0, 20_000)).as_bytes()).unwrap();
+        stream
+            .write_all(format!("GET /ready HTTP/1.1\r\nHost: c\r\n\r\n{}", head(0, 20_000)).as_bytes())
+            .unwrap();
         let mut answers = Vec::new();
         let _ = stream.read_to_end(&mut answers);
         let answers = String::from_utf8(answers).unwrap();
@@ -332,16 +345,17 @@ fn heads_have_limits_and_requests_their_order() {
         let mut stream = collector.connect();
         stream.write_all(b"GET /rea").unwrap();
         socket2::SockRef::from(&stream).send_out_of_band(b"d").unwrap();
-        stream.write_all(b"y HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+        stream.write_all(b"y HTTP/1.1\r\nHost: c\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
         assert_eq!(Answer::parse(&answer).status, 400);
         // Each comes in its turn, also where a body has an empty line.
         let body = "{\"mode\":\"IDLE\",\r\n\r\n\"uptime_seconds\":5}\r\n\r\n";
-        let beat = format!("POST /heartbeat/a HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let beat =
+            format!("POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         let mut stream = collector.connect();
-        let last = "GET /health HTTP/1.1\r\nConnection: close\r\n\r\n";
-        let many = "GET /nothing HTTP/1.1\r\n\r\n".repeat(500);
+        let last = "GET /health HTTP/1.1\r\nHost: c\r\nConnection: close\r\n\r\n";
+        let many = "GET /nothing HTTP/1.1\r\nHost: c\r\n\r\n".repeat(500);
         stream.write_all(format!("{beat}{many}{beat}{last}").as_bytes()).unwrap();
         let mut answers = Vec::new();
         let _ = stream.read_to_end(&mut answers);
@@ -360,7 +374,7 @@ fn who_sends_and_resets_at_once_is_heard() {
     let collector = Collector::start(&[]);
     let beat = |agent: &str| {
         let body = r#"{"mode":"SLEEP","uptime_seconds":5}"#;
-        format!("POST /heartbeat/{agent} HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        format!("POST /heartbeat/{agent} HTTP/1.1\r\nHost: c\r\nContent-Length: {}\r\n\r\n{body}", body.len())
     };
     for number in 0..20 {
         let mut stream = collector.connect();
@@ -394,9 +408,9 @@ fn what_the_library_would_leak_never_reaches_it() {
     let _alone = alone();
     attack(&[], |collector| {
         for _ in 0..300 {
-            let long = b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 100000000000000\r\n\r\n";
+            let long = b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nConnection: close\r\nContent-Length: 100000000000000\r\n\r\n";
             assert_eq!(collector.raw(long).status, 413);
-            assert_eq!(collector.raw(b"GET / HTTP/2.0\r\n\r\n").status, 505);
+            assert_eq!(collector.raw(b"GET / HTTP/2.0\r\nHost: c\r\nConnection: close\r\n\r\n").status, 505);
         }
         none_is_held(collector);
         assert!(!collector.log().iter().any(|line| line.contains("going on")), "nothing is left to free");
@@ -408,8 +422,8 @@ fn what_the_library_would_leak_never_reaches_it() {
 fn what_is_sent_behind_the_last_answer_is_not_heard() {
     let _alone = alone();
     attack(&[], |collector| {
-        let last = "GET /agents HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
-        let behind = "POST /heartbeat/behind HTTP/1.1\r\nContent-Length: 34\r\n\r\n";
+        let last = "GET /agents HTTP/1.0\r\nHost: c\r\nConnection: close\r\n\r\n";
+        let behind = "POST /heartbeat/behind HTTP/1.1\r\nHost: c\r\nContent-Length: 34\r\n\r\n";
         let bytes = format!("{last}{behind}{}", r#"{"mode":"IDLE","uptime_seconds":5}"#);
         let mut held = hold(collector, 30, bytes.as_bytes());
         for stream in &mut held {
@@ -431,8 +445,9 @@ fn offers_to_upgrade_hold_up_nobody() {
     let _alone = alone();
     attack(&[], |collector| {
         let upgrade = "Connection: Upgrade\r\nUpgrade: h2c\r\n";
-        let mut held = hold(collector, 20, format!("GET /health HTTP/1.1\r\n{upgrade}\r\n").as_bytes());
-        let without = format!("POST /heartbeat/a HTTP/1.1\r\n{upgrade}\r\n");
+        let mut held =
+            hold(collector, 20, format!("GET /health HTTP/1.1\r\nHost: c\r\n{upgrade}\r\n").as_bytes());
+        let without = format!("POST /heartbeat/a HTTP/1.1\r\nHost: c\r\n{upgrade}\r\n");
         held.extend(hold(collector, 20, without.as_bytes()));
         for stream in &mut held {
             assert!(stream.read(&mut [0; 512]).unwrap() > 0, "it is answered while it stays");
@@ -446,12 +461,13 @@ fn upgrades_that_are_not_ours() {
     attack(&[], |collector| {
         let body = r#"{"mode":"IDLE","uptime_seconds":1}"#;
         for _ in 0..20 {
-            let h2c = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"];
+            let h2c =
+                ["Connection: Upgrade, HTTP2-Settings, close", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"];
             assert_eq!(collector.request("GET", "/health", &h2c, "").status, 200);
             let length = body.len();
             let headers = h2c.join("\r\n");
             let request = format!(
-                "POST /heartbeat/java HTTP/1.1\r\n{headers}\r\nContent-Length: {length}\r\n\r\n{body}"
+                "POST /heartbeat/java HTTP/1.1\r\nHost: c\r\n{headers}\r\nContent-Length: {length}\r\n\r\n{body}"
             );
             assert_eq!(
                 collector.raw(request.as_bytes()).status,
@@ -471,7 +487,7 @@ fn resets_before_and_after_accept() {
         for round in 0..400 {
             let mut stream = collector.connect();
             if round % 2 == 0 {
-                let _ = stream.write_all(b"GET /agents HTTP/1.1\r\n\r\nPOST /heartbeat/a HTTP/1.1\r\nContent-Length: -1\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+                let _ = stream.write_all(b"GET /agents HTTP/1.1\r\nHost: c\r\n\r\nPOST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: -1\r\n\r\nGET / HTTP/1.1\r\nHost: c\r\n\r\n");
             }
             socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
         }
@@ -487,8 +503,8 @@ fn pipelining_without_reading() {
         }
         let many = |request: &str| request.repeat(2000).into_bytes();
         let mut held = hold(collector, 3, &many("GET /agents HTTP/1.1\r\nHost: c\r\n\r\n"));
-        held.extend(hold(collector, 3, &many("GET /health HTTP/1.1\r\n\r\n")));
-        let mixed = "GET /agents HTTP/1.1\r\n\r\nGET /health HTTP/1.1\r\n\r\nPOST /heartbeat/a HTTP/1.1\r\nContent-Length: -1\r\n\r\n";
+        held.extend(hold(collector, 3, &many("GET /health HTTP/1.1\r\nHost: c\r\n\r\n")));
+        let mixed = "GET /agents HTTP/1.1\r\nHost: c\r\n\r\nGET /health HTTP/1.1\r\nHost: c\r\n\r\nPOST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: -1\r\n\r\n";
         held.extend(hold(collector, 3, &many(mixed)));
         // Of the big ones only what fits into buffers is taken.
         collector.poll("those are given up", || collector.metric("connections") < 8.0);
@@ -501,7 +517,7 @@ fn pipelining_without_reading() {
 fn pages_that_nobody_takes_hold_up_nobody() {
     let _alone = alone();
     attack(&[("COLLECTOR_HTTP_WORKERS", "2")], |collector| {
-        let page = "GET / HTTP/1.1\r\nAccept: text/html\r\n\r\n";
+        let page = "GET / HTTP/1.1\r\nHost: c\r\nAccept: text/html\r\n\r\n";
         let held = hold(collector, 12, page.repeat(200).as_bytes());
         let ask = |_: usize| {
             let started = Instant::now();
@@ -520,8 +536,9 @@ fn pages_that_nobody_takes_hold_up_nobody() {
 fn bodies_that_do_not_come_hold_up_no_other() {
     let _alone = alone();
     attack(&[], |collector| {
-        let h2c = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n";
-        let head = format!("POST /heartbeat/late HTTP/1.1\r\n{h2c}Content-Length: 34\r\n\r\n");
+        let h2c =
+            "Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n";
+        let head = format!("POST /heartbeat/late HTTP/1.1\r\nHost: c\r\n{h2c}Content-Length: 34\r\n\r\n");
         let empty = hold(collector, 200, head.as_bytes());
         let mut slow = collector.connect();
         slow.write_all(format!("{head}{{\"mode\":\"IDLE\",").as_bytes()).unwrap();
@@ -545,7 +562,11 @@ fn who_reads_slowly_makes_room_for_others() {
         let mut stream = collector.connect();
         for number in 0..4000 {
             let body = r#"{"mode":"SLEEP","uptime_seconds":5}"#;
-            let head = format!("POST /heartbeat/{} HTTP/1.1\r\nContent-Length: {}", uuid(number), body.len());
+            let head = format!(
+                "POST /heartbeat/{} HTTP/1.1\r\nHost: c\r\nContent-Length: {}",
+                uuid(number),
+                body.len()
+            );
             stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
             assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
         }
@@ -582,10 +603,12 @@ fn what_is_sent_behind_a_handshake_is_let_go_of() {
         for length in ["18446744073709551615", "100000000000000", "60000"] {
             for connection in ["Connection: keep-alive\r\nConnection: Upgrade\r\n", "Connection: Upgrade\r\n"]
             {
-                let behind = format!("POST /heartbeat/x HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
-                let bytes = format!("GET /observe HTTP/1.1\r\n{connection}{open}\r\n{behind}");
+                let behind =
+                    format!("POST /heartbeat/x HTTP/1.1\r\nHost: c\r\nContent-Length: {length}\r\n\r\n");
+                let bytes = format!("GET /observe HTTP/1.1\r\nHost: c\r\n{connection}{open}\r\n{behind}");
                 drop(hold(collector, 20, bytes.as_bytes()));
-                let poisoned = format!("GET /observe HTTP/1.1\r\n{connection}{open}{poison}\r\n{behind}");
+                let poisoned =
+                    format!("GET /observe HTTP/1.1\r\nHost: c\r\n{connection}{open}{poison}\r\n{behind}");
                 for stream in hold(collector, 20, poisoned.as_bytes()) {
                     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
                 }
@@ -601,9 +624,9 @@ fn bodies_are_not_waited_for_where_the_slow_lanes_are_full() {
     attack(&[], |collector| {
         let mut all = Vec::new();
         for round in 0..40 {
-            all.extend(hold(collector, 10, "GET /metrics HTTP/1.1\r\n\r\n".repeat(50).as_bytes()));
+            all.extend(hold(collector, 10, "GET /metrics HTTP/1.1\r\nHost: c\r\n\r\n".repeat(50).as_bytes()));
             let length = ["60000", "18446744073709551615", "2000"][round % 3];
-            let bytes = format!("GET /metrics HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
+            let bytes = format!("GET /metrics HTTP/1.1\r\nHost: c\r\nContent-Length: {length}\r\n\r\n");
             all.extend(hold(collector, 4, bytes.as_bytes()));
         }
         assert!(!collector.log().iter().any(|line| line.contains("bug in")), "{:?}", collector.log());
@@ -618,7 +641,7 @@ fn slow_reader(collector: &Collector) -> TcpStream {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], collector.port));
     socket.connect(&address.into()).unwrap();
     let mut stream = TcpStream::from(socket);
-    stream.write_all(b"GET /agents HTTP/1.1\r\n\r\n").unwrap();
+    stream.write_all(b"GET /agents HTTP/1.1\r\nHost: c\r\n\r\n").unwrap();
     stream.set_nonblocking(true).unwrap();
     stream
 }
@@ -735,7 +758,7 @@ fn more_agents_than_allowed() {
             stream
                 .write_all(
                     format!(
-                        "POST /heartbeat/flood-{number} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}"
+                        "POST /heartbeat/flood-{number} HTTP/1.1\r\nHost: c\r\nContent-Length: {length}\r\n\r\n{body}"
                     )
                     .as_bytes(),
                 )

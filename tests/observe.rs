@@ -331,7 +331,8 @@ fn a_watcher_that_does_not_read_slows_nobody() {
         for _ in 0..500 {
             let body =
                 format!(r#"{{"mode":"IDLE","uptime_seconds":{beats},"agent_name":"{}"}}"#, "n".repeat(120));
-            let head = format!("POST /heartbeat/a HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head =
+                format!("POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: {}\r\n\r\n", body.len());
             stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
             assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
             assert_eq!(quick.next()["agent"]["uptime_seconds"], beats, "who reads gets everything");

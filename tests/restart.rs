@@ -149,7 +149,10 @@ fn a_request_on_its_way_survives_a_change_of_image() {
     let body = r#"{"mode":"SLEEP","uptime_seconds":5}"#;
     let beat = |number: usize| {
         let length = body.len();
-        format!("POST /heartbeat/{} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}", uuid(number))
+        format!(
+            "POST /heartbeat/{} HTTP/1.1\r\nHost: c\r\nContent-Length: {length}\r\n\r\n{body}",
+            uuid(number)
+        )
     };
     let head = beat(0).len() - body.len();
     let mut streams: Vec<_> = [1, 20, head - 1, head, head + 1, beat(0).len() - 1]

@@ -135,7 +135,7 @@ fn ask(port: u16, method: &str, agent: u64, body: &str) -> Result<u16, String> {
         let id = uuid(usize::try_from(agent).unwrap_or_default());
         stream.write_all(
             format!(
-                "{method} /heartbeat/{id} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                "{method} /heartbeat/{id} HTTP/1.1\r\nHost: c\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             )
             .as_bytes(),
@@ -155,18 +155,18 @@ fn harass(port: u16, rng: &mut fastrand::Rng) {
     let attacks: [&[u8]; 14] = [
         b"",
         b"GET / HT",
-        b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 900\r\n\r\n{",
-        b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 9000\r\n\r\n{",
-        b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 100000000000000\r\n\r\n",
-        b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: -1\r\n\r\nGET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
-        b"POST /heartbeat/a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
-        b"POST /heartbeat/a HTTP/1.1\r\nContent-Length: 9\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
-        b"GET / HTTP/2.0\r\n\r\n",
-        b"GET / HTTP/3.0\r\n\r\n",
+        b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: 900\r\n\r\n{",
+        b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: 9000\r\n\r\n{",
+        b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: 100000000000000\r\n\r\n",
+        b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: -1\r\n\r\nGET / HTTP/1.1\r\nHost: c\r\n\r\nGET / HTTP/1.1\r\nHost: c\r\n\r\n",
+        b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
+        b"POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: 9\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: c\r\n\r\n",
+        b"GET / HTTP/3.0\r\nHost: c\r\n\r\n",
         b"\xff\xfe\x00\r\n\r\n",
-        b"GET /agents HTTP/1.1\r\n\r\nGET /metrics HTTP/1.1\r\n\r\nGET /health HTTP/1.1\r\n\r\n",
-        b"GET /health HTTP/1.1\r\nTE: a;q=nan, b;q=1, c;q=nan\r\n\r\n",
+        b"GET /agents HTTP/1.1\r\nHost: c\r\n\r\nGET /metrics HTTP/1.1\r\nHost: c\r\n\r\nGET /health HTTP/1.1\r\nHost: c\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: c\r\nTE: a;q=nan, b;q=1, c;q=nan\r\n\r\n",
     ];
     let bytes = attacks[rng.usize(0..attacks.len())].repeat(if rng.usize(0..10) == 0 { 200 } else { 1 });
     let mut held = Vec::new();

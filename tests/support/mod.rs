@@ -129,15 +129,23 @@ impl Collector {
         stream
     }
 
-    /// One value of `/metrics`; the labels as they are written, in order.
+    /// One value of `/metrics`; the labels as they are written, in order. A
+    /// series with labels may begin with what it counts, and is 0 until then;
+    /// everything else has to be there.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").body;
-        let with_cluster = match name.split_once('{') {
-            Some((name, labels)) => format!("pap_collector_{name}{{cluster=\"test-cluster\",{labels} "),
-            None => format!("pap_collector_{name}{{cluster=\"test-cluster\"}} "),
+        let (family, labels) = match name.split_once('{') {
+            Some((family, labels)) => (family, format!(",{labels}")),
+            None => (name, "}".to_owned()),
         };
-        let value = text.lines().find_map(|line| line.strip_prefix(&with_cluster));
-        value.map_or(0.0, |value| value.parse().unwrap())
+        let series = format!("pap_collector_{family}{{cluster=\"test-cluster\"{labels} ");
+        let kind = format!("# TYPE pap_collector_{family} ");
+        assert!(text.lines().any(|line| line.starts_with(&kind)), "no metric {family} in\n{text}");
+        match text.lines().find_map(|line| line.strip_prefix(&series)) {
+            Some(value) => value.parse().unwrap(),
+            None if name.contains('{') => 0.0,
+            None => panic!("no value of {name} in\n{text}"),
+        }
     }
 }
 
