@@ -1,23 +1,13 @@
 //! The stream to watchers, over real sockets: with a client of the protocol's
 //! own library, and byte by byte.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::disallowed_methods,
-    clippy::float_cmp,
-    reason = "a test ends where something is not as it should be, and may look at the time"
-)]
-
-mod support;
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::{Answer, Collector, said, slow, uuid};
 use serde_json::{Value, json};
-use support::{Answer, Collector, uuid};
 use tungstenite::client::IntoClientRequest as _;
 use tungstenite::http::HeaderValue;
 use tungstenite::{Error, Message, WebSocket};
@@ -331,19 +321,22 @@ fn a_watcher_that_does_not_read_slows_nobody() {
         for _ in 0..500 {
             let body =
                 format!(r#"{{"mode":"IDLE","uptime_seconds":{beats},"agent_name":"{}"}}"#, "n".repeat(120));
-            let head = format!("POST /heartbeat/a HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head =
+                format!("POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: {}\r\n\r\n", body.len());
             stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
             assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
             assert_eq!(quick.next()["agent"]["uptime_seconds"], beats, "who reads gets everything");
             beats += 1;
         }
-        assert!(started.elapsed() < support::PATIENCE, "{beats} heartbeats and nobody lags");
+        assert!(started.elapsed() < crate::support::PATIENCE, "{beats} heartbeats and nobody lags");
     }
     // One that wakes up learns that it has missed something.
     late.next();
     let lagged = late.next_of("lagged");
     assert!(lagged["missed"].as_u64().unwrap() > 0);
-    // The other is given up after 30 seconds.
+    if !slow("the other is given up after 30 seconds") {
+        return;
+    }
     collector.poll("the lazy one is closed", || collector.metric("observers") == 2.0);
     assert!(started.elapsed() >= Duration::from_secs(30));
     drop(lazy);
@@ -371,7 +364,7 @@ fn watchers_are_told_when_the_collector_goes_on_or_stops() {
     watcher.next();
     collector.signal("HUP");
     assert_eq!(watcher.close_code(), 1012);
-    collector.await_log("going on where the former image stopped");
+    collector.await_log(said::WENT_ON);
     let mut watcher = Watcher::open(&collector, "/observe");
     assert_eq!(watcher.next()["stats"]["total"], 1);
     collector.signal("TERM");

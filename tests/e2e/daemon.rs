@@ -1,23 +1,16 @@
 //! The real binary over real sockets, against a station that really listens.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::disallowed_methods,
-    reason = "a test ends where something is not as it should be, and may look at the time"
-)]
-
-mod support;
-
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::support::station::{Answer as Reply, Post, Station};
+use crate::support::{Answer, Collector, PATIENCE, command, said, stays_so, uuid};
 use serde_json::{Value, json};
-use support::station::{Answer as Reply, Post, Station};
-use support::{Answer, Collector, PATIENCE, command, uuid};
 
 fn judging() -> Station {
     Station::start(0, |post| Reply::Status(post.judge("k"))).unwrap()
@@ -248,7 +241,7 @@ fn a_kept_connection_answers_in_order() {
         .unwrap();
         write!(stream, "GET /agents/a{number} HTTP/1.1\r\nHost: c\r\n\r\n").unwrap();
     }
-    write!(stream, "GET /ready HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET /ready HTTP/1.1\r\nHost: c\r\nConnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text.matches("HTTP/1.1 200").count(), 41);
@@ -297,7 +290,7 @@ fn a_death_is_told_once_and_the_next_one_too() {
     assert_ne!(told[0].body["details"]["event_id"], told[1].body["details"]["event_id"]);
     assert!(told.iter().all(|post| post.text("agent_uuid") == id), "who said goodbye is not told");
     assert!(station.posts().iter().all(|post| post.status == 201), "the station takes all that is sent");
-    for line in ["is suspect", "is dead", "is back after being dead", "AGENT_DEATH of"] {
+    for line in [said::IS_SUSPECT, said::IS_DEAD, said::IS_BACK, "AGENT_DEATH of"] {
         collector.await_log(line);
     }
 }
@@ -326,29 +319,20 @@ fn an_outage_longer_than_the_ttl_loses_no_death() {
     for number in 0..300 {
         collector.beat(&uuid(number), "EMERGENCY", 100.0);
     }
-    let mut most_queued = 0;
-    let queued =
-        || usize::try_from(collector.get("/health").json()["alert_queue"]["size"].as_u64().unwrap()).unwrap();
-    let down_since = Instant::now();
-    let mut dead_since = None;
-    while dead_since.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(5)) {
-        assert!(down_since.elapsed() < PATIENCE);
-        most_queued = most_queued.max(queued());
+    let most_queued = Cell::new(0);
+    let health = || {
         let health = collector.get("/health").json();
-        if dead_since.is_none() && health["agents"]["unhealthy"] == 300 {
-            assert_eq!(health["alert_queue"]["owed"], 300);
-            dead_since = Some(Instant::now());
-        }
-    }
+        most_queued.set(most_queued.get().max(health["alert_queue"]["size"].as_u64().unwrap()));
+        health
+    };
+    collector.poll("all are dead", || health()["agents"]["unhealthy"] == 300);
+    // Twice the TTL: what waits in the queue is too old.
+    stays_so(Duration::from_secs(3), "all deaths are owed", || health()["alert_queue"]["owed"] == 300);
     station.behave(|post| Reply::Status(post.judge("k")));
-    let back = Instant::now();
-    assert!(station.wait_until(Duration::from_secs(15), |posts| {
+    assert!(station.wait_until(PATIENCE, |posts| {
         posts.iter().filter(|post| post.text("type") == "AGENT_DEATH" && post.status == 201).count() >= 300
     }));
-    println!(
-        "300 deaths told {:.1?} after the station's return, at most {most_queued} queued",
-        back.elapsed()
-    );
+    let most_queued = most_queued.get();
     collector.poll("nothing is owed", || collector.get("/health").json()["alert_queue"]["owed"] == 0);
     assert!((1..=100).contains(&most_queued), "{most_queued}");
     let mut told: HashMap<String, usize> = HashMap::new();
@@ -402,7 +386,7 @@ fn a_wrong_key_is_kept_and_explained() {
     let station = Station::start(0, |post| Reply::Status(post.judge("another key"))).unwrap();
     let collector = Collector::with_station(&station, &[]);
     collector.beat(&uuid(1), "EMERGENCY", 100.0);
-    let line = collector.await_log("answer 401");
+    let line = collector.await_log(said::ANSWER_401);
     assert!(line.contains("STATION_ALERT_KEY") && !line.contains("another key"), "{line}");
     station.behave(|post| Reply::Status(post.judge("k")));
     assert!(station.wait_until(PATIENCE, |posts| posts.iter().any(|post| post.status == 201)));
@@ -430,11 +414,12 @@ fn heartbeats_do_not_wait_for_a_station_that_hangs() {
     }
     assert!(station.wait_until(PATIENCE, |posts| posts.len() == 4), "four posts are under way at once");
     for number in 0..200 {
-        let started = Instant::now();
         assert_eq!(collector.beat(&uuid(number), "EMERGENCY", 2.0).status, 200);
-        // A post is given up after 10 s.
-        assert!(started.elapsed() < Duration::from_secs(5), "it waited: {:?}", started.elapsed());
     }
+    // If one of them waited for a post, that would have been given up meanwhile,
+    // and another would be under way. Only many of them may: the machine is slow.
+    let posts = station.posts().len();
+    assert!(posts < 4 + 200 / 4, "{posts} posts during 200 heartbeats");
 }
 
 #[test]
@@ -491,7 +476,7 @@ fn without_a_station_alerts_are_logged_as_json_too() {
         assert!(line["timestamp"].as_str().unwrap().ends_with('Z'));
         assert!(line["level"].is_string() && line["message"].is_string());
         let message = line["message"].as_str().unwrap();
-        if message.contains("is dead") {
+        if message.contains(said::IS_DEAD) {
             assert_eq!((&line["level"], &line["agent_uuid"]), (&json!("WARN"), &json!(id)));
         }
         if message.contains("AGENT_DEATH") {
@@ -502,13 +487,6 @@ fn without_a_station_alerts_are_logged_as_json_too() {
 
 #[test]
 fn sigterm_finishes_what_is_in_hand() {
-    let mut idle = Collector::start(&[]);
-    let started = Instant::now();
-    idle.signal("TERM");
-    assert_eq!(idle.wait(), Some(0));
-    // What is in hand would be waited for, 5 s long.
-    assert!(started.elapsed() < Duration::from_millis(4500), "nothing to wait for");
-
     let station = Station::start(0, |_| Reply::Status(503)).unwrap();
     let mut busy = Collector::with_station(&station, &[]);
     busy.beat(&uuid(1), "EMERGENCY", 1.0);
@@ -519,16 +497,38 @@ fn sigterm_finishes_what_is_in_hand() {
     station.behave(|_| Reply::Status(201));
     assert_eq!(busy.wait(), Some(0));
     assert!(station.posts().iter().any(|post| post.status == 201), "the alert went out first");
+}
 
-    station.behave(|_| Reply::Silence(PATIENCE));
-    let mut stuck = Collector::with_station(&station, &[]);
-    stuck.beat(&uuid(1), "EMERGENCY", 1.0);
-    stuck.signal("TERM");
-    stuck.await_log("stopping");
-    let second = Instant::now();
-    stuck.signal("TERM");
-    assert_eq!(stuck.wait(), Some(0));
-    assert!(second.elapsed() < Duration::from_millis(4500), "the second signal ends it at once");
+/// Beside one that has something to wait for, as much as it may.
+#[test]
+fn who_has_nothing_in_hand_or_is_told_twice_stops_at_once() {
+    let station = Station::start(0, |_| Reply::Silence(PATIENCE)).unwrap();
+    let busy = || {
+        let collector = Collector::with_station(&station, &[]);
+        collector.beat(&uuid(1), "EMERGENCY", 1.0);
+        collector
+    };
+    let (mut idle, mut waiting, mut hurried) = (Collector::start(&[]), busy(), busy());
+    assert!(station.wait_until(PATIENCE, |posts| posts.len() == 2));
+    let stop = |collector: &mut Collector, times: usize| {
+        let started = Instant::now();
+        for _ in 0..times {
+            collector.signal("TERM");
+            collector.await_log(said::STOPPING);
+        }
+        assert_eq!(collector.wait(), Some(0));
+        started.elapsed()
+    };
+    let (idle, hurried, waited) = thread::scope(|scope| {
+        let waited = scope.spawn(|| stop(&mut waiting, 1));
+        let idle = scope.spawn(|| stop(&mut idle, 1));
+        let hurried = stop(&mut hurried, 2);
+        (idle.join().unwrap(), hurried, waited.join().unwrap())
+    });
+    println!("idle {idle:.1?}, told twice {hurried:.1?}, waiting {waited:.1?}");
+    waiting.await_log(said::STILL_OWED);
+    assert!(idle < waited / 2, "nothing to wait for: {idle:?}, and who waits took {waited:?}");
+    assert!(hurried < waited / 2, "the second signal ends it: {hurried:?}, and who waits took {waited:?}");
 }
 
 #[test]
@@ -584,7 +584,7 @@ fn no_secret_reaches_the_log_at_any_level() {
     let collector = Collector::start(&variables);
     collector.beat(&uuid(1), "EMERGENCY", 1.0);
     collector.request("GET", "/agents", &["Authorization: Bearer hush-agents"], "");
-    collector.await_log("answer 401");
+    collector.await_log(said::ANSWER_401);
     let log = collector.log().join("\n");
     assert!(log.contains("TRACE") || log.contains("DEBUG"));
     assert!(!log.contains("hush"), "{log}");
@@ -602,13 +602,14 @@ fn a_reader_of_the_log_that_stalls_stops_nothing() {
         let mut chunk = [0; 512];
         let length = stderr.read(&mut chunk).unwrap();
         log.push_str(std::str::from_utf8(&chunk[..length]).unwrap());
-        let line = log.lines().find(|line| line.contains("listening on"));
+        let line = log.lines().find(|line| line.contains(said::LISTENING.trim()));
         if let Some(port) = line.and_then(|line| line.rsplit(':').next()).and_then(|port| port.parse().ok()) {
             break port;
         }
     };
     let body = r#"{"mode":"IDLE","uptime_seconds":1}"#;
-    let request = format!("POST /heartbeat/a HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let request =
+        format!("POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     for _ in 0..10_000 {

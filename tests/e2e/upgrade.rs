@@ -4,15 +4,6 @@
 //! `.ci/former` builds the former program and prints its path, which these tests
 //! expect in `PAP_FORMER_PROGRAM`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::disallowed_methods,
-    reason = "a test ends where something is not as it should be, and may look at the time"
-)]
-
-mod support;
-
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -24,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
+use crate::support::station::{Answer as Reply, Station};
+use crate::support::{self, Answer, Collector, PATIENCE, program, uuid};
 use rustix::io::{FdFlags, fcntl_setfd};
-use support::station::{Answer as Reply, Station};
-use support::{Answer, Collector, PATIENCE, program, uuid};
 use tempfile::TempDir;
 
 const BEAT: &str = r#"{"mode":"SLEEP","uptime_seconds":5}"#;
