@@ -93,7 +93,7 @@ fn what_version_1_owed_is_told() {
     let mut told = Vec::new();
     while let Some(alert) = registry.next_alert(at(SAVED_AT)) {
         registry.settle(at(SAVED_AT), &alert, Outcome::Taken);
-        told.push((alert.seq, alert.kind(), alert.agent.to_string(), (alert.at.0 - START) / 1000));
+        told.push((alert.seq, alert.kind(), alert.agent.to_string(), (alert.at.wall.0 - START) / 1000));
     }
     let expected = [
         (11, Kind::AgentDeath, OWED, 37),

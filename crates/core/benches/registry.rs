@@ -176,12 +176,12 @@ fn listing(criterion: &mut Criterion) {
 }
 
 fn verdict(agent: &AgentId) -> Verdict<'_> {
-    Verdict { agent, slot: 0, kind: VerdictKind::Death, at: at(1.0).wall, held: false }
+    Verdict { agent, slot: 0, kind: VerdictKind::Death, at: at(1.0), held: false }
 }
 
 fn event(outbox: &mut Outbox, agent: &AgentId) -> bool {
     let what = What::Restart { previous_uptime: 9.0, uptime: 1.0, mode: Mode::Idle };
-    outbox.event(at(1.0).tick, Event { agent: agent.clone(), name: "n".into(), at: at(1.0).wall, what })
+    outbox.event(at(1.0).tick, Event { agent: agent.clone(), name: "n".into(), at: at(1.0), what })
 }
 
 /// Posts the next alert, whose post ends with `outcome`.

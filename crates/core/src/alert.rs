@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::beat::{AgentId, Mode};
-use crate::time::Wall;
+use crate::time::{Now, Wall};
 
 /// The types of alert, in the order the metrics list them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -197,8 +197,9 @@ pub struct Alert {
     pub seq: u64,
     /// How often it was posted in vain.
     pub attempts: u32,
-    /// When it happened.
-    pub at: Wall,
+    /// When it happened. The awake moment tells how long delivery took: a step
+    /// of the wall clock does not.
+    pub at: Now,
     /// What happened.
     pub details: Details,
 }
@@ -220,7 +221,7 @@ impl Alert {
             details: self.details.clone(),
             event_id: format!("{instance}-{}", self.seq),
             seq: self.seq,
-            timestamp: self.at,
+            timestamp: self.at.wall,
         }
     }
 
@@ -332,6 +333,7 @@ pub fn seconds<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Er
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Tick;
     use proptest::prelude::*;
 
     #[test]
@@ -341,7 +343,7 @@ mod tests {
             name: "a \"quoted\" name".to_owned(),
             attempts: 0,
             seq: 7,
-            at: Wall(1_764_669_600_000),
+            at: Now { tick: Tick::MIN, wall: Wall(1_764_669_600_000) },
             details: Details::Death(Death {
                 reason: HEARTBEAT_TIMEOUT.into(),
                 missed_intervals: 2,
@@ -448,7 +450,7 @@ mod tests {
             seq in any::<u64>(), details in details(),
         ) {
             let agent = AgentId::new(&agent).unwrap();
-            let alert = Alert { agent, name, seq, attempts: 3, at: Wall(at), details };
+            let alert = Alert { agent, name, seq, attempts: 3, at: Now { tick: Tick::MIN, wall: Wall(at) }, details };
             let json = alert.to_json("c \"1\"", "f00d").unwrap();
             let body: Body = serde_json::from_slice(&json).unwrap();
             prop_assert_eq!(&body, &alert.body("c \"1\"", "f00d"));

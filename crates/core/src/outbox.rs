@@ -26,7 +26,7 @@ use std::time::Duration;
 use crate::alert::{Alert, Details, Kind, Severity, VerdictKind};
 use crate::delivery::{Outcome, wait_after};
 use crate::lines::Slot;
-use crate::time::{Tick, Wall};
+use crate::time::{Now, Tick};
 
 use contact::Contact;
 use owed::{Due, Owed, Place, Verdicts};
@@ -63,7 +63,7 @@ pub enum Next {
         /// A death or a recovery.
         kind: VerdictKind,
         /// When it happened.
-        at: Wall,
+        at: Now,
         /// How often it was tried in vain.
         attempts: u32,
     },
@@ -328,7 +328,7 @@ impl Outbox {
         seq
     }
 
-    /// Drops events that are no longer fresh; verdicts go to the end of the line.
+    /// Drops events that are no longer fresh; verdicts leave the queue and may join it again at once.
     fn expire(&mut self, now: Tick) {
         while let Some(seq) = self.queue.expired(now, self.limits.ttl) {
             self.leave_queue(now, seq, Dropped::Expired);

@@ -485,7 +485,7 @@ impl Registry {
     fn alert(&mut self, now: Now, slot: Slot, what: What) -> bool {
         let agent = &self.agents[slot as usize];
         let name = agent.name();
-        self.outbox.event(now.tick, Event { agent: agent.id.clone(), name, at: now.wall, what })
+        self.outbox.event(now.tick, Event { agent: agent.id.clone(), name, at: now, what })
     }
 
     fn alert_emergency(&mut self, now: Now, slot: Slot, previous_mode: Option<Mode>) -> bool {

@@ -11,7 +11,7 @@
 //! | Version | Variable | |
 //! |---|---|---|
 //! | 1 | `pid:listener:state:connections` | the last is a file with the connections' numbers as text; read, never written |
-//! | 2 | `2:pid:descriptor` | the descriptor is a file with one JSON object, a [`Manifest`] |
+//! | 2 | `2:pid:descriptor` | the descriptor is a file with one JSON object, a `Manifest` |
 //!
 //! A later version begins with `version:pid:` too, and does not have four
 //! fields. A reader ignores fields of the object that it does not know.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::alert::{Details, Emergency, Kind, Restart};
 use crate::beat::{AgentId, Mode};
-use crate::time::Wall;
+use crate::time::Now;
 
 /// Something that happened to an agent and leaves no lasting truth.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,7 +14,7 @@ pub struct Event {
     /// Its name.
     pub name: String,
     /// When it happened.
-    pub at: Wall,
+    pub at: Now,
     /// What happened.
     pub what: What,
 }

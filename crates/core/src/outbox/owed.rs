@@ -8,7 +8,7 @@ use super::tickets::Worth;
 use crate::alert::{Kind, VerdictKind};
 use crate::beat::AgentId;
 use crate::lines::Slot;
-use crate::time::{Tick, Wall};
+use crate::time::{Now, Tick};
 
 /// When an alert may go on. The kinds are in the order in which verdicts join
 /// the queue.
@@ -57,8 +57,8 @@ pub struct Verdict<'a> {
     /// A death or a recovery.
     pub kind: VerdictKind,
     /// When it happened.
-    pub at: Wall,
-    /// Whether it waits for [`Outbox::release`].
+    pub at: Now,
+    /// Whether it waits for `Outbox::release`.
     pub held: bool,
 }
 
@@ -68,7 +68,7 @@ pub struct Owed {
     pub agent: AgentId,
     pub slot: Slot,
     pub kind: VerdictKind,
-    pub at: Wall,
+    pub at: Now,
     pub attempts: u32,
     place: Place,
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Event, Outbox, What};
 use crate::beat::AgentId;
-use crate::time::{Tick, Wall, millis};
+use crate::time::{Now, Tick, Wall, millis};
 
 /// A verdict that is owed, as it is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ impl Outbox {
     /// A verdict to be saved, if it is owed.
     pub fn saved(&self, seq: u64) -> Option<SavedVerdict> {
         let owed = self.owed.get(seq)?;
-        Some(SavedVerdict { seq, at: owed.at.0, span: millis(owed.kind.dead_for()) })
+        Some(SavedVerdict { seq, at: owed.at.wall.0, span: millis(owed.kind.dead_for()) })
     }
 
     /// The events that wait, to be saved.
@@ -57,7 +57,7 @@ impl Outbox {
             age: millis(now.since(since)),
             agent: event.agent.clone(),
             name: Some(event.name.clone()),
-            at: event.at.0,
+            at: event.at.wall.0,
             what: event.what,
         });
         saved.collect()
@@ -70,7 +70,8 @@ impl Outbox {
             let since = now - Duration::from_millis(saved.age);
             let seq = self.number_again(saved.seq);
             let name = saved.name.unwrap_or_else(|| saved.agent.to_string());
-            let event = Event { agent: saved.agent, name, at: Wall(saved.at), what: saved.what };
+            let at = Now { tick: since, wall: Wall(saved.at) };
+            let event = Event { agent: saved.agent, name, at, what: saved.what };
             self.queue_event(now, since, seq, event);
         }
     }

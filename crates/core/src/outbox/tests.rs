@@ -1,4 +1,5 @@
 use super::*;
+use crate::time::Wall;
 use proptest::prelude::*;
 
 use crate::beat::{AgentId, Mode};
@@ -20,7 +21,7 @@ fn outbox(queue: usize, senders: usize) -> Outbox {
 
 fn owe(outbox: &mut Outbox, now: Now, number: usize) -> u64 {
     let slot = Slot::try_from(number).unwrap();
-    outbox.owe(&Verdict { agent: &id(number), slot, kind: VerdictKind::Death, at: now.wall, held: false })
+    outbox.owe(&Verdict { agent: &id(number), slot, kind: VerdictKind::Death, at: now, held: false })
 }
 
 fn event(outbox: &mut Outbox, now: Now, number: usize, emergency: bool) -> bool {
@@ -29,7 +30,7 @@ fn event(outbox: &mut Outbox, now: Now, number: usize, emergency: bool) -> bool 
     } else {
         What::Restart { previous_uptime: 9.0, uptime: 1.0, mode: Mode::Idle }
     };
-    outbox.event(now.tick, Event { agent: id(number), name: "n".into(), at: now.wall, what })
+    outbox.event(now.tick, Event { agent: id(number), name: "n".into(), at: now, what })
 }
 
 fn seq(next: Option<Next>) -> Option<u64> {
@@ -227,7 +228,7 @@ fn a_number_that_is_taken_is_not_given_twice() {
         agent,
         slot: 0,
         kind: VerdictKind::Death,
-        at: Wall(0),
+        at: at(0),
         held: false,
     });
     assert_eq!(outbox.owe_again(&a, 7), 7);
@@ -257,7 +258,7 @@ proptest! {
                 2 => {
                     let dead_for = Duration::from_millis(millis);
                     let kind = VerdictKind::Recovery { dead_for };
-                    let verdict = Verdict { agent: &id(number), slot: 0, kind, at: now.wall, held: number == 0 };
+                    let verdict = Verdict { agent: &id(number), slot: 0, kind, at: now, held: number == 0 };
                     owed.push(outbox.owe(&verdict));
                 }
                 3 if !owed.is_empty() => {

@@ -147,12 +147,24 @@ impl Registry {
         let agent = &self.agents[slot as usize].id;
         if let Some(recovery) = saved.recovery {
             let kind = VerdictKind::Recovery { dead_for: Duration::from_millis(recovery.span) };
-            let verdict = Verdict { agent, slot, kind, at: Wall(recovery.at), held: false };
+            let verdict = Verdict {
+                agent,
+                slot,
+                kind,
+                at: Now { tick: now.tick, wall: Wall(recovery.at) },
+                held: false,
+            };
             self.recoveries.insert(slot, self.outbox.owe_again(&verdict, recovery.seq));
         }
         if let Some(death) = saved.death.filter(|_| saved.status == Status::Dead) {
             let (kind, held) = (VerdictKind::Death, saved.recovery.is_some());
-            let verdict = Verdict { agent, slot, kind, at: Wall(death.at), held };
+            let verdict = Verdict {
+                agent,
+                slot,
+                kind,
+                at: Now { tick: ago(saved.dead_for), wall: Wall(death.at) },
+                held,
+            };
             self.deaths.insert(slot, self.outbox.owe_again(&verdict, death.seq));
         }
     }

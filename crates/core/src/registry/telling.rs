@@ -12,7 +12,7 @@ use crate::alert::{Alert, Death, Details, HEARTBEAT_TIMEOUT, Recovered, VerdictK
 use crate::delivery::Outcome;
 use crate::lines::{Line, Slot};
 use crate::outbox::{Dropped, Next, Settled, Verdict};
-use crate::time::{Now, Wall, millis};
+use crate::time::{Now, millis};
 
 impl Registry {
     /// The next alert to post, if any may go now. It is under way until
@@ -59,7 +59,7 @@ impl Registry {
             agent: &self.agents[slot as usize].id,
             slot,
             kind: VerdictKind::Death,
-            at: now.wall,
+            at: now,
             held: self.recoveries.get(slot).is_some(),
         };
         let seq = self.outbox.owe(&verdict);
@@ -80,7 +80,7 @@ impl Registry {
         }
         if self.rules.recovery_alerts && (told || being_told) {
             let kind = VerdictKind::Recovery { dead_for };
-            let verdict = Verdict { agent: &agent.id, slot, kind, at: now.wall, held: being_told };
+            let verdict = Verdict { agent: &agent.id, slot, kind, at: now, held: being_told };
             let seq = self.outbox.owe(&verdict);
             self.recoveries.insert(slot, seq);
             return told;
@@ -130,7 +130,7 @@ impl Registry {
 }
 
 impl Agent {
-    fn verdict_alert(&self, now: Now, seq: u64, kind: VerdictKind, at: Wall) -> Alert {
+    fn verdict_alert(&self, now: Now, seq: u64, kind: VerdictKind, at: Now) -> Alert {
         let silence = now.tick.since(self.last_seen);
         let details = match kind {
             VerdictKind::Recovery { dead_for } => {
