@@ -2,8 +2,8 @@
 
 use crossbeam_channel::Receiver;
 
+use crate::alert_client::{AlertClient, Told};
 use crate::parts::Parts;
-use crate::station::{Station, Told};
 use pap_core::alert::Alert;
 use pap_core::delivery::{Failure, Outcome};
 use pap_core::time::Uptime;
@@ -13,7 +13,7 @@ use pap_process::throttle::Throttle;
 /// What the senders share besides the collector's parts.
 pub struct Posting {
     /// Where alerts go.
-    pub station: Station,
+    pub station: AlertClient,
     /// What is wrong, by what the station answered.
     pub troubles: Throttle<Option<u16>>,
 }

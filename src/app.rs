@@ -1,10 +1,10 @@
 //! The process: starts, names, stops and joins the threads, in order, and
 //! goes on in another image where it must.
 
-mod image;
 mod orders;
 mod parent;
 mod service_manager;
+mod upgrade;
 
 use std::fmt;
 use std::io;
@@ -23,18 +23,18 @@ use pap_process::systemd::Notifier;
 use pap_process::threads::{Threads, spawn};
 use pap_process::throttle::Throttle;
 
+use crate::alert_client::AlertClient;
 use crate::alerter::{self, Posting};
 use crate::config::Config;
 use crate::parts::Parts;
 use crate::readiness::Phase;
 use crate::server::{self, Server};
-use crate::station::Station;
 use crate::{VERSION, sweeper};
-use image::Program;
-pub use image::{Start, inherit};
 pub use orders::SIGNALS;
 use orders::{Demands, Order};
 use parent::Parent;
+use upgrade::Program;
+pub use upgrade::{Start, inherit};
 
 /// How long the alerts may take to go out when the process is to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -94,7 +94,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
         log::warn!("{remark}");
     }
     let mut program = Program::new(inherited.seats);
-    let (listener, handed_over) = image::listen(config, inherited.inherited)?;
+    let (listener, handed_over) = upgrade::listen(config, inherited.inherited)?;
     server::raise_descriptor_limit();
     let (demands, asked, orders) = orders::obey(signals, log).map_err(StartError::Thread)?;
     let parts = Arc::new(Parts::new(config, handed_over.as_ref()));
@@ -175,7 +175,7 @@ fn start(
 fn start_senders(config: &Config, parts: &Arc<Parts>) -> io::Result<Sender<Alert>> {
     let count = config.rules.outbox.senders;
     let (senders, alerts) = bounded(count);
-    let station = Station::new(config, parts.keeper.owner().clone());
+    let station = AlertClient::new(config, parts.keeper.owner().clone());
     let posting = Arc::new(Posting { station, troubles: Throttle::default() });
     for number in 0..count {
         let (parts, posting, alerts) = (Arc::clone(parts), Arc::clone(&posting), alerts.clone());
@@ -202,14 +202,14 @@ fn carry_out(
             Order::Upgrade => {
                 demands.begin_upgrade();
                 match program.now_at_path() {
-                    Ok(target) => image::go_on(program, &target, server, parts, notifier, demands),
+                    Ok(target) => upgrade::go_on(program, &target, server, parts, notifier, demands),
                     Err(error) => log::error!("{error}"),
                 }
             }
             Order::Refresh if clock.uptime() < refresh_after => {}
             Order::Refresh => {
                 let target = program.itself();
-                image::go_on(program, &target, server, parts, notifier, demands);
+                upgrade::go_on(program, &target, server, parts, notifier, demands);
                 // It failed, and will again.
                 refresh_after = clock.uptime() + REFRESH_PAUSE;
             }
@@ -262,7 +262,7 @@ fn announce(config: &Config, server: &Server, continues: bool) {
     }
     if let Some(parent) = &config.parent {
         let (id, every) = (&parent.identity.id, parent.rhythm.interval());
-        let url = parent.ways.collector.as_deref().unwrap_or_default();
+        let url = parent.targets.collector.as_deref().unwrap_or_default();
         log::info!("beating as {id} to {url}, every {every:?}");
     }
     if server.most_connections() < config.max_connections {

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use ureq::tls::Certificate;
 
-use crate::emitter::{Identity, Rhythm, Ways};
-use pap_core::beat::{AgentId, path_segment};
+use crate::emitter::{Identity, Rhythm, Targets};
+use pap_core::heartbeat::{AgentId, path_segment};
 use pap_core::outbox::Limits;
 use pap_core::registry::Rules;
 use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
@@ -29,7 +29,7 @@ pub use switches::{Switches, Task};
 
 /// Where alerts go.
 #[derive(Clone, Debug)]
-pub struct Station {
+pub struct StationAccess {
     /// The whole URL of the alerts endpoint.
     pub url: String,
     /// Sent as `Authorization: Bearer KEY`.
@@ -40,7 +40,7 @@ pub struct Station {
 
 /// Where the state survives a restart.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct StateConfig {
     /// The file.
     pub path: PathBuf,
     /// How often it is saved when something changed.
@@ -55,7 +55,7 @@ pub struct Parent {
     /// How often it beats.
     pub rhythm: Rhythm,
     /// To whom.
-    pub ways: Ways,
+    pub targets: Targets,
 }
 
 /// A complete, valid configuration.
@@ -72,7 +72,7 @@ pub struct Config {
     /// What `/agents` and `/observe` ask for; none leaves them open.
     pub api_key: Option<Secret>,
     /// The station; none when alerts are only logged.
-    pub station: Option<Station>,
+    pub station: Option<StationAccess>,
     /// The longest the sweeper sleeps.
     pub longest_sleep: Duration,
     /// By what the registry judges.
@@ -84,7 +84,7 @@ pub struct Config {
     /// The most watchers.
     pub max_observers: usize,
     /// Where the state survives a restart; none where it does not.
-    pub state: Option<State>,
+    pub state: Option<StateConfig>,
     /// The collector above, to which this one is an agent; none at the top.
     pub parent: Option<Parent>,
     /// What is logged, in the syntax of `RUST_LOG`.
@@ -117,7 +117,7 @@ impl Config {
         let parent = parent(&mut from, &cluster_id, &cluster_name, &roots, &mut warnings)?;
         let station = station(&mut from, &cluster_id, roots, &mut warnings)?;
         let interval = from.millis(&STATE_INTERVAL_MS)?;
-        let state = from.path(&STATE_FILE)?.map(|path| State { path, interval });
+        let state = from.path(&STATE_FILE)?.map(|path| StateConfig { path, interval });
         let cpus = || available_parallelism().map_or(2, |cpus| cpus.get().max(2));
         let (bind, port) = place(&mut from)?;
         Ok(Self {
@@ -182,8 +182,8 @@ fn parent(
     let rhythm = Rhythm::read(from, warnings)?;
     let id = from.value_or(&PAP_AGENT_ID, || format!("collector/{cluster_id}"))?;
     let id = AgentId::new(&id).map_err(|_| PAP_AGENT_ID.wrong(&id))?;
-    let ways = Ways { collector: Some(url), station: None, roots: roots.to_vec() };
-    Ok(Some(Parent { identity: Identity { id, name: cluster_name.to_owned() }, rhythm, ways }))
+    let targets = Targets { collector: Some(url), station: None, roots: roots.to_vec() };
+    Ok(Some(Parent { identity: Identity { id, name: cluster_name.to_owned() }, rhythm, targets }))
 }
 
 fn station(
@@ -191,11 +191,11 @@ fn station(
     cluster_id: &str,
     roots: Vec<Certificate<'static>>,
     warnings: &mut Vec<String>,
-) -> Result<Option<Station>, ConfigError> {
+) -> Result<Option<StationAccess>, ConfigError> {
     let encoded = path_segment(cluster_id);
     let url = from.url(&STATION_ALERT_URL, |raw| raw.replace("{cluster_id}", &encoded))?;
     match (url, from.secret(&STATION_ALERT_KEY)?) {
-        (Some(url), Some(key)) => return Ok(Some(Station { url, key, roots })),
+        (Some(url), Some(key)) => return Ok(Some(StationAccess { url, key, roots })),
         (None, None) => {}
         (Some(_), None) => warnings.push("STATION_ALERT_KEY is not set: alerts are only logged".into()),
         (None, Some(_)) => warnings.push("STATION_ALERT_URL is not set: alerts are only logged".into()),

@@ -7,10 +7,10 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pap_core::beat::Mode;
+use pap_core::heartbeat::Mode;
 use pap_core::outbox::Tally;
 use pap_core::registry::{Counters, Registry, Stats};
-use pap_core::verdict::Status;
+use pap_core::verdict::Verdict;
 use pap_process::clock::Clock;
 
 /// Buckets, in seconds, for what should take milliseconds.
@@ -295,7 +295,7 @@ impl Text {
         self.one("agents_total", "gauge", "Agents known.", stats.total());
         self.one("agents_healthy", "gauge", "Agents that are not dead.", stats.healthy());
         self.one("agents_unhealthy", "gauge", "Agents that are dead.", stats.unhealthy());
-        let suspect = stats.by_status[Status::Suspect as usize];
+        let suspect = stats.by_status[Verdict::Suspect as usize];
         self.one("agents_suspect", "gauge", "Agents silent for 1.5 intervals and not yet dead.", suspect);
         self.family("agents_by_mode", "gauge", "Agents by mode.");
         for mode in Mode::ALL {

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use pap_collector::state_file::{Saved, read};
 use pap_core::alert::Kind;
-use pap_core::beat::{AgentId, Beat, Mode};
 use pap_core::delivery::Outcome;
+use pap_core::heartbeat::{AgentId, Heartbeat, Mode};
 use pap_core::outbox::Limits;
 use pap_core::registry::{Registry, Resume, Rules};
 use pap_core::time::{Now, Tick, Wall};
-use pap_core::verdict::Status;
+use pap_core::verdict::Verdict;
 
 const V1: &str = include_str!("golden/state-v1.jsonl");
 /// When it was saved, in seconds since the collector that wrote it started.
@@ -67,14 +67,14 @@ fn version_1_is_read_whole() {
     assert_eq!(registry.outbox().seq(), 14);
     let (emergency, idle) = (Mode::Emergency, Mode::Idle);
     for (agent, name, mode, status, uptime, first_seen, last_seen, heartbeats) in [
-        (TOLD_DEAD, "töld \"dead\"", emergency, Status::Dead, 12.5, 0, 0, 1),
-        (DEAD_AGAIN, DEAD_AGAIN, emergency, Status::Dead, 120.0, 0, 20, 1),
-        (SUSPECT, "sus", idle, Status::Suspect, 3600.0, 10, 10, 1),
-        (BACK, "three", idle, Status::Healthy, 16.0, 20, 35, 1),
-        (OWED, OWED, emergency, Status::Dead, 7.0, 25, 25, 1),
-        (RESTARTED, "restarts", Mode::Sleep, Status::Healthy, 2.0, 35, 40, 1),
-        (ALARMED, "alarms", emergency, Status::Suspect, 3601.25, 44, 45, 2),
-        (NEW, NEW, emergency, Status::Healthy, 0.0, 50, 50, 1),
+        (TOLD_DEAD, "töld \"dead\"", emergency, Verdict::Dead, 12.5, 0, 0, 1),
+        (DEAD_AGAIN, DEAD_AGAIN, emergency, Verdict::Dead, 120.0, 0, 20, 1),
+        (SUSPECT, "sus", idle, Verdict::Suspect, 3600.0, 10, 10, 1),
+        (BACK, "three", idle, Verdict::Healthy, 16.0, 20, 35, 1),
+        (OWED, OWED, emergency, Verdict::Dead, 7.0, 25, 25, 1),
+        (RESTARTED, "restarts", Mode::Sleep, Verdict::Healthy, 2.0, 35, 40, 1),
+        (ALARMED, "alarms", emergency, Verdict::Suspect, 3601.25, 44, 45, 2),
+        (NEW, NEW, emergency, Verdict::Healthy, 0.0, 50, 50, 1),
     ] {
         let view = registry.view(at(SAVED_AT), &id(agent)).unwrap();
         assert_eq!((view.agent_uuid.to_string().as_str(), view.agent_name.as_str()), (agent, name));
@@ -126,7 +126,7 @@ fn an_emergency_alert_of_version_1_still_counts_against_the_next() {
     let saved = read("golden", V1.as_bytes()).unwrap();
     let mut registry = restored(saved, Resume::Continued);
     let mut beat = |mode, seconds| {
-        let beat = Beat { mode, uptime: 3700.0, name: Some("alarms".into()) };
+        let beat = Heartbeat { mode, uptime: 3700.0, name: Some("alarms".into()) };
         registry.beat(at(seconds), &id(ALARMED), &beat).unwrap();
         registry.outbox().queued()
     };

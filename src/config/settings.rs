@@ -1,7 +1,7 @@
 //! Every setting of `pap-collector`. To add one, write it here and read it in
 //! `config.rs`; flags, `--help`, `--check-config` and what is in docs/ follow.
 
-use pap_core::beat::MAX_TEXT;
+use pap_core::heartbeat::MAX_TEXT;
 use pap_process::logging::{LOG_FORMAT, RUST_LOG};
 use pap_process::settings::Fallback::{Required, Value, Words};
 use pap_process::settings::Kind::{Address, Certificates, Choice, Number, Path, Secret, Text, Url};

@@ -11,8 +11,8 @@ use super::settings::{
     PAP_STATION_URL, PAP_STATUS_FILE, SETTINGS,
 };
 use super::status::StatusFile;
-use super::ways::{Identity, Ways};
-use pap_core::beat::{AgentId, Mode};
+use super::targets::{Identity, Targets};
+use pap_core::heartbeat::{AgentId, Mode};
 use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
 use pap_process::settings::{ConfigError, Flags, Reader, Source};
 
@@ -70,7 +70,7 @@ pub struct Config {
     /// How often.
     pub rhythm: Rhythm,
     /// To whom.
-    pub ways: Ways,
+    pub targets: Targets,
     /// For what.
     pub vouching: Vouching,
     /// After so many failed probes it beats in EMERGENCY; none for silence.
@@ -102,7 +102,7 @@ impl Config {
         let mut warnings = Vec::new();
         let id = agent_id(&mut from)?;
         let name = from.value_or(&PAP_AGENT_NAME, || id.to_string())?;
-        let ways = ways(&mut from, &mut warnings)?;
+        let targets = targets(&mut from, &mut warnings)?;
         let vouching = vouching(&mut from, command)?;
         let shortest = Mode::Emergency.interval() / 2;
         if matches!(vouching, Vouching::Probe(_, patience) if patience > shortest) {
@@ -121,7 +121,7 @@ impl Config {
         from.show(&PAP_STATUS_FILE, &status_file);
         Ok(Self {
             rhythm: Rhythm::read(&mut from, &mut warnings)?,
-            ways,
+            targets,
             vouching,
             emergency_after,
             mode_file: from.path(&PAP_MODE_FILE)?,
@@ -166,7 +166,7 @@ fn agent_id(from: &mut Reader<'_>) -> Result<AgentId, ConfigError> {
     AgentId::new(&id).map_err(|_| PAP_AGENT_ID.wrong(&id))
 }
 
-fn ways(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Ways, ConfigError> {
+fn targets(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Targets, ConfigError> {
     let collector = from.url(&PAP_COLLECTOR_URL, |raw| raw)?;
     let station = from.url(&PAP_STATION_URL, |raw| raw)?;
     let key = from.secret(&PAP_AGENT_KEY)?;
@@ -191,7 +191,7 @@ fn ways(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Ways, Confi
         warnings.push("PAP_AGENT_KEY is not set: the station may refuse our heartbeats".into());
     }
     let roots = from.certificates(&PAP_CA_FILE)?;
-    Ok(Ways { collector, station: station.map(|url| (url, key)), roots })
+    Ok(Targets { collector, station: station.map(|url| (url, key)), roots })
 }
 
 fn vouching(from: &mut Reader<'_>, command: Option<Vec<OsString>>) -> Result<Vouching, ConfigError> {

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use pap_core::alert::VerdictKind;
-use pap_core::beat::{AgentId, Beat, Mode};
 use pap_core::delivery::{Failure, Outcome};
-use pap_core::outbox::{Dropped, Event, Limits, Next, Outbox, Verdict, What};
+use pap_core::heartbeat::{AgentId, Heartbeat, Mode};
+use pap_core::outbox::{Dropped, Event, Limits, Next, Outbox, ToOwe, What};
 use pap_core::registry::{Filter, Registry, Rules};
 use pap_core::time::{Now, Tick, Wall};
 
@@ -56,8 +56,8 @@ fn id(number: usize) -> AgentId {
     AgentId::new(&format!("{:08x}-0000-4000-8000-{number:012x}", spread >> 32)).unwrap()
 }
 
-fn beat() -> Beat {
-    Beat { mode: Mode::Idle, uptime: 100.0, name: Some("agent-0123456789".into()) }
+fn beat() -> Heartbeat {
+    Heartbeat { mode: Mode::Idle, uptime: 100.0, name: Some("agent-0123456789".into()) }
 }
 
 fn empty_registry(max_agents: usize) -> Registry {
@@ -175,8 +175,8 @@ fn listing(criterion: &mut Criterion) {
     });
 }
 
-fn verdict(agent: &AgentId) -> Verdict<'_> {
-    Verdict { agent, slot: 0, kind: VerdictKind::Death, at: at(1.0), held: false }
+fn verdict(agent: &AgentId) -> ToOwe<'_> {
+    ToOwe { agent, slot: 0, kind: VerdictKind::Death, at: at(1.0), held: false }
 }
 
 fn event(outbox: &mut Outbox, agent: &AgentId) -> bool {
@@ -209,7 +209,7 @@ fn outbox(criterion: &mut Criterion) {
         for id in &ids[waiting..] {
             assert!(event(&mut outbox, id));
         }
-        let held = outbox.owe(&Verdict { held: true, ..verdict(new) });
+        let held = outbox.owe(&ToOwe { held: true, ..verdict(new) });
         assert_eq!((outbox.owed(), outbox.queued()), (waiting + 1, waiting));
         criterion.bench_function(
             &format!("outbox, a death is told and an event comes, of {waiting}"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::beat::{AgentId, Mode};
+use crate::heartbeat::{AgentId, Mode};
 use crate::time::{Now, Wall};
 
 /// The types of alert, in the order the metrics list them.

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use crate::alert::{Alert, Details, Kind, Severity, VerdictKind};
 use crate::delivery::{Outcome, wait_after};
-use crate::lines::Slot;
+use crate::due_queues::Slot;
 use crate::time::{Now, Tick};
 
 use contact::Contact;
@@ -33,7 +33,7 @@ use owed::{Due, Owed, Place, Verdicts};
 use tickets::{Tickets, Worth};
 
 pub use event::{Event, What};
-pub use owed::Verdict;
+pub use owed::ToOwe;
 pub use saved::{SavedEvent, SavedVerdict};
 pub use tally::{Dropped, Tally};
 
@@ -112,7 +112,7 @@ impl Outbox {
     }
 
     /// Owes a verdict, and returns its number.
-    pub fn owe(&mut self, verdict: &Verdict<'_>) -> u64 {
+    pub fn owe(&mut self, verdict: &ToOwe<'_>) -> u64 {
         let seq = self.number();
         self.owed.insert(seq, verdict);
         seq
@@ -120,7 +120,7 @@ impl Outbox {
 
     /// Owes a verdict again that was owed as `seq` before a restart, and
     /// returns its number.
-    pub fn owe_again(&mut self, verdict: &Verdict<'_>, seq: u64) -> u64 {
+    pub fn owe_again(&mut self, verdict: &ToOwe<'_>, seq: u64) -> u64 {
         let seq = self.number_again(seq);
         self.owed.insert(seq, verdict);
         seq

@@ -2,7 +2,7 @@
 //! argument, effects go out as values, so that a test can own both.
 //!
 //! Agents live in a slab; an index leads from an id to a place in it; lines
-//! through the slab ([`crate::lines`]) keep the agents of each mode and verdict
+//! through the slab ([`crate::due_queues`]) keep the agents of each mode and verdict
 //! in the order in which they fall due. A heartbeat costs one look-up and a
 //! move to the end of a line; a sweep costs what falls due, not what there is.
 
@@ -18,11 +18,11 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::alert::Kind;
-use crate::beat::{AgentId, Beat, Mode};
-use crate::lines::{Line, Lines, Linked, Links, Slot};
+use crate::due_queues::{DueQueue, DueQueues, Linked, Links, Slot};
+use crate::heartbeat::{AgentId, Heartbeat, Mode};
 use crate::outbox::{Dropped, Event, Limits, Outbox, What};
 use crate::time::{Now, Tick, Wall, millis};
-use crate::verdict::{Cue, Status, dead_after, is_restart, suspect_after};
+use crate::verdict::{Cue, Verdict, dead_after, is_restart, suspect_after};
 
 use by_slot::BySlot;
 use index::Index;
@@ -76,7 +76,7 @@ pub struct Full;
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The verdict before.
-    pub was: Status,
+    pub was: Verdict,
     /// The agent, with its new verdict.
     pub agent: AgentView,
     /// How long it was dead, when it came back.
@@ -122,14 +122,14 @@ struct Agent {
     links: Links,
     consecutive: u32,
     /// Where it stands, which is also the verdict on it.
-    line: Line,
+    line: DueQueue,
     mode: Mode,
     /// The station took its death, and has not been told better.
     told_dead: bool,
 }
 
 impl Agent {
-    const fn status(&self) -> Status {
+    const fn status(&self) -> Verdict {
         self.line.status()
     }
 
@@ -144,7 +144,7 @@ impl Agent {
             mode: self.mode,
             uptime_seconds: self.uptime,
             last_seen: self.last_seen_wall,
-            healthy: self.status() != Status::Dead,
+            healthy: self.status() != Verdict::Dead,
             observation_mode: false,
             consecutive_heartbeats: self.consecutive,
             status: self.status(),
@@ -159,7 +159,7 @@ impl Linked for Agent {
         &mut self.links
     }
 
-    fn line(&mut self) -> &mut Line {
+    fn line(&mut self) -> &mut DueQueue {
         &mut self.line
     }
 }
@@ -170,10 +170,10 @@ pub struct Registry {
     rules: Rules,
     index: Index,
     agents: Slab<Agent>,
-    lines: Lines,
+    lines: DueQueues,
     /// No agent's slot has ever been this high.
     slots_end: usize,
-    by_status: [usize; Status::ALL.len()],
+    by_status: [usize; Verdict::ALL.len()],
     by_mode: [usize; Mode::ALL.len()],
     told_dead: usize,
     /// When the verdicts turned dead, of those that are.
@@ -198,9 +198,9 @@ impl Registry {
             rules,
             index: Index::new(),
             agents: Slab::with_capacity(rules.max_agents.min(MOST_RESERVED)),
-            lines: Lines::default(),
+            lines: DueQueues::default(),
             slots_end: 0,
-            by_status: [0; Status::ALL.len()],
+            by_status: [0; Verdict::ALL.len()],
             by_mode: [0; Mode::ALL.len()],
             told_dead: 0,
             died: BySlot::new(),
@@ -217,7 +217,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`Full`] when the agent is new and there is no room for it.
-    pub fn beat(&mut self, now: Now, id: &AgentId, beat: &Beat) -> Result<Received, Full> {
+    pub fn beat(&mut self, now: Now, id: &AgentId, beat: &Heartbeat) -> Result<Received, Full> {
         let received = match self.slot(id) {
             Some(slot) => self.hear(now, slot, beat),
             None => self.welcome(now, id, beat)?,
@@ -227,7 +227,7 @@ impl Registry {
         Ok(received)
     }
 
-    fn welcome(&mut self, now: Now, id: &AgentId, beat: &Beat) -> Result<Received, Full> {
+    fn welcome(&mut self, now: Now, id: &AgentId, beat: &Heartbeat) -> Result<Received, Full> {
         if self.agents.len() >= self.rules.max_agents {
             return Err(Full);
         }
@@ -240,7 +240,7 @@ impl Registry {
             uptime: beat.uptime,
             links: Links::NONE,
             consecutive: 1,
-            line: Line::Healthy(beat.mode),
+            line: DueQueue::Healthy(beat.mode),
             mode: beat.mode,
             told_dead: false,
         });
@@ -264,7 +264,7 @@ impl Registry {
         slot
     }
 
-    fn hear(&mut self, now: Now, slot: Slot, beat: &Beat) -> Received {
+    fn hear(&mut self, now: Now, slot: Slot, beat: &Heartbeat) -> Received {
         let agent = &mut self.agents[slot as usize];
         // Time in which we were paused counts for the agent all the same.
         let by_wall = Duration::from_millis(now.wall.0.saturating_sub(agent.last_seen_wall.0));
@@ -278,13 +278,16 @@ impl Registry {
         agent.uptime = beat.uptime;
         agent.last_seen = now.tick;
         agent.last_seen_wall = now.wall;
-        agent.consecutive =
-            if restarted || agent.status() == Status::Dead { 1 } else { agent.consecutive.saturating_add(1) };
+        agent.consecutive = if restarted || agent.status() == Verdict::Dead {
+            1
+        } else {
+            agent.consecutive.saturating_add(1)
+        };
         self.by_mode[was_mode as usize] -= 1;
         self.by_mode[beat.mode as usize] += 1;
         let was = self.turn(slot, Cue::Heard);
         let (mut news, mut dead_for) = (false, None);
-        if was == Status::Dead {
+        if was == Verdict::Dead {
             let died = self.died.remove(slot);
             debug_assert!(died.is_some(), "a dead agent died at some moment");
             let time = died.map_or(Duration::ZERO, |died| now.tick.since(died));
@@ -300,7 +303,7 @@ impl Registry {
         if beat.mode == Mode::Emergency && was_mode != Mode::Emergency {
             news |= self.alert_emergency(now, slot, Some(was_mode));
         }
-        let change = (was != Status::Healthy).then(|| Change {
+        let change = (was != Verdict::Healthy).then(|| Change {
             was,
             agent: self.agents[slot as usize].view(now),
             dead_for,
@@ -325,15 +328,15 @@ impl Registry {
             }
             self.revision += 1;
             match line {
-                Line::Healthy(_) => swept.changes.push(self.pass(now, slot, Cue::Late, None)),
-                Line::Suspect(_) => {
+                DueQueue::Healthy(_) => swept.changes.push(self.pass(now, slot, Cue::Late, None)),
+                DueQueue::Suspect(_) => {
                     self.counters.deaths += 1;
                     let late = Some(now.tick.since(due));
                     swept.changes.push(self.pass(now, slot, Cue::Silent, late));
                     self.died.insert(slot, now.tick);
                     self.owe_death(now, slot);
                 }
-                Line::Dead | Line::Lingering => {
+                DueQueue::Dead | DueQueue::Lingering => {
                     swept.forgotten += 1;
                     self.retire(slot);
                 }
@@ -388,7 +391,7 @@ impl Registry {
         assert_eq!(self.index.len(), self.agents.len());
         assert!(self.agents.len() <= self.rules.max_agents);
         self.outbox.audit();
-        let (mut by_status, mut by_mode) = ([0; Status::ALL.len()], [0; Mode::ALL.len()]);
+        let (mut by_status, mut by_mode) = ([0; Verdict::ALL.len()], [0; Mode::ALL.len()]);
         let (mut told_dead, mut died, mut owed) = (0, 0, 0);
         for (place, agent) in &self.agents {
             let slot = self.slot(&agent.id);
@@ -397,13 +400,15 @@ impl Registry {
             by_status[agent.status() as usize] += 1;
             by_mode[agent.mode as usize] += 1;
             told_dead += usize::from(agent.told_dead);
-            let is_dead = agent.status() == Status::Dead;
+            let is_dead = agent.status() == Verdict::Dead;
             died += usize::from(is_dead);
             assert_eq!(self.died.get(slot).is_some(), is_dead);
             let death = self.deaths.get(slot);
             assert!(death.is_none() || is_dead);
             owed += usize::from(death.is_some()) + usize::from(self.recoveries.get(slot).is_some());
-            assert!(agent.line == Line::of(agent.status(), agent.mode) || agent.line == Line::Lingering);
+            assert!(
+                agent.line == DueQueue::of(agent.status(), agent.mode) || agent.line == DueQueue::Lingering
+            );
         }
         assert_eq!((by_status, by_mode), (self.by_status, self.by_mode));
         assert_eq!((told_dead, died), (self.told_dead, self.died.len()));
@@ -416,31 +421,31 @@ impl Registry {
     }
 
     /// The earliest deadline of a verdict, and whose it is.
-    fn earliest(&self) -> Option<(Tick, Line, Slot)> {
+    fn earliest(&self) -> Option<(Tick, DueQueue, Slot)> {
         let due = |line| {
             let slot = self.lines.first(line)?;
             let agent = &self.agents[slot as usize];
             let due = match line {
-                Line::Healthy(mode) => agent.last_seen + suspect_after(mode),
-                Line::Suspect(mode) => agent.last_seen + dead_after(mode, self.rules.grace),
-                Line::Dead => match self.died.get(slot) {
+                DueQueue::Healthy(mode) => agent.last_seen + suspect_after(mode),
+                DueQueue::Suspect(mode) => agent.last_seen + dead_after(mode, self.rules.grace),
+                DueQueue::Dead => match self.died.get(slot) {
                     Some(&died) => died + self.rules.retention,
                     None => unreachable!("a dead agent died at some moment"),
                 },
-                Line::Lingering => return None,
+                DueQueue::Lingering => return None,
             };
             Some((due, line, slot))
         };
-        Line::ALL.into_iter().filter_map(due).min_by_key(|&(due, ..)| due)
+        DueQueue::ALL.into_iter().filter_map(due).min_by_key(|&(due, ..)| due)
     }
 
     /// Gives an agent the verdict that follows from `cue` and the place in
     /// line that goes with it. Returns the verdict before.
-    fn turn(&mut self, slot: Slot, cue: Cue) -> Status {
+    fn turn(&mut self, slot: Slot, cue: Cue) -> Verdict {
         let agent = &self.agents[slot as usize];
         let was = agent.status();
         let status = was.after(cue);
-        let line = Line::of(status, agent.mode);
+        let line = DueQueue::of(status, agent.mode);
         self.by_status[was as usize] -= 1;
         self.by_status[status as usize] += 1;
         self.lines.move_to(&mut self.agents, slot, line);
@@ -452,7 +457,7 @@ impl Registry {
         let was = self.turn(slot, cue);
         let agent = &self.agents[slot as usize];
         debug_assert!(
-            agent.status() != Status::Dead
+            agent.status() != Verdict::Dead
                 || now.tick.since(agent.last_seen) >= dead_after(agent.mode, self.rules.grace),
             "nobody is dead before its silence reached the deadline"
         );
@@ -465,7 +470,7 @@ impl Registry {
         if self.deaths.get(slot).is_none() && self.recoveries.get(slot).is_none() {
             self.remove(slot);
         } else {
-            self.lines.move_to(&mut self.agents, slot, Line::Lingering);
+            self.lines.move_to(&mut self.agents, slot, DueQueue::Lingering);
         }
     }
 

@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
-use pap_core::beat::{AgentId, Beat, Mode};
+use pap_core::heartbeat::{AgentId, Heartbeat, Mode};
 use pap_core::outbox::Limits;
 use pap_core::registry::{Registry, Rules};
 use pap_core::time::{Now, Tick, Wall};
@@ -75,7 +75,7 @@ fn a_heartbeat_of_a_known_agent_takes_nothing_of_the_heap() {
         for name in [None, Some(id), Some("short"), Some(long.as_str()), Some(uuid.as_str())] {
             let mut registry = registry(10);
             let id = AgentId::new(id).unwrap();
-            let beats = [Mode::Idle, Mode::Idle, Mode::Sleep, Mode::Idle].map(|mode| Beat {
+            let beats = [Mode::Idle, Mode::Idle, Mode::Sleep, Mode::Idle].map(|mode| Heartbeat {
                 mode,
                 uptime: 100.0,
                 name: name.map(Into::into),
@@ -100,7 +100,7 @@ fn a_heartbeat_of_a_known_agent_takes_nothing_of_the_heap() {
 fn an_agent_takes_104_bytes() {
     const AGENTS: usize = 100_000;
     let name = Some("agent-0123456789".into());
-    let beat = Beat { mode: Mode::Idle, uptime: 100.0, name };
+    let beat = Heartbeat { mode: Mode::Idle, uptime: 100.0, name };
     let ids: Vec<AgentId> = (0..AGENTS).map(|number| AgentId::new(&uuid(number)).unwrap()).collect();
     let before = BYTES.get();
     let mut registry = registry(AGENTS);

@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use pap_core::alert::{Alert, Details, Kind};
-use pap_core::beat::{AgentId, Beat, Mode};
 use pap_core::delivery::{Outcome, Reply};
+use pap_core::heartbeat::{AgentId, Heartbeat, Mode};
 use pap_core::outbox::{Dropped, Limits};
 use pap_core::registry::{Registry, Resume, Rules};
 use pap_core::time::{Now, Tick, Wall};
-use pap_core::verdict::{Status, dead_after};
+use pap_core::verdict::{Verdict, dead_after};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -74,7 +74,7 @@ struct World {
     /// The `seq` of alerts whose answer was lost: these may come again.
     lost_answers: BTreeSet<u64>,
     /// Deaths and returns of each agent, as the registry declared them.
-    verdicts: HashMap<AgentId, Vec<Status>>,
+    verdicts: HashMap<AgentId, Vec<Verdict>>,
     /// Agents of which the station refused something for good.
     refused: HashSet<AgentId>,
     /// Agents of which the station can never take anything, and what it
@@ -240,7 +240,7 @@ impl World {
                 continue; // lost on the way
             }
             let beat =
-                Beat { mode: agent.mode, uptime: (self.time - agent.started).as_secs_f64(), name: None };
+                Heartbeat { mode: agent.mode, uptime: (self.time - agent.started).as_secs_f64(), name: None };
             let id = agent.id.clone();
             let awake = self.time - self.paused;
             let now = self.now();
@@ -252,9 +252,9 @@ impl World {
                     self.told.remove(&id);
                 }
                 if let Some(change) = received.change
-                    && change.was == Status::Dead
+                    && change.was == Verdict::Dead
                 {
-                    self.verdicts.entry(id.clone()).or_default().push(Status::Healthy);
+                    self.verdicts.entry(id.clone()).or_default().push(Verdict::Healthy);
                 }
                 self.trace.push(format!("{now:?} {id} heard, {:?}", beat.mode));
             }
@@ -293,7 +293,7 @@ impl World {
             for change in swept.changes {
                 let id = &change.agent.agent_uuid;
                 self.trace.push(format!("{:?} {id} {:?}", self.now(), change.agent.status));
-                if change.agent.status != Status::Dead {
+                if change.agent.status != Verdict::Dead {
                     continue;
                 }
                 // Invariant 1: never dead before its silence, in awake time.
@@ -303,7 +303,7 @@ impl World {
                 assert!(silence >= allowed, "{id} was accused after {silence:?} of {allowed:?}");
                 // The sweeper is asked at every deadline, so nothing is late.
                 assert!(silence <= allowed + SECOND, "{id} was found after {silence:?} of {allowed:?}");
-                self.verdicts.entry(id.clone()).or_default().push(Status::Dead);
+                self.verdicts.entry(id.clone()).or_default().push(Verdict::Dead);
             }
             if !swept.more {
                 assert!(self.registry.sweep(self.now(), 1).changes.is_empty(), "a second call does nothing");
@@ -427,14 +427,15 @@ impl World {
         }
         let mut owed: BTreeMap<&AgentId, (usize, usize)> = BTreeMap::new();
         for (id, verdicts) in &self.verdicts {
-            owed.entry(id).or_default().0 = verdicts.iter().filter(|status| **status == Status::Dead).count();
+            owed.entry(id).or_default().0 =
+                verdicts.iter().filter(|status| **status == Verdict::Dead).count();
         }
         for (id, told) in &self.told {
             owed.entry(id).or_default().1 = told.iter().filter(|(_, kind)| *kind == Kind::AgentDeath).count();
         }
         for (id, (deaths, told)) in owed {
             assert!(told <= deaths, "{id} died {deaths} times and was told {told} times");
-            let dead_now = self.verdicts.get(id).and_then(|verdicts| verdicts.last()) == Some(&Status::Dead);
+            let dead_now = self.verdicts.get(id).and_then(|verdicts| verdicts.last()) == Some(&Verdict::Dead);
             if self.refused.contains(id) || self.cursed.contains_key(id) {
                 continue;
             }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::alert::{Details, Emergency, Kind, Restart};
-use crate::beat::{AgentId, Mode};
+use crate::heartbeat::{AgentId, Mode};
 use crate::time::Now;
 
 /// Something that happened to an agent and leaves no lasting truth.

@@ -6,8 +6,8 @@ use std::mem::discriminant;
 
 use super::tickets::Worth;
 use crate::alert::{Kind, VerdictKind};
-use crate::beat::AgentId;
-use crate::lines::Slot;
+use crate::due_queues::Slot;
+use crate::heartbeat::AgentId;
 use crate::time::{Now, Tick};
 
 /// When an alert may go on. The kinds are in the order in which verdicts join
@@ -49,7 +49,7 @@ pub enum Place {
 
 /// A verdict to be owed.
 #[derive(Debug)]
-pub struct Verdict<'a> {
+pub struct ToOwe<'a> {
     /// The agent it is on.
     pub agent: &'a AgentId,
     /// Where the agent is.
@@ -74,8 +74,8 @@ pub struct Owed {
 }
 
 impl Owed {
-    fn new(verdict: &Verdict<'_>) -> Self {
-        let &Verdict { agent, slot, kind, at, .. } = verdict;
+    fn new(verdict: &ToOwe<'_>) -> Self {
+        let &ToOwe { agent, slot, kind, at, .. } = verdict;
         Self { agent: agent.clone(), slot, kind, at, attempts: 0, place: Place::Held }
     }
 
@@ -106,7 +106,7 @@ impl Verdicts {
     }
 
     /// Owes a verdict. None is owed as `seq` so far.
-    pub fn insert(&mut self, seq: u64, verdict: &Verdict<'_>) {
+    pub fn insert(&mut self, seq: u64, verdict: &ToOwe<'_>) {
         let former = self.owed.insert(seq, Owed::new(verdict));
         debug_assert!(former.is_none(), "verdict {seq} is owed already");
         if !verdict.held {

@@ -2,9 +2,9 @@ use super::*;
 use crate::time::Wall;
 use proptest::prelude::*;
 
-use crate::beat::{AgentId, Mode};
 use crate::delivery::Failure;
-use crate::lines::Slot;
+use crate::due_queues::Slot;
+use crate::heartbeat::{AgentId, Mode};
 use crate::time::Now;
 
 fn at(seconds: u64) -> Now {
@@ -21,7 +21,7 @@ fn outbox(queue: usize, senders: usize) -> Outbox {
 
 fn owe(outbox: &mut Outbox, now: Now, number: usize) -> u64 {
     let slot = Slot::try_from(number).unwrap();
-    outbox.owe(&Verdict { agent: &id(number), slot, kind: VerdictKind::Death, at: now, held: false })
+    outbox.owe(&ToOwe { agent: &id(number), slot, kind: VerdictKind::Death, at: now, held: false })
 }
 
 fn event(outbox: &mut Outbox, now: Now, number: usize, emergency: bool) -> bool {
@@ -224,7 +224,7 @@ fn a_verdict_that_is_withdrawn_while_it_is_posted_is_over() {
 fn a_number_that_is_taken_is_not_given_twice() {
     let mut outbox = outbox(5, 5);
     let ids = [1, 2, 3, 4].map(id);
-    let [a, b, c, d] = ids.each_ref().map(|agent| Verdict {
+    let [a, b, c, d] = ids.each_ref().map(|agent| ToOwe {
         agent,
         slot: 0,
         kind: VerdictKind::Death,
@@ -258,7 +258,7 @@ proptest! {
                 2 => {
                     let dead_for = Duration::from_millis(millis);
                     let kind = VerdictKind::Recovery { dead_for };
-                    let verdict = Verdict { agent: &id(number), slot: 0, kind, at: now, held: number == 0 };
+                    let verdict = ToOwe { agent: &id(number), slot: 0, kind, at: now, held: number == 0 };
                     owed.push(outbox.owe(&verdict));
                 }
                 3 if !owed.is_empty() => {

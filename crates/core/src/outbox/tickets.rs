@@ -15,7 +15,7 @@ use slab::Slab;
 use super::Event;
 use super::owed::Due;
 use crate::alert::Severity;
-use crate::beat::AgentId;
+use crate::heartbeat::AgentId;
 use crate::time::Tick;
 
 /// What an alert is worth against others. The lowest goes first, and the

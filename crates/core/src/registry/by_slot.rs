@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
-use crate::lines::Slot;
+use crate::due_queues::Slot;
 
 /// A table that is full is written anew, and heartbeats wait for it: one of so
 /// many tables holds few enough.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::beat::AgentId;
+use crate::heartbeat::AgentId;
 
 /// The longest name that is kept in place. One byte more would make every
 /// agent eight bytes larger.

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Agent, BySlot, Name, Registry};
 use crate::alert::VerdictKind;
-use crate::beat::{AgentId, Mode};
-use crate::lines::{Line, Links, Slot};
-use crate::outbox::{SavedEvent, SavedVerdict, Verdict};
+use crate::due_queues::{DueQueue, Links, Slot};
+use crate::heartbeat::{AgentId, Mode};
+use crate::outbox::{SavedEvent, SavedVerdict, ToOwe};
 use crate::time::{Now, Tick, Wall, millis};
-use crate::verdict::Status;
+use crate::verdict::Verdict;
 
 /// An agent as it is saved. Times are milliseconds: the moments first and last
 /// seen since 1970, all others up to the moment of saving or from it on.
@@ -28,7 +28,7 @@ pub struct SavedAgent {
     /// Required.
     mode: Mode,
     #[serde(default = "healthy")]
-    status: Status,
+    status: Verdict,
     #[serde(default)]
     uptime: f64,
     /// The moment of restoring where it is missing.
@@ -53,8 +53,8 @@ pub struct SavedAgent {
     recovery: Option<SavedVerdict>,
 }
 
-const fn healthy() -> Status {
-    Status::Healthy
+const fn healthy() -> Verdict {
+    Verdict::Healthy
 }
 
 /// How the time between saving and restoring counts.
@@ -103,9 +103,9 @@ impl Registry {
     pub fn restore(&mut self, now: Now, mut agents: Vec<SavedAgent>, resume: Resume) -> usize {
         // The lines want those first who fall due first.
         let waited = |agent: &SavedAgent| match (agent.status, resume) {
-            (Status::Dead, _) => agent.dead_for,
-            (Status::Healthy | Status::Suspect, Resume::Continued) => agent.silence,
-            (Status::Healthy | Status::Suspect, Resume::Restarted) => 0,
+            (Verdict::Dead, _) => agent.dead_for,
+            (Verdict::Healthy | Verdict::Suspect, Resume::Continued) => agent.silence,
+            (Verdict::Healthy | Verdict::Suspect, Resume::Restarted) => 0,
         };
         agents.sort_by_key(|agent| std::cmp::Reverse(waited(agent)));
         let no_room = agents.len().saturating_sub(self.rules.max_agents);
@@ -126,19 +126,19 @@ impl Registry {
             name: Name::new(&saved.id, saved.name.as_deref()),
             id: saved.id,
             last_seen: match (resume, saved.status) {
-                (Resume::Continued, _) | (Resume::Restarted, Status::Dead) => ago(saved.silence),
-                (Resume::Restarted, Status::Healthy | Status::Suspect) => now.tick,
+                (Resume::Continued, _) | (Resume::Restarted, Verdict::Dead) => ago(saved.silence),
+                (Resume::Restarted, Verdict::Healthy | Verdict::Suspect) => now.tick,
             },
             last_seen_wall: wall(saved.last_seen),
             first_seen_wall: wall(saved.first_seen),
             uptime: saved.uptime,
             links: Links::NONE,
             consecutive: saved.consecutive,
-            line: Line::of(saved.status, saved.mode),
+            line: DueQueue::of(saved.status, saved.mode),
             mode: saved.mode,
             told_dead: saved.told_dead,
         });
-        if saved.status == Status::Dead {
+        if saved.status == Verdict::Dead {
             self.died.insert(slot, ago(saved.dead_for));
         }
         if saved.emergency_alert_in > 0 {
@@ -147,18 +147,13 @@ impl Registry {
         let agent = &self.agents[slot as usize].id;
         if let Some(recovery) = saved.recovery {
             let kind = VerdictKind::Recovery { dead_for: Duration::from_millis(recovery.span) };
-            let verdict = Verdict {
-                agent,
-                slot,
-                kind,
-                at: Now { tick: now.tick, wall: Wall(recovery.at) },
-                held: false,
-            };
+            let verdict =
+                ToOwe { agent, slot, kind, at: Now { tick: now.tick, wall: Wall(recovery.at) }, held: false };
             self.recoveries.insert(slot, self.outbox.owe_again(&verdict, recovery.seq));
         }
-        if let Some(death) = saved.death.filter(|_| saved.status == Status::Dead) {
+        if let Some(death) = saved.death.filter(|_| saved.status == Verdict::Dead) {
             let (kind, held) = (VerdictKind::Death, saved.recovery.is_some());
-            let verdict = Verdict {
+            let verdict = ToOwe {
                 agent,
                 slot,
                 kind,

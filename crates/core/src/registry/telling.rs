@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::{Agent, Registry};
 use crate::alert::{Alert, Death, Details, HEARTBEAT_TIMEOUT, Recovered, VerdictKind};
 use crate::delivery::Outcome;
-use crate::lines::{Line, Slot};
-use crate::outbox::{Dropped, Next, Settled, Verdict};
+use crate::due_queues::{DueQueue, Slot};
+use crate::outbox::{Dropped, Next, Settled, ToOwe};
 use crate::time::{Now, millis};
 
 impl Registry {
@@ -55,7 +55,7 @@ impl Registry {
     /// Owes the death of an agent whose verdict has just turned dead.
     pub(super) fn owe_death(&mut self, now: Now, slot: Slot) {
         debug_assert!(self.deaths.get(slot).is_none(), "a death is owed once");
-        let verdict = Verdict {
+        let verdict = ToOwe {
             agent: &self.agents[slot as usize].id,
             slot,
             kind: VerdictKind::Death,
@@ -80,7 +80,7 @@ impl Registry {
         }
         if self.rules.recovery_alerts && (told || being_told) {
             let kind = VerdictKind::Recovery { dead_for };
-            let verdict = Verdict { agent: &agent.id, slot, kind, at: now, held: being_told };
+            let verdict = ToOwe { agent: &agent.id, slot, kind, at: now, held: being_told };
             let seq = self.outbox.owe(&verdict);
             self.recoveries.insert(slot, seq);
             return told;
@@ -101,7 +101,7 @@ impl Registry {
         debug_assert!(settled.is_some(), "what is settled was owed");
         if let Some(&death) = self.deaths.get(slot) {
             self.outbox.release(death);
-        } else if self.agents[slot as usize].line == Line::Lingering {
+        } else if self.agents[slot as usize].line == DueQueue::Lingering {
             self.retire(slot);
         }
     }

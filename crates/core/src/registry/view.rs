@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Registry;
 use crate::alert::seconds;
-use crate::beat::{AgentId, Mode};
+use crate::heartbeat::{AgentId, Mode};
 use crate::time::{Now, Wall};
-use crate::verdict::Status;
+use crate::verdict::Verdict;
 
 /// An agent as the API shows it, and as a station reads it. Fields that are
 /// not known are ignored: a newer collector may show more.
@@ -33,7 +33,7 @@ pub struct AgentView {
     /// Heartbeats since it was first heard, restarted or came back.
     pub consecutive_heartbeats: u32,
     /// The verdict.
-    pub status: Status,
+    pub status: Verdict,
     /// When it was first heard.
     pub first_seen: Wall,
     /// How long it has been silent, in milliseconds of awake time.
@@ -43,8 +43,8 @@ pub struct AgentView {
 /// The agents in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// Agents by verdict, in the order of [`Status::ALL`].
-    pub by_status: [usize; Status::ALL.len()],
+    /// Agents by verdict, in the order of [`Verdict::ALL`].
+    pub by_status: [usize; Verdict::ALL.len()],
     /// Agents by mode, in the order of [`Mode::ALL`].
     pub by_mode: [usize; Mode::ALL.len()],
 }
@@ -57,7 +57,7 @@ impl Stats {
 
     /// Those that are dead.
     pub const fn unhealthy(&self) -> usize {
-        self.by_status[Status::Dead as usize]
+        self.by_status[Verdict::Dead as usize]
     }
 
     /// Those that are not.
@@ -85,7 +85,7 @@ pub struct StatsView {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Only those with this verdict.
-    pub status: Option<Status>,
+    pub status: Option<Verdict>,
     /// Only those in this mode.
     pub mode: Option<Mode>,
     /// Only those whose id sorts after this text.
@@ -136,14 +136,14 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_read() {
-        for status in Status::ALL {
+        for status in Verdict::ALL {
             let view = AgentView {
                 agent_uuid: AgentId::new("550e8400-e29b-41d4-a716-446655440000").unwrap(),
                 agent_name: "näme".into(),
                 mode: Mode::Sleep,
                 uptime_seconds: 12.5,
                 last_seen: Wall(1_764_669_600_123),
-                healthy: status != Status::Dead,
+                healthy: status != Verdict::Dead,
                 observation_mode: true,
                 consecutive_heartbeats: 7,
                 status,

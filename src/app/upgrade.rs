@@ -18,7 +18,7 @@ use super::orders::Demands;
 use super::{FLUSH, StartError};
 use crate::config::Config;
 use crate::parts::Parts;
-use crate::server::{self, DOOR, Server};
+use crate::server::{self, ACCEPT_GATE, Server};
 use pap_process::clock::monotonic;
 use pap_process::reexec::{self, Connection, Image, Inherited, Memory, Seats, WRITTEN, memory, takes_ours};
 use pap_process::systemd::Notifier;
@@ -106,7 +106,7 @@ pub fn listen(
         }
         Inherited::Listeners(listeners) => (listeners, None),
         Inherited::Image(Image { listeners, state, connections }) => {
-            DOOR.hand_on(connections.into_iter().map(|connection| connection.socket).collect());
+            ACCEPT_GATE.hand_on(connections.into_iter().map(|connection| connection.socket).collect());
             if listeners.len() > LISTENERS {
                 // An end would lose more.
                 log::error!(
@@ -258,7 +258,7 @@ fn try_to_go_on(
     shared.await_deliveries(POSTS, |deliveries| !deliveries.is_posting);
     // Whoever connects from now on waits for the next image.
     observers.end();
-    DOOR.close();
+    ACCEPT_GATE.close();
     observers.await_end(rule.patience.min(GOODBYES));
     let is_quiet = server.freeze(rule.patience);
     let outcome = if !is_quiet && rule.then == Then::GiveUp {
@@ -274,7 +274,7 @@ fn try_to_go_on(
     server.thaw();
     shared.hold_alerts(false);
     observers.resume();
-    DOOR.open();
+    ACCEPT_GATE.open();
     outcome
 }
 

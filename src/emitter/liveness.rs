@@ -21,7 +21,7 @@ use pap_process::panics;
 const CLOCKS_DIFFER: Duration = Duration::from_secs(10);
 
 /// Something that lives or not.
-pub trait Subject: Send {
+pub trait LivenessSource: Send {
     /// For how long it has lived. To look takes at most `patience`.
     ///
     /// # Errors
@@ -36,7 +36,7 @@ pub trait Subject: Send {
 #[derive(Debug)]
 pub struct Itself;
 
-impl Subject for Itself {
+impl LivenessSource for Itself {
     fn look(&mut self, _: Duration) -> Result<Duration, String> {
         uptime_of_this_process()
     }
@@ -70,7 +70,7 @@ impl Probe {
     }
 }
 
-impl Subject for Probe {
+impl LivenessSource for Probe {
     fn look(&mut self, patience: Duration) -> Result<Duration, String> {
         let agent = self.client.within(self.patience.min(patience));
         match panics::contain(|| agent.get(&self.url).call())? {
@@ -118,7 +118,7 @@ impl PidFile {
     }
 }
 
-impl Subject for PidFile {
+impl LivenessSource for PidFile {
     fn look(&mut self, _: Duration) -> Result<Duration, String> {
         let trouble = |error: io::Error| format!("{}: {error}", self.path.display());
         let (text, about) = read_small(&self.path).map_err(trouble)?;
@@ -157,7 +157,7 @@ pub struct Child {
     pub started: Monotonic,
 }
 
-impl Subject for Child {
+impl LivenessSource for Child {
     fn look(&mut self, _: Duration) -> Result<Duration, String> {
         match Process::find(&self.pid.to_string()) {
             Ok(process) => drop(process.alive(self.pid)?),
@@ -240,19 +240,19 @@ mod tests {
     fn a_pid_file_stands_for_the_process_that_wrote_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pid");
-        let mut subject = PidFile::new(path.clone());
-        assert!(subject.look(LONG).unwrap_err().contains("pid: "), "there is no file");
+        let mut source = PidFile::new(path.clone());
+        assert!(source.look(LONG).unwrap_err().contains("pid: "), "there is no file");
         fs::write(&path, "none\n").unwrap();
-        assert!(subject.look(LONG).unwrap_err().contains("holds no process number"));
+        assert!(source.look(LONG).unwrap_err().contains("holds no process number"));
 
         let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
         fs::write(&path, format!("{}\n", child.id())).unwrap();
-        assert!(subject.look(LONG).unwrap() < Duration::from_secs(60));
+        assert!(source.look(LONG).unwrap() < Duration::from_secs(60));
         // The same number in the same file, and another process.
-        subject.known.as_mut().unwrap().1.started -= 1;
-        assert!(subject.look(LONG).unwrap_err().contains("it was another's"));
+        source.known.as_mut().unwrap().1.started -= 1;
+        assert!(source.look(LONG).unwrap_err().contains("it was another's"));
         fs::write(&path, format!("{} \n", child.id())).unwrap();
-        subject.look(LONG).unwrap();
+        source.look(LONG).unwrap();
         // One that was left by who had the number before.
         let file = fs::File::options().write(true).open(&path).unwrap();
         file.set_modified(std::time::UNIX_EPOCH).unwrap();
@@ -260,9 +260,9 @@ mod tests {
 
         child.kill().unwrap();
         fs::write(&path, child.id().to_string()).unwrap();
-        while subject.look(LONG).is_ok() {}
-        assert!(subject.look(LONG).unwrap_err().contains("has ended"), "nobody has asked for it yet");
+        while source.look(LONG).is_ok() {}
+        assert!(source.look(LONG).unwrap_err().contains("has ended"), "nobody has asked for it yet");
         child.wait().unwrap();
-        assert!(subject.look(LONG).unwrap_err().contains("there is no process"));
+        assert!(source.look(LONG).unwrap_err().contains("there is no process"));
     }
 }

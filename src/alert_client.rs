@@ -22,7 +22,7 @@ const POST_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_IDLE: Duration = Duration::from_secs(2);
 
 /// Where alerts go.
-pub struct Station {
+pub struct AlertClient {
     owner: Owner,
     post: Option<Post>,
 }
@@ -48,7 +48,7 @@ impl Told {
     }
 }
 
-impl Station {
+impl AlertClient {
     /// The configured station, or the log.
     pub fn new(config: &config::Config, owner: Owner) -> Self {
         let post = config.station.as_ref().map(|station| Post {

@@ -6,8 +6,8 @@ use crossbeam_channel::never;
 use ureq::tls::Certificate;
 
 use super::USER_AGENT;
-use pap_core::beat::{AgentId, BeatBody, Mode};
 use pap_core::delivery::{Failure, Outcome, Reply};
+use pap_core::heartbeat::{AgentId, HeartbeatBody, Mode};
 use pap_core::pace::{Taken, Tries};
 use pap_process::client::{self, Client};
 use pap_process::clock::monotonic;
@@ -30,7 +30,7 @@ pub struct Identity {
 
 /// To whom. One of the two is there.
 #[derive(Clone, Debug)]
-pub struct Ways {
+pub struct Targets {
     /// The collector's URL.
     pub collector: Option<String>,
     /// The station's URL and key, for when the collector takes nothing.
@@ -61,18 +61,18 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// For this agent and these ways.
-    pub fn new(identity: &Identity, ways: &Ways) -> Self {
+    /// For this agent and these targets.
+    pub fn new(identity: &Identity, targets: &Targets) -> Self {
         let id = identity.id.to_path();
         let collector =
-            ways.collector.as_ref().map(|url| format!("{}/heartbeat/{id}", url.trim_end_matches('/')));
-        let station = ways.station.as_ref().map(|(url, key)| {
+            targets.collector.as_ref().map(|url| format!("{}/heartbeat/{id}", url.trim_end_matches('/')));
+        let station = targets.station.as_ref().map(|(url, key)| {
             let url = url.trim_end_matches('/');
             let agents = if url.ends_with("/api/agents") { "" } else { "/api/agents" };
             let authorization = key.as_ref().map(|key| format!("Bearer {}", key.reveal()));
             (format!("{url}{agents}/{id}/heartbeat"), authorization)
         });
-        let client = Client::new(USER_AGENT, &ways.roots);
+        let client = Client::new(USER_AGENT, &targets.roots);
         Self { client, name: identity.name.clone(), collector, station, is_unanswered: false }
     }
 
@@ -96,7 +96,7 @@ impl Sender {
         interrupted: &dyn Fn() -> bool,
     ) -> Option<Sent> {
         let (uptime_seconds, agent_name) = (uptime.as_secs_f64(), Some(self.name.as_str()));
-        let body = BeatBody { mode, uptime_seconds, agent_name };
+        let body = HeartbeatBody { mode, uptime_seconds, agent_name };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let mut trouble = String::new();
         for attempt in 0..tries.collector {
@@ -209,12 +209,12 @@ mod tests {
     fn urls_are_made_as_the_collector_and_the_station_expect_them() {
         let identity = Identity { id: AgentId::new("pluggedin/research@1.2.0").unwrap(), name: "r".into() };
         let sender = |collector: &str, station: &str| {
-            let ways = Ways {
+            let targets = Targets {
                 collector: Some(collector.into()),
                 station: Some((station.into(), None)),
                 roots: Vec::new(),
             };
-            let sender = Sender::new(&identity, &ways);
+            let sender = Sender::new(&identity, &targets);
             (sender.collector.unwrap(), sender.station.unwrap().0)
         };
         let id = "pluggedin%2Fresearch%401.2.0";

@@ -209,7 +209,7 @@ impl<'de> Deserialize<'de> for AgentId {
 
 /// One valid heartbeat.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Beat {
+pub struct Heartbeat {
     /// The mode it announces, which sets when silence becomes suspect.
     pub mode: Mode,
     /// Seconds since the agent started: finite, at least 0.
@@ -219,9 +219,9 @@ pub struct Beat {
 }
 
 /// A heartbeat's body as an agent sends it (PAP-RFC-001 §8.1), the other end of
-/// [`Beat::from_json`].
+/// [`Heartbeat::from_json`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct BeatBody<'a> {
+pub struct HeartbeatBody<'a> {
     /// The mode it announces.
     pub mode: Mode,
     /// Seconds since the agent started: finite, at least 0.
@@ -231,15 +231,15 @@ pub struct BeatBody<'a> {
     pub agent_name: Option<&'a str>,
 }
 
-impl<'a> From<&'a Beat> for BeatBody<'a> {
-    fn from(beat: &'a Beat) -> Self {
+impl<'a> From<&'a Heartbeat> for HeartbeatBody<'a> {
+    fn from(beat: &'a Heartbeat) -> Self {
         Self { mode: beat.mode, uptime_seconds: beat.uptime, agent_name: beat.name.as_deref() }
     }
 }
 
 /// Why a body is no heartbeat. Nothing has been changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BeatError {
+pub enum HeartbeatError {
     /// Not an object with a `mode` and an `uptime_seconds` that is finite and not negative.
     Payload,
     /// A `mode` that is none of the three.
@@ -273,17 +273,17 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error>
     IgnoredAny::deserialize(deserializer).map(|_| true)
 }
 
-impl Beat {
+impl Heartbeat {
     /// A heartbeat from a request's body.
     ///
     /// # Errors
-    /// Every [`BeatError`], as they say.
-    pub fn from_json(body: &[u8]) -> Result<Self, BeatError> {
+    /// Every [`HeartbeatError`], as they say.
+    pub fn from_json(body: &[u8]) -> Result<Self, HeartbeatError> {
         // Without this look an array would pass for an object, field by field.
         if body.trim_ascii_start().first() != Some(&b'{') {
-            return Err(BeatError::Payload);
+            return Err(HeartbeatError::Payload);
         }
-        let wire: Wire = serde_json::from_slice(body).map_err(|_| BeatError::Payload)?;
+        let wire: Wire = serde_json::from_slice(body).map_err(|_| HeartbeatError::Payload)?;
         let forbidden = [
             (wire.cpu_percent, "cpu_percent"),
             (wire.memory_mb, "memory_mb"),
@@ -291,22 +291,22 @@ impl Beat {
             (wire.custom_metrics, "custom_metrics"),
         ];
         if let Some((_, field)) = forbidden.iter().find(|(present, _)| *present) {
-            return Err(BeatError::Resource(field));
+            return Err(HeartbeatError::Resource(field));
         }
         let uptime = match wire.uptime_seconds {
             Some(uptime) if uptime.is_finite() && uptime >= 0.0 => uptime,
-            _ => return Err(BeatError::Payload),
+            _ => return Err(HeartbeatError::Payload),
         };
         let mode = match &wire.mode {
-            serde_json::Value::Null => return Err(BeatError::Payload),
-            serde_json::Value::String(name) => Mode::from_name(name).ok_or(BeatError::Mode)?,
-            _ => return Err(BeatError::Mode),
+            serde_json::Value::Null => return Err(HeartbeatError::Payload),
+            serde_json::Value::String(name) => Mode::from_name(name).ok_or(HeartbeatError::Mode)?,
+            _ => return Err(HeartbeatError::Mode),
         };
         let name = match wire.agent_name {
             serde_json::Value::Null => None,
             serde_json::Value::String(name) if name.is_empty() => None,
             serde_json::Value::String(name) if name.len() <= MAX_TEXT => Some(name.into()),
-            _ => return Err(BeatError::Name),
+            _ => return Err(HeartbeatError::Name),
         };
         Ok(Self { mode, uptime, name })
     }
@@ -317,14 +317,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn beat(json: &str) -> Result<Beat, BeatError> {
-        Beat::from_json(json.as_bytes())
+    fn beat(json: &str) -> Result<Heartbeat, HeartbeatError> {
+        Heartbeat::from_json(json.as_bytes())
     }
 
     #[test]
     fn a_fractional_uptime_and_extra_fields_are_fine() {
         let parsed = beat(r#"{"mode":"IDLE","uptime_seconds":3.25,"agent_name":"a","x":[{}]}"#);
-        let expected = Beat { mode: Mode::Idle, uptime: 3.25, name: Some("a".into()) };
+        let expected = Heartbeat { mode: Mode::Idle, uptime: 3.25, name: Some("a".into()) };
         assert_eq!(parsed, Ok(expected));
         assert_eq!(beat(r#"{"mode":"SLEEP","uptime_seconds":0,"agent_name":null}"#).unwrap().name, None);
         assert_eq!(beat(r#"{"mode":"SLEEP","uptime_seconds":0,"agent_name":""}"#).unwrap().name, None);
@@ -333,32 +333,35 @@ mod tests {
     #[test]
     fn what_is_no_heartbeat_is_refused_by_its_reason() {
         for (json, error) in [
-            ("", BeatError::Payload),
-            ("[]", BeatError::Payload),
-            (r#"["IDLE",1]"#, BeatError::Payload),
-            (r#"{"mode":"IDLE"}"#, BeatError::Payload),
-            (r#"{"uptime_seconds":1}"#, BeatError::Payload),
-            (r#"{"mode":null,"uptime_seconds":1}"#, BeatError::Payload),
-            (r#"{"mode":"IDLE","uptime_seconds":null}"#, BeatError::Payload),
-            (r#"{"mode":"IDLE","uptime_seconds":"1"}"#, BeatError::Payload),
-            (r#"{"mode":"IDLE","uptime_seconds":-0.1}"#, BeatError::Payload),
-            (r#"{"mode":"IDLE","uptime_seconds":1e999}"#, BeatError::Payload),
-            (r#"{"mode":"IDLE","uptime_seconds":1,"uptime_seconds":2}"#, BeatError::Payload),
-            (r#"{"mode":"IDLE","uptime_seconds":1} x"#, BeatError::Payload),
-            (r#"{"mode":"idle","uptime_seconds":1}"#, BeatError::Mode),
-            (r#"{"mode":7,"uptime_seconds":1}"#, BeatError::Mode),
-            (r#"{"mode":"IDLE","uptime_seconds":1,"agent_name":7}"#, BeatError::Name),
-            (r#"{"mode":"IDLE","uptime_seconds":1,"cpu_percent":null}"#, BeatError::Resource("cpu_percent")),
+            ("", HeartbeatError::Payload),
+            ("[]", HeartbeatError::Payload),
+            (r#"["IDLE",1]"#, HeartbeatError::Payload),
+            (r#"{"mode":"IDLE"}"#, HeartbeatError::Payload),
+            (r#"{"uptime_seconds":1}"#, HeartbeatError::Payload),
+            (r#"{"mode":null,"uptime_seconds":1}"#, HeartbeatError::Payload),
+            (r#"{"mode":"IDLE","uptime_seconds":null}"#, HeartbeatError::Payload),
+            (r#"{"mode":"IDLE","uptime_seconds":"1"}"#, HeartbeatError::Payload),
+            (r#"{"mode":"IDLE","uptime_seconds":-0.1}"#, HeartbeatError::Payload),
+            (r#"{"mode":"IDLE","uptime_seconds":1e999}"#, HeartbeatError::Payload),
+            (r#"{"mode":"IDLE","uptime_seconds":1,"uptime_seconds":2}"#, HeartbeatError::Payload),
+            (r#"{"mode":"IDLE","uptime_seconds":1} x"#, HeartbeatError::Payload),
+            (r#"{"mode":"idle","uptime_seconds":1}"#, HeartbeatError::Mode),
+            (r#"{"mode":7,"uptime_seconds":1}"#, HeartbeatError::Mode),
+            (r#"{"mode":"IDLE","uptime_seconds":1,"agent_name":7}"#, HeartbeatError::Name),
+            (
+                r#"{"mode":"IDLE","uptime_seconds":1,"cpu_percent":null}"#,
+                HeartbeatError::Resource("cpu_percent"),
+            ),
             (
                 r#"{"mode":"IDLE","uptime_seconds":1,"custom_metrics":{}}"#,
-                BeatError::Resource("custom_metrics"),
+                HeartbeatError::Resource("custom_metrics"),
             ),
         ] {
             assert_eq!(beat(json), Err(error), "{json}");
         }
         let long = "é".repeat(65);
         let json = format!(r#"{{"mode":"IDLE","uptime_seconds":1,"agent_name":"{long}"}}"#);
-        assert_eq!(beat(&json), Err(BeatError::Name));
+        assert_eq!(beat(&json), Err(HeartbeatError::Name));
     }
 
     #[test]
@@ -397,9 +400,9 @@ mod tests {
             mode in proptest::sample::select(Mode::ALL.as_slice()), millis in any::<u32>(), name in ".{0,32}",
         ) {
             let name = Some(name).filter(|name| !name.is_empty()).map(Into::into);
-            let beat = Beat { mode, uptime: f64::from(millis) / 1000.0, name };
-            let json = serde_json::to_vec(&BeatBody::from(&beat)).unwrap();
-            prop_assert_eq!(Beat::from_json(&json), Ok(beat));
+            let beat = Heartbeat { mode, uptime: f64::from(millis) / 1000.0, name };
+            let json = serde_json::to_vec(&HeartbeatBody::from(&beat)).unwrap();
+            prop_assert_eq!(Heartbeat::from_json(&json), Ok(beat));
         }
 
         #[test]
@@ -431,13 +434,13 @@ mod tests {
 
         #[test]
         fn any_body_is_a_heartbeat_or_a_reason(body in proptest::collection::vec(any::<u8>(), 0..1024)) {
-            let _ = Beat::from_json(&body);
+            let _ = Heartbeat::from_json(&body);
         }
 
         #[test]
         fn near_heartbeats_parse_as_they_should(mode in "EMERGENCY|IDLE|SLEEP|idle|", uptime in any::<f64>(), name in "\\PC{0,70}") {
             let json = serde_json::json!({"mode": mode, "uptime_seconds": uptime, "agent_name": name});
-            let parsed = Beat::from_json(json.to_string().as_bytes());
+            let parsed = Heartbeat::from_json(json.to_string().as_bytes());
             let good = Mode::from_name(&mode).is_some() && uptime.is_finite() && uptime >= 0.0 && name.len() <= MAX_TEXT;
             prop_assert_eq!(parsed.is_ok(), good);
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use super::{DOOR, Server};
+use super::{ACCEPT_GATE, Server};
 use crate::parts::Parts;
 use pap_core::time::Uptime;
 
@@ -57,7 +57,7 @@ impl Server {
                 probed = shared.clock().uptime();
             }
             let started = shared.clock().uptime();
-            let closed_before = DOOR.closed();
+            let closed_before = ACCEPT_GATE.closed();
             let result = if reported { Err(io::Error::other("the accept loop ended")) } else { self.probe() };
             match result {
                 Ok(()) => {
@@ -66,7 +66,7 @@ impl Server {
                     vitals.probed(shared.clock().uptime());
                 }
                 // Whoever calls while nobody is let in waits.
-                Err(_) if !DOOR.is_open() || DOOR.closed() != closed_before => {}
+                Err(_) if !ACCEPT_GATE.is_open() || ACCEPT_GATE.closed() != closed_before => {}
                 Err(error) => {
                     log::debug!("the port needs a new accept loop: {error}");
                     if !reported {
@@ -134,7 +134,7 @@ impl Server {
             Ok(listener) => listener,
             Err(error) => return log::warn!("no new accept loop yet: {error}"),
         };
-        if let Err(error) = DOOR.serve(&listener) {
+        if let Err(error) = ACCEPT_GATE.serve(&listener) {
             return log::warn!("no new accept loop yet: {error}");
         }
         let attempt = thread::Builder::new().spawn(move || tiny_http::Server::from_listener(listener, None));

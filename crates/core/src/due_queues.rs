@@ -8,8 +8,8 @@
 
 use slab::Slab;
 
-use crate::beat::Mode;
-use crate::verdict::Status;
+use crate::heartbeat::Mode;
+use crate::verdict::Verdict;
 
 /// A place in the registry's slab.
 pub type Slot = u32;
@@ -18,7 +18,7 @@ const NONE: Slot = Slot::MAX;
 
 /// The lines an agent can stand in; it always stands in exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Line {
+pub enum DueQueue {
     /// Healthy, in this mode.
     Healthy(Mode),
     /// Suspect, in this mode.
@@ -29,7 +29,7 @@ pub enum Line {
     Lingering,
 }
 
-impl Line {
+impl DueQueue {
     /// All lines, in the order of their indices.
     pub const ALL: [Self; 8] = [
         Self::Healthy(Mode::Emergency),
@@ -43,20 +43,20 @@ impl Line {
     ];
 
     /// The line of an agent with this verdict, in this mode.
-    pub const fn of(status: Status, mode: Mode) -> Self {
+    pub const fn of(status: Verdict, mode: Mode) -> Self {
         match status {
-            Status::Healthy => Self::Healthy(mode),
-            Status::Suspect => Self::Suspect(mode),
-            Status::Dead => Self::Dead,
+            Verdict::Healthy => Self::Healthy(mode),
+            Verdict::Suspect => Self::Suspect(mode),
+            Verdict::Dead => Self::Dead,
         }
     }
 
     /// The verdict on the agents in it.
-    pub const fn status(self) -> Status {
+    pub const fn status(self) -> Verdict {
         match self {
-            Self::Healthy(_) => Status::Healthy,
-            Self::Suspect(_) => Status::Suspect,
-            Self::Dead | Self::Lingering => Status::Dead,
+            Self::Healthy(_) => Verdict::Healthy,
+            Self::Suspect(_) => Verdict::Suspect,
+            Self::Dead | Self::Lingering => Verdict::Dead,
         }
     }
 
@@ -88,7 +88,7 @@ pub trait Linked {
     /// Its links.
     fn links(&mut self) -> &mut Links;
     /// The line it stands in.
-    fn line(&mut self) -> &mut Line;
+    fn line(&mut self) -> &mut DueQueue;
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -99,18 +99,18 @@ struct Ends {
 
 /// The two ends of every line.
 #[derive(Debug)]
-pub struct Lines([Ends; Line::ALL.len()]);
+pub struct DueQueues([Ends; DueQueue::ALL.len()]);
 
-impl Default for Lines {
-    /// Lines with nobody in them.
+impl Default for DueQueues {
+    /// DueQueues with nobody in them.
     fn default() -> Self {
-        Self([Ends { first: NONE, last: NONE }; Line::ALL.len()])
+        Self([Ends { first: NONE, last: NONE }; DueQueue::ALL.len()])
     }
 }
 
-impl Lines {
+impl DueQueues {
     /// Who stands first in `line`: the one that has waited longest.
-    pub const fn first(&self, line: Line) -> Option<Slot> {
+    pub const fn first(&self, line: DueQueue) -> Option<Slot> {
         match self.0[line.index()].first {
             NONE => None,
             slot => Some(slot),
@@ -118,7 +118,7 @@ impl Lines {
     }
 
     /// Who stands last in `line`: the one that came most recently.
-    pub const fn last(&self, line: Line) -> Option<Slot> {
+    pub const fn last(&self, line: DueQueue) -> Option<Slot> {
         match self.0[line.index()].last {
             NONE => None,
             slot => Some(slot),
@@ -126,7 +126,7 @@ impl Lines {
     }
 
     /// Puts the agent in `slot`, which stands in no line, at the end of `line`.
-    pub fn join<T: Linked>(&mut self, agents: &mut Slab<T>, slot: Slot, line: Line) {
+    pub fn join<T: Linked>(&mut self, agents: &mut Slab<T>, slot: Slot, line: DueQueue) {
         let ends = &mut self.0[line.index()];
         let previous = ends.last;
         ends.last = slot;
@@ -158,7 +158,7 @@ impl Lines {
     }
 
     /// Moves the agent in `slot` from where it stands to the end of `line`.
-    pub fn move_to<T: Linked>(&mut self, agents: &mut Slab<T>, slot: Slot, line: Line) {
+    pub fn move_to<T: Linked>(&mut self, agents: &mut Slab<T>, slot: Slot, line: DueQueue) {
         self.leave(agents, slot);
         self.join(agents, slot, line);
     }
@@ -168,19 +168,19 @@ impl Lines {
 mod tests {
     use super::*;
 
-    struct Member(Links, Line);
+    struct Member(Links, DueQueue);
 
     impl Linked for Member {
         fn links(&mut self) -> &mut Links {
             &mut self.0
         }
 
-        fn line(&mut self) -> &mut Line {
+        fn line(&mut self) -> &mut DueQueue {
             &mut self.1
         }
     }
 
-    fn order(lines: &mut Lines, members: &mut Slab<Member>, line: Line) -> Vec<Slot> {
+    fn order(lines: &mut DueQueues, members: &mut Slab<Member>, line: DueQueue) -> Vec<Slot> {
         let mut order = Vec::new();
         while let Some(slot) = lines.first(line) {
             lines.leave(members, slot);
@@ -191,28 +191,28 @@ mod tests {
 
     #[test]
     fn indices_follow_the_list_of_all_lines() {
-        for (index, line) in Line::ALL.into_iter().enumerate() {
+        for (index, line) in DueQueue::ALL.into_iter().enumerate() {
             assert_eq!(line.index(), index);
-            if let Line::Healthy(mode) | Line::Suspect(mode) = line {
-                assert_eq!(Line::of(line.status(), mode), line);
+            if let DueQueue::Healthy(mode) | DueQueue::Suspect(mode) = line {
+                assert_eq!(DueQueue::of(line.status(), mode), line);
             }
         }
     }
 
     #[test]
     fn those_who_joined_first_stand_first() {
-        let (mut lines, mut members) = (Lines::default(), Slab::new());
-        let line = Line::Healthy(Mode::Idle);
+        let (mut lines, mut members) = (DueQueues::default(), Slab::new());
+        let line = DueQueue::Healthy(Mode::Idle);
         for slot in 0..5 {
             members.insert(Member(Links::NONE, line));
             lines.join(&mut members, slot, line);
         }
         lines.move_to(&mut members, 2, line);
         lines.move_to(&mut members, 0, line);
-        lines.move_to(&mut members, 4, Line::Dead);
+        lines.move_to(&mut members, 4, DueQueue::Dead);
         assert_eq!(lines.last(line), Some(0));
         assert_eq!(order(&mut lines, &mut members, line), [1, 3, 2, 0]);
-        assert_eq!(order(&mut lines, &mut members, Line::Dead), [4]);
+        assert_eq!(order(&mut lines, &mut members, DueQueue::Dead), [4]);
         assert_eq!(lines.first(line), None);
         assert_eq!(lines.last(line), None);
     }
