@@ -1,22 +1,19 @@
 //! The threads that post alerts: receive, tell the station, settle.
 
-use std::time::Duration;
-
 use crossbeam_channel::Receiver;
 
+use crate::alert_client::{AlertClient, Told};
 use crate::parts::Parts;
-use crate::station::{Station, Told};
 use pap_core::alert::Alert;
 use pap_core::delivery::{Failure, Outcome};
 use pap_core::time::Uptime;
-use pap_process::clock::wall;
 use pap_process::panics;
 use pap_process::throttle::Throttle;
 
 /// What the senders share besides the collector's parts.
 pub struct Posting {
     /// Where alerts go.
-    pub station: Station,
+    pub station: AlertClient,
     /// What is wrong, by what the station answered.
     pub troubles: Throttle<Option<u16>>,
 }
@@ -34,8 +31,7 @@ pub fn run(parts: &Parts, posting: &Posting, number: usize, alerts: &Receiver<Al
         shared.settle(&alert, outcome);
         match outcome {
             Outcome::Taken => {
-                let took = Duration::from_millis(wall().0.saturating_sub(alert.at.0));
-                metrics.alert_delivery.record(took);
+                metrics.alert_delivery.record(shared.clock().now().tick.since(alert.at.tick));
                 troubles.clear();
                 if !station.is_log() {
                     let (id, kind, name) = (&alert.agent, alert.kind().as_str(), alert.name.escape_debug());

@@ -1,10 +1,10 @@
 //! The process: starts, names, stops and joins the threads, in order, and
 //! goes on in another image where it must.
 
-mod image;
 mod orders;
 mod parent;
 mod service_manager;
+mod upgrade;
 
 use std::fmt;
 use std::io;
@@ -15,26 +15,26 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pap_core::alert::Alert;
 use pap_core::time::Uptime;
-use pap_process::cli::BUG;
+use pap_process::cli::{BAD_CONFIG, BUG, IO_ERROR};
 use pap_process::logging::Log;
 use pap_process::panics;
-use pap_process::reexec::{Image, Inherited, inherited};
 use pap_process::signals::Signals;
 use pap_process::systemd::Notifier;
 use pap_process::threads::{Threads, spawn};
 use pap_process::throttle::Throttle;
 
+use crate::alert_client::AlertClient;
 use crate::alerter::{self, Posting};
 use crate::config::Config;
 use crate::parts::Parts;
 use crate::readiness::Phase;
-use crate::server::{self, DOOR, Server};
-use crate::station::Station;
+use crate::server::{self, Server};
 use crate::{VERSION, sweeper};
-use image::Program;
 pub use orders::SIGNALS;
 use orders::{Demands, Order};
 use parent::Parent;
+use upgrade::Program;
+pub use upgrade::{Start, inherit};
 
 /// How long the alerts may take to go out when the process is to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -52,6 +52,8 @@ const REFRESH_PAUSE: Duration = Duration::from_secs(60);
 pub enum StartError {
     /// It cannot listen on its port.
     Listen(io::Error),
+    /// systemd passed this many sockets, and the server serves one.
+    Listeners(usize),
     /// It cannot start a thread.
     Thread(io::Error),
 }
@@ -62,7 +64,22 @@ impl fmt::Display for StartError {
             Self::Listen(error) => {
                 write!(f, "cannot listen: {error}; check COLLECTOR_PORT and COLLECTOR_BIND")
             }
+            Self::Listeners(count) => write!(
+                f,
+                "LISTEN_FDS is {count}, but only one socket can be served; keep one ListenStream= in the \
+                 .socket unit (a port alone serves IPv4 and IPv6)"
+            ),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}; check the limit on processes"),
+        }
+    }
+}
+
+impl StartError {
+    /// The exit code of the process.
+    pub const fn code(&self) -> i32 {
+        match self {
+            Self::Listen(_) | Self::Thread(_) => IO_ERROR,
+            Self::Listeners(_) => BAD_CONFIG,
         }
     }
 }
@@ -71,18 +88,13 @@ impl fmt::Display for StartError {
 ///
 /// # Errors
 /// What kept it from starting. Nothing is left running.
-pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), StartError> {
+pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Result<(), StartError> {
     end_on_panic(log);
-    let program = Program::new();
-    let (listener, handed_over) = match inherited() {
-        Inherited::Nothing => (server::bind(config.bind, config.port), None),
-        Inherited::Listener(listener) => (server::adopt(listener), None),
-        Inherited::Image(Image { listener, state, connections }) => {
-            DOOR.hand_on(connections);
-            (server::adopt(listener), Some(state))
-        }
-    };
-    let listener = listener.map_err(StartError::Listen)?;
+    for remark in &inherited.remarks {
+        log::warn!("{remark}");
+    }
+    let mut program = Program::new(inherited.seats);
+    let (listener, handed_over) = upgrade::listen(config, inherited.inherited)?;
     server::raise_descriptor_limit();
     let (demands, asked, orders) = orders::obey(signals, log).map_err(StartError::Thread)?;
     let parts = Arc::new(Parts::new(config, handed_over.as_ref()));
@@ -102,7 +114,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), StartErro
     parts.readiness.enter(Phase::Ready);
     notifier.say("READY=1");
 
-    carry_out(&orders, &program, &server, &parts, &notifier, &demands);
+    carry_out(&orders, &mut program, &server, &parts, &notifier, &demands);
 
     log::info!("stopping: finishing what is in hand");
     notifier.say("STOPPING=1");
@@ -163,7 +175,7 @@ fn start(
 fn start_senders(config: &Config, parts: &Arc<Parts>) -> io::Result<Sender<Alert>> {
     let count = config.rules.outbox.senders;
     let (senders, alerts) = bounded(count);
-    let station = Station::new(config, parts.keeper.owner().clone());
+    let station = AlertClient::new(config, parts.keeper.owner().clone());
     let posting = Arc::new(Posting { station, troubles: Throttle::default() });
     for number in 0..count {
         let (parts, posting, alerts) = (Arc::clone(parts), Arc::clone(&posting), alerts.clone());
@@ -175,7 +187,7 @@ fn start_senders(config: &Config, parts: &Arc<Parts>) -> io::Result<Sender<Alert
 /// Carries out orders until one is to stop.
 fn carry_out(
     orders: &Receiver<Order>,
-    program: &Program,
+    program: &mut Program,
     server: &Server,
     parts: &Parts,
     notifier: &Notifier,
@@ -189,15 +201,15 @@ fn carry_out(
             Order::Stop => return,
             Order::Upgrade => {
                 demands.begin_upgrade();
-                let path = program.now_at_path();
-                match image::check(path) {
-                    Ok(()) => image::go_on(path, server, parts, notifier, demands),
-                    Err(error) => log::error!("cannot go on in {}: {error}", path.display()),
+                match program.now_at_path() {
+                    Ok(target) => upgrade::go_on(program, &target, server, parts, notifier, demands),
+                    Err(error) => log::error!("{error}"),
                 }
             }
             Order::Refresh if clock.uptime() < refresh_after => {}
             Order::Refresh => {
-                image::go_on(program.itself(), server, parts, notifier, demands);
+                let target = program.itself();
+                upgrade::go_on(program, &target, server, parts, notifier, demands);
                 // It failed, and will again.
                 refresh_after = clock.uptime() + REFRESH_PAUSE;
             }
@@ -250,7 +262,7 @@ fn announce(config: &Config, server: &Server, continues: bool) {
     }
     if let Some(parent) = &config.parent {
         let (id, every) = (&parent.identity.id, parent.rhythm.interval());
-        let url = parent.ways.collector.as_deref().unwrap_or_default();
+        let url = parent.targets.collector.as_deref().unwrap_or_default();
         log::info!("beating as {id} to {url}, every {every:?}");
     }
     if server.most_connections() < config.max_connections {

@@ -1,9 +1,9 @@
 //! Environment and flags, checked completely before anything starts. A
 //! [`Config`] in hand is a valid one.
 
-mod flags;
+pub mod settings;
+mod switches;
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
@@ -11,19 +11,25 @@ use std::time::Duration;
 
 use ureq::tls::Certificate;
 
-use crate::emitter::{Identity, Rhythm, Ways};
-use pap_core::beat::{AgentId, MAX_TEXT, path_segment};
+use crate::emitter::{Identity, Rhythm, Targets};
+use pap_core::heartbeat::{AgentId, path_segment};
 use pap_core::outbox::Limits;
 use pap_core::registry::Rules;
-use pap_core::time::millis;
-use pap_process::logging::LogFormat;
-use pap_process::settings::{ConfigError, Reader, Secret};
+use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
+use pap_process::settings::{ConfigError, Flags, Reader, Secret, Source};
+use settings::{
+    AGENT_RETENTION_MS, ALERT_QUEUE_MAX_SIZE, ALERT_QUEUE_TTL_MS, ALERT_RECOVERY, ALERT_SENDERS, CLUSTER_ID,
+    CLUSTER_NAME, COLLECTOR_API_KEY, COLLECTOR_BIND, COLLECTOR_HTTP_WORKERS, COLLECTOR_MAX_AGENTS,
+    COLLECTOR_MAX_CONNECTIONS, COLLECTOR_MAX_OBSERVERS, COLLECTOR_PORT, HEARTBEAT_GRACE_MS, PAP_AGENT_ID,
+    PAP_COLLECTOR_URL, SETTINGS, STATE_FILE, STATE_INTERVAL_MS, STATION_ALERT_KEY, STATION_ALERT_URL,
+    STATION_CA_FILE, ZOMBIE_CHECK_INTERVAL_MS,
+};
 
-pub use flags::{Flags, Task};
+pub use switches::{Switches, Task};
 
 /// Where alerts go.
 #[derive(Clone, Debug)]
-pub struct Station {
+pub struct StationAccess {
     /// The whole URL of the alerts endpoint.
     pub url: String,
     /// Sent as `Authorization: Bearer KEY`.
@@ -34,7 +40,7 @@ pub struct Station {
 
 /// Where the state survives a restart.
 #[derive(Clone, Debug)]
-pub struct State {
+pub struct StateConfig {
     /// The file.
     pub path: PathBuf,
     /// How often it is saved when something changed.
@@ -49,7 +55,7 @@ pub struct Parent {
     /// How often it beats.
     pub rhythm: Rhythm,
     /// To whom.
-    pub ways: Ways,
+    pub targets: Targets,
 }
 
 /// A complete, valid configuration.
@@ -66,7 +72,7 @@ pub struct Config {
     /// What `/agents` and `/observe` ask for; none leaves them open.
     pub api_key: Option<Secret>,
     /// The station; none when alerts are only logged.
-    pub station: Option<Station>,
+    pub station: Option<StationAccess>,
     /// The longest the sweeper sleeps.
     pub longest_sleep: Duration,
     /// By what the registry judges.
@@ -78,7 +84,7 @@ pub struct Config {
     /// The most watchers.
     pub max_observers: usize,
     /// Where the state survives a restart; none where it does not.
-    pub state: Option<State>,
+    pub state: Option<StateConfig>,
     /// The collector above, to which this one is an agent; none at the top.
     pub parent: Option<Parent>,
     /// What is logged, in the syntax of `RUST_LOG`.
@@ -87,6 +93,7 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is likely a mistake, though allowed.
     pub warnings: Vec<String>,
+    effective: String,
 }
 
 impl Config {
@@ -95,55 +102,52 @@ impl Config {
     ///
     /// # Errors
     /// The first variable that is wrong. Nothing has been started.
-    pub fn new(flags: &Flags, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let flag = |name: &str| flags.get(name);
-        let from = Reader::new(&flag, environment);
-        let cluster_id = from.text("CLUSTER_ID", MAX_TEXT)?.ok_or_else(|| {
-            ConfigError::new("CLUSTER_ID", None, "the id the station knows this cluster by; it is required")
-        })?;
-        let cluster_name = from.text("CLUSTER_NAME", MAX_TEXT)?.unwrap_or_else(|| cluster_id.clone());
+    pub fn new(flags: &Flags, environment: &Source<'_>) -> Result<Self, ConfigError> {
+        let mut from = Reader::new(SETTINGS, flags, environment);
+        let cluster_id: String = from.value(&CLUSTER_ID)?;
+        let cluster_name = from.value_or(&CLUSTER_NAME, || cluster_id.clone())?;
         let mut warnings = Vec::new();
-        let api_key = from.secret("COLLECTOR_API_KEY")?;
+        let api_key = from.secret(&COLLECTOR_API_KEY)?;
         if api_key.is_none() {
             warnings.push(
                 "COLLECTOR_API_KEY is not set: /agents is open to everyone who reaches this port".into(),
             );
         }
-        let roots = from.certificates("STATION_CA_FILE")?;
-        let parent = parent(&from, &cluster_id, &cluster_name, &roots, &mut warnings)?;
-        let station = station(&from, &cluster_id, roots, &mut warnings)?;
-        let senders = from.number("ALERT_SENDERS", 1..=64, 4)?;
-        let interval = from.millis("STATE_INTERVAL_MS", 10..=3_600_000, 5000)?;
-        let state = from.get("STATE_FILE").map(|path| State { path: path.into(), interval });
-        let cpus = available_parallelism().map_or(2, |cpus| cpus.get().max(2));
-        let (bind, port) = Self::place(flags, environment)?;
+        let roots = from.certificates(&STATION_CA_FILE)?;
+        let parent = parent(&mut from, &cluster_id, &cluster_name, &roots, &mut warnings)?;
+        let station = station(&mut from, &cluster_id, roots, &mut warnings)?;
+        let interval = from.millis(&STATE_INTERVAL_MS)?;
+        let state = from.path(&STATE_FILE)?.map(|path| StateConfig { path, interval });
+        let cpus = || available_parallelism().map_or(2, |cpus| cpus.get().max(2));
+        let (bind, port) = place(&mut from)?;
         Ok(Self {
             port,
             bind,
             api_key,
             station,
-            longest_sleep: from.millis("ZOMBIE_CHECK_INTERVAL_MS", 1..=3_600_000, 10_000)?,
+            longest_sleep: from.millis(&ZOMBIE_CHECK_INTERVAL_MS)?,
             rules: Rules {
-                max_agents: from.number("COLLECTOR_MAX_AGENTS", 1..=10_000_000, 100_000)?,
-                grace: from.millis("HEARTBEAT_GRACE_MS", 0..=86_400_000, 0)?,
-                retention: from.millis("AGENT_RETENTION_MS", 1..=31_536_000_000, 86_400_000)?,
-                recovery_alerts: from.choice("ALERT_RECOVERY", &[("false", false), ("true", true)])?,
+                max_agents: from.value(&COLLECTOR_MAX_AGENTS)?,
+                grace: from.millis(&HEARTBEAT_GRACE_MS)?,
+                retention: from.millis(&AGENT_RETENTION_MS)?,
+                recovery_alerts: from.value(&ALERT_RECOVERY)?,
                 outbox: Limits {
-                    queue: from.number("ALERT_QUEUE_MAX_SIZE", 1..=10_000, 100)?,
-                    ttl: from.millis("ALERT_QUEUE_TTL_MS", 1..=86_400_000, 300_000)?,
-                    senders,
+                    queue: from.value(&ALERT_QUEUE_MAX_SIZE)?,
+                    ttl: from.millis(&ALERT_QUEUE_TTL_MS)?,
+                    senders: from.value(&ALERT_SENDERS)?,
                 },
             },
-            http_workers: from.number("COLLECTOR_HTTP_WORKERS", 1..=256, cpus)?,
-            max_observers: from.number("COLLECTOR_MAX_OBSERVERS", 0..=1000, 64)?,
-            max_connections: from.number("COLLECTOR_MAX_CONNECTIONS", 8..=100_000, 1024)?,
+            http_workers: from.value_or(&COLLECTOR_HTTP_WORKERS, cpus)?,
+            max_observers: from.value(&COLLECTOR_MAX_OBSERVERS)?,
+            max_connections: from.value(&COLLECTOR_MAX_CONNECTIONS)?,
             state,
             parent,
-            log_filter: from.log_filter("RUST_LOG", "info")?,
-            log_format: from.choice("LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
+            log_filter: from.value(&RUST_LOG)?,
+            log_format: from.value(&LOG_FORMAT)?,
             cluster_id,
             cluster_name,
             warnings,
+            effective: from.effective(),
         })
     }
 
@@ -152,101 +156,46 @@ impl Config {
     ///
     /// # Errors
     /// One of the two is wrong.
-    pub fn place(
-        flags: &Flags,
-        environment: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<(Option<IpAddr>, u16), ConfigError> {
-        let flag = |name: &str| flags.get(name);
-        let from = Reader::new(&flag, environment);
-        Ok((from.address("COLLECTOR_BIND")?, from.port("COLLECTOR_PORT", 8080)?))
+    pub fn place(flags: &Flags, environment: &Source<'_>) -> Result<(Option<IpAddr>, u16), ConfigError> {
+        place(&mut Reader::new(SETTINGS, flags, environment))
     }
 
     /// The effective configuration, a line for each variable, secrets hidden.
-    pub fn to_text(&self) -> String {
-        let hidden = |secret: Option<&Secret>| secret.map_or("", |_| "(hidden)").to_owned();
-        let (station, state, parent) = (self.station.as_ref(), self.state.as_ref(), self.parent.as_ref());
-        let Rules { max_agents, grace, retention, recovery_alerts, outbox } = &self.rules;
-        let lines = [
-            ("CLUSTER_ID", self.cluster_id.clone()),
-            ("CLUSTER_NAME", self.cluster_name.clone()),
-            ("COLLECTOR_PORT", self.port.to_string()),
-            ("COLLECTOR_BIND", self.bind.map_or_else(String::new, |address| address.to_string())),
-            ("COLLECTOR_API_KEY", hidden(self.api_key.as_ref())),
-            ("STATION_ALERT_URL", station.map_or_else(String::new, |station| station.url.clone())),
-            ("STATION_ALERT_KEY", hidden(station.map(|station| &station.key))),
-            (
-                "STATION_CA_FILE",
-                station.map_or_else(String::new, |station| match station.roots.len() {
-                    0 => String::new(),
-                    count => format!("({count} certificates)"),
-                }),
-            ),
-            ("ZOMBIE_CHECK_INTERVAL_MS", millis(self.longest_sleep).to_string()),
-            ("HEARTBEAT_GRACE_MS", millis(*grace).to_string()),
-            ("ALERT_QUEUE_MAX_SIZE", outbox.queue.to_string()),
-            ("ALERT_QUEUE_TTL_MS", millis(outbox.ttl).to_string()),
-            ("ALERT_RECOVERY", recovery_alerts.to_string()),
-            ("ALERT_SENDERS", outbox.senders.to_string()),
-            ("AGENT_RETENTION_MS", millis(*retention).to_string()),
-            ("COLLECTOR_MAX_AGENTS", max_agents.to_string()),
-            ("COLLECTOR_MAX_OBSERVERS", self.max_observers.to_string()),
-            ("COLLECTOR_MAX_CONNECTIONS", self.max_connections.to_string()),
-            ("COLLECTOR_HTTP_WORKERS", self.http_workers.to_string()),
-            ("STATE_FILE", state.map_or_else(String::new, |state| state.path.display().to_string())),
-            ("STATE_INTERVAL_MS", state.map_or_else(String::new, |state| millis(state.interval).to_string())),
-            (
-                "PAP_COLLECTOR_URL",
-                parent.and_then(|parent| parent.ways.collector.clone()).unwrap_or_default(),
-            ),
-            ("PAP_AGENT_ID", parent.map_or_else(String::new, |parent| parent.identity.id.to_string())),
-            ("HEARTBEAT_MODE", parent.map_or_else(String::new, |parent| parent.rhythm.mode.to_string())),
-            (
-                "HEARTBEAT_INTERVAL",
-                parent.map_or_else(String::new, |parent| parent.rhythm.interval().as_secs().to_string()),
-            ),
-            ("RUST_LOG", self.log_filter.clone()),
-            ("LOG_FORMAT", self.log_format.to_string()),
-        ];
-        let mut text = String::new();
-        for (name, value) in lines {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{name}={value}");
-        }
-        text
+    pub fn to_text(&self) -> &str {
+        &self.effective
     }
+}
+
+fn place(from: &mut Reader<'_>) -> Result<(Option<IpAddr>, u16), ConfigError> {
+    Ok((from.value_if_any(&COLLECTOR_BIND)?, from.value(&COLLECTOR_PORT)?))
 }
 
 /// The collector above, if there is one.
 fn parent(
-    from: &Reader<'_>,
+    from: &mut Reader<'_>,
     cluster_id: &str,
     cluster_name: &str,
     roots: &[Certificate<'static>],
     warnings: &mut Vec<String>,
 ) -> Result<Option<Parent>, ConfigError> {
-    let Some(url) = from.url("PAP_COLLECTOR_URL", "", |raw| raw)? else { return Ok(None) };
+    let Some(url) = from.url(&PAP_COLLECTOR_URL, |raw| raw)? else { return Ok(None) };
     let rhythm = Rhythm::read(from, warnings)?;
-    let id = from.get("PAP_AGENT_ID").unwrap_or_else(|| format!("collector/{cluster_id}"));
-    let id = AgentId::new(&id).map_err(|_| {
-        let allowed = format!("1 to {MAX_TEXT} bytes of text without control characters");
-        ConfigError::new("PAP_AGENT_ID", Some(&id), &allowed)
-    })?;
-    let ways = Ways { collector: Some(url), station: None, roots: roots.to_vec() };
-    Ok(Some(Parent { identity: Identity { id, name: cluster_name.to_owned() }, rhythm, ways }))
+    let id = from.value_or(&PAP_AGENT_ID, || format!("collector/{cluster_id}"))?;
+    let id = AgentId::new(&id).map_err(|_| PAP_AGENT_ID.wrong(&id))?;
+    let targets = Targets { collector: Some(url), station: None, roots: roots.to_vec() };
+    Ok(Some(Parent { identity: Identity { id, name: cluster_name.to_owned() }, rhythm, targets }))
 }
 
 fn station(
-    from: &Reader<'_>,
+    from: &mut Reader<'_>,
     cluster_id: &str,
     roots: Vec<Certificate<'static>>,
     warnings: &mut Vec<String>,
-) -> Result<Option<Station>, ConfigError> {
+) -> Result<Option<StationAccess>, ConfigError> {
     let encoded = path_segment(cluster_id);
-    let url = from.url("STATION_ALERT_URL", ", in which {cluster_id} is filled in", |raw| {
-        raw.replace("{cluster_id}", &encoded)
-    })?;
-    match (url, from.secret("STATION_ALERT_KEY")?) {
-        (Some(url), Some(key)) => return Ok(Some(Station { url, key, roots })),
+    let url = from.url(&STATION_ALERT_URL, |raw| raw.replace("{cluster_id}", &encoded))?;
+    match (url, from.secret(&STATION_ALERT_KEY)?) {
+        (Some(url), Some(key)) => return Ok(Some(StationAccess { url, key, roots })),
         (None, None) => {}
         (Some(_), None) => warnings.push("STATION_ALERT_KEY is not set: alerts are only logged".into()),
         (None, Some(_)) => warnings.push("STATION_ALERT_URL is not set: alerts are only logged".into()),
@@ -260,7 +209,7 @@ mod tests {
 
     fn config(variables: &[(&str, &str)], arguments: &[&str]) -> Result<Config, ConfigError> {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let flags: Flags = pap_process::cli::parse("pap-collector", &arguments).unwrap();
+        let (_, flags) = pap_process::cli::parse::<Switches>("pap-collector", SETTINGS, &arguments).unwrap();
         Config::new(&flags, &|name| {
             variables.iter().rfind(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         })

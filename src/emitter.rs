@@ -6,12 +6,13 @@
 
 pub mod command;
 pub mod config;
-pub mod flags;
+pub mod liveness;
 mod mode_file;
 pub mod program;
+pub mod settings;
 pub mod status;
-pub mod subject;
-pub mod ways;
+pub mod switches;
+pub mod targets;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::process;
@@ -19,16 +20,16 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use pap_core::beat::Mode;
+use pap_core::heartbeat::Mode;
 use pap_core::pace::{Pace, Taken};
 use pap_core::time::Monotonic;
 use pap_process::clock::{deadline_in, monotonic};
 
 pub use config::Rhythm;
+pub use liveness::LivenessSource;
 pub use mode_file::ModeFile;
 pub use status::{Status, StatusFile};
-pub use subject::Subject;
-pub use ways::{Identity, Sender, Sent, Ways};
+pub use targets::{Identity, Sender, Sent, Targets};
 
 /// How we introduce ourselves.
 const USER_AGENT: &str = concat!("pap-heartbeat/", env!("CARGO_PKG_VERSION"));
@@ -64,7 +65,7 @@ enum Remark {
 /// Sends the heartbeats of one agent.
 pub struct Emitter {
     rhythm: Rhythm,
-    subject: Box<dyn Subject>,
+    source: Box<dyn LivenessSource>,
     sender: Sender,
     pace: Pace,
     /// After so many failed looks it beats in EMERGENCY instead of not at all.
@@ -85,13 +86,18 @@ pub struct Emitter {
 
 impl Emitter {
     /// For this agent, these ways and what it vouches for.
-    pub fn new(identity: &Identity, rhythm: Rhythm, ways: &Ways, subject: Box<dyn Subject>) -> Self {
-        let sender = Sender::new(identity, ways);
+    pub fn new(
+        identity: &Identity,
+        rhythm: Rhythm,
+        targets: &Targets,
+        source: Box<dyn LivenessSource>,
+    ) -> Self {
+        let sender = Sender::new(identity, targets);
         let seed = RandomState::new().hash_one(process::id());
         let pace = Pace::new(monotonic(), rhythm.interval(), sender.has_collector(), seed);
         Self {
             rhythm,
-            subject,
+            source,
             sender,
             pace,
             emergency_after: None,
@@ -120,7 +126,7 @@ impl Emitter {
 
     /// How it goes is kept in this file.
     pub fn status_file(mut self, file: StatusFile, identity: &Identity) -> Self {
-        self.status = Some((file, Status::new(identity, self.subject.describe())));
+        self.status = Some((file, Status::new(identity, self.source.describe())));
         self
     }
 
@@ -182,7 +188,7 @@ impl Emitter {
 
     fn beat(&mut self, interrupted: &dyn Fn() -> bool) {
         let began = monotonic();
-        let (mode, uptime) = match self.subject.look(self.pace.shortest() / 2) {
+        let (mode, uptime) = match self.source.look(self.pace.shortest() / 2) {
             Ok(uptime) => {
                 if self.is_emergency() {
                     self.pace.change(began, self.rhythm.interval());

@@ -1,7 +1,7 @@
 //! The collector, and `pap-heartbeat`, the half that beats for an agent.
 //!
 //! ```text
-//!  agents --HTTP--> server --Beat--> registry --Change--> log, observers
+//!  agents --HTTP--> server --Heartbeat--> registry --Change--> log, observers
 //!                   (pool)           (mutex)  \
 //!                                      ^       `--Alert--> bounded channel --> alerters --HTTPS--> station
 //!                                   sweeper                                    (owed again when not taken)
@@ -11,9 +11,10 @@
 //! wait. What decides is in `pap-core`; here are the threads that perform:
 //! [`app`] starts and ends them, [`parts`] is what they share, [`shared`] their
 //! one mutex. [`server`] takes requests, [`sweeper`] waits for deadlines,
-//! [`dispatch`] hands out alerts, [`alerter`] and [`station`] post them,
+//! [`dispatch`] hands out alerts, [`alerter`] and [`alert_client`] post them,
 //! [`observers`] are told what happens, [`emitter`] beats.
 
+pub mod alert_client;
 pub mod alerter;
 pub mod app;
 pub mod check;
@@ -29,7 +30,6 @@ pub mod server;
 pub mod shared;
 pub mod state_file;
 pub mod state_keeper;
-pub mod station;
 pub mod sweeper;
 pub mod vitals;
 

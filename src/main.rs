@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use pap_collector::app;
 use pap_collector::check::{self, Question};
-use pap_collector::config::{Config, Flags, Task};
+use pap_collector::config::settings::SETTINGS;
+use pap_collector::config::{Config, Switches, Task};
 use pap_process::cli::{self, BAD_CONFIG, IO_ERROR, STOPPED, UNWELL, environment, say};
 use pap_process::logging::Log;
+use pap_process::reexec::versions_line;
+use pap_process::settings::Flags;
 use pap_process::signals::Signals;
 
 #[cfg(target_env = "musl")]
@@ -17,12 +20,14 @@ static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 const NAME: &str = "pap-collector";
 
 fn main() {
-    exit(match cli::parse::<Flags>(NAME, &cli::arguments()) {
-        Ok(flags) if flags.version => say(&format!("{NAME} {}", pap_collector::VERSION)),
-        Ok(flags) if flags.task == Some(Task::Check) => check(&flags),
-        Ok(flags) if flags.live => complain("--live goes with check", BAD_CONFIG),
-        Ok(flags) => match Config::new(&flags, &environment) {
-            Ok(config) if flags.check_config => say(config.to_text().trim_end()),
+    exit(match cli::parse::<Switches>(NAME, SETTINGS, &cli::arguments()) {
+        Ok((switches, _)) if switches.version => say(&format!("{NAME} {}", pap_collector::VERSION)),
+        Ok((switches, flags)) if switches.task == Some(Task::Check) => check(&flags, switches.live),
+        Ok((switches, _)) if switches.live => complain("--live goes with check", BAD_CONFIG),
+        Ok((switches, flags)) => match Config::new(&flags, &environment) {
+            Ok(config) if switches.check_config => {
+                say(&format!("{}\n{}", config.to_text().trim_end(), versions_line()))
+            }
             Ok(config) => run(&config),
             Err(error) => complain(&error.to_string(), BAD_CONFIG),
         },
@@ -31,6 +36,10 @@ fn main() {
 }
 
 fn run(config: &Config) -> i32 {
+    let inherited = match app::inherit() {
+        Ok(inherited) => inherited,
+        Err(error) => return complain(&format!("cannot keep descriptors: {error}"), IO_ERROR),
+    };
     let signals = match Signals::take(&app::SIGNALS) {
         Ok(signals) => signals,
         Err(error) => return complain(&format!("cannot take signals: {error}"), IO_ERROR),
@@ -39,14 +48,14 @@ fn run(config: &Config) -> i32 {
         Ok(log) => log,
         Err(error) => return complain(&format!("cannot start the log: {error}"), IO_ERROR),
     };
-    let code = app::run(config, &log, signals)
-        .map_or_else(|failure| complain(&failure.to_string(), IO_ERROR), |()| STOPPED);
+    let code = app::run(config, &log, signals, inherited)
+        .map_or_else(|failure| complain(&failure.to_string(), failure.code()), |()| STOPPED);
     log.flush_within(Duration::from_millis(500));
     code
 }
 
-fn check(flags: &Flags) -> i32 {
-    let question = if flags.live { Question::Live } else { Question::Ready };
+fn check(flags: &Flags, live: bool) -> i32 {
+    let question = if live { Question::Live } else { Question::Ready };
     match Config::place(flags, &environment).map(|(bind, port)| check::ask(question, bind, port)) {
         Ok(Ok(well)) => say(&well),
         Ok(Err(unwell)) => {

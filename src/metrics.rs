@@ -7,12 +7,42 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pap_core::beat::Mode;
-use pap_core::histogram::{FAST, Histogram, SLOW};
+use pap_core::heartbeat::Mode;
 use pap_core::outbox::Tally;
 use pap_core::registry::{Counters, Registry, Stats};
-use pap_core::verdict::Status;
+use pap_core::verdict::Verdict;
 use pap_process::clock::Clock;
+
+/// Buckets, in seconds, for what should take milliseconds.
+pub const FAST: [f64; 12] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+/// Buckets, in seconds, for what may take as long as an outage.
+pub const SLOW: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0];
+
+/// How often something took how long.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [f64],
+    /// One more than there are bounds: the last holds what exceeds them all.
+    counts: Vec<AtomicU64>,
+    sum_nanos: AtomicU64,
+}
+
+impl Histogram {
+    /// An empty histogram with these upper bounds, in rising seconds.
+    pub fn new(bounds: &'static [f64]) -> Self {
+        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Self { bounds, counts, sum_nanos: AtomicU64::new(0) }
+    }
+
+    /// Counts one duration.
+    pub fn record(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = self.bounds.partition_point(|&bound| bound < seconds);
+        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+}
 
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
@@ -106,6 +136,8 @@ pub struct Metrics {
     closed: Vec<AtomicU64>,
     /// From the event to the station's taking it.
     pub alert_delivery: Histogram,
+    /// From the deadline of a death to its alert being queued.
+    pub detection_lag: Histogram,
     /// One sweep.
     pub sweep: Histogram,
     /// A request to our own port.
@@ -121,6 +153,7 @@ impl Default for Metrics {
             refusals: zeros(Refusal::ALL.len()),
             closed: zeros(Closed::ALL.len()),
             alert_delivery: Histogram::new(&SLOW),
+            detection_lag: Histogram::new(&FAST),
             sweep: Histogram::new(&FAST),
             self_probe: Histogram::new(&FAST),
             rebuilt: AtomicU64::new(0),
@@ -174,7 +207,6 @@ pub struct Numbers {
     queued: usize,
     owed: usize,
     alerted: usize,
-    detection_lag: Histogram,
 }
 
 impl Numbers {
@@ -188,7 +220,6 @@ impl Numbers {
             queued: outbox.queued(),
             owed: outbox.owed(),
             alerted: registry.alerted(),
-            detection_lag: registry.detection_lag().clone(),
         }
     }
 }
@@ -197,7 +228,7 @@ impl Numbers {
 pub fn render(cluster: &str, numbers: &Numbers, metrics: &Metrics, clock: &Clock, gauges: &Gauges) -> String {
     let mut text = Text::new(cluster);
     text.build_info();
-    text.agents(numbers, gauges);
+    text.agents(numbers, metrics, gauges);
     text.alerts(numbers, metrics);
     text.requests(metrics, gauges);
     text.family(
@@ -259,12 +290,12 @@ impl Text {
         self.sample("build_info", &[("version", crate::VERSION)], 1);
     }
 
-    fn agents(&mut self, numbers: &Numbers, gauges: &Gauges) {
+    fn agents(&mut self, numbers: &Numbers, metrics: &Metrics, gauges: &Gauges) {
         let Numbers { stats, counters, .. } = numbers;
         self.one("agents_total", "gauge", "Agents known.", stats.total());
         self.one("agents_healthy", "gauge", "Agents that are not dead.", stats.healthy());
         self.one("agents_unhealthy", "gauge", "Agents that are dead.", stats.unhealthy());
-        let suspect = stats.by_status[Status::Suspect as usize];
+        let suspect = stats.by_status[Verdict::Suspect as usize];
         self.one("agents_suspect", "gauge", "Agents silent for 1.5 intervals and not yet dead.", suspect);
         self.family("agents_by_mode", "gauge", "Agents by mode.");
         for mode in Mode::ALL {
@@ -284,7 +315,7 @@ impl Text {
             "histogram",
             "From the deadline of a death to its alert being queued.",
         );
-        self.histogram("detection_lag_seconds", &[], &numbers.detection_lag);
+        self.histogram("detection_lag_seconds", &[], &metrics.detection_lag);
     }
 
     fn alerts(&mut self, numbers: &Numbers, metrics: &Metrics) {

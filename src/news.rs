@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pap_core::registry::Change;
-use pap_core::verdict::Status;
+use pap_core::verdict::Verdict;
 
 use crate::observers::Observers;
 
@@ -18,14 +18,14 @@ fn log_change(change: &Change) {
     let silence = Duration::from_millis(agent.silence_ms);
     let (id, name, mode) = (&agent.agent_uuid, agent.agent_name.escape_debug(), agent.mode);
     match (agent.status, change.dead_for) {
-        (Status::Dead, _) => {
+        (Verdict::Dead, _) => {
             log::warn!(agent_uuid:% = id; "{name} is dead: silent for {silence:.1?} in {mode}");
         }
-        (Status::Suspect, _) => {
+        (Verdict::Suspect, _) => {
             log::info!(agent_uuid:% = id; "{name} is suspect: silent for {silence:.1?} in {mode}");
         }
-        (Status::Healthy, None) => log::info!(agent_uuid:% = id; "{name} is healthy again"),
-        (Status::Healthy, Some(dead_for)) => {
+        (Verdict::Healthy, None) => log::info!(agent_uuid:% = id; "{name} is healthy again"),
+        (Verdict::Healthy, Some(dead_for)) => {
             log::info!(agent_uuid:% = id; "{name} is back after being dead for {dead_for:.1?}");
         }
     }

@@ -13,8 +13,8 @@ use serde_json::value::RawValue;
 
 use crate::state_file::Owner;
 use pap_core::alert::Alert;
-use pap_core::beat::AgentId;
-use pap_core::fanout::{Audience, Fanout, Subject, Waiting};
+use pap_core::fanout::{Audience, Fanout, Topic, Waiting};
+use pap_core::heartbeat::AgentId;
 use pap_core::registry::AgentView;
 use pap_core::time::Wall;
 use pap_process::clock::wall;
@@ -62,13 +62,13 @@ impl Observers {
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn join(self: &Arc<Self>, subject: Subject) -> io::Result<Option<Watch>> {
+    pub fn join(self: &Arc<Self>, topic: Topic) -> io::Result<Option<Watch>> {
         let waker = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let mut fanout = self.lock();
         if fanout.len() >= self.most {
             return Ok(None);
         }
-        let key = fanout.join(subject, Arc::clone(&waker));
+        let key = fanout.join(topic, Arc::clone(&waker));
         self.count.store(fanout.len(), Ordering::SeqCst);
         drop(fanout);
         Ok(Some(Watch { observers: Arc::clone(self), key, waker }))

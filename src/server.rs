@@ -5,6 +5,7 @@
 //! have to wait goes to a lane of its own with a bounded queue.
 
 mod accept;
+mod accept_watchdog;
 mod agents;
 mod answer;
 mod api;
@@ -23,7 +24,6 @@ mod pipeline;
 mod reading;
 pub(crate) mod socket;
 mod target;
-mod watch;
 
 use std::collections::HashMap;
 use std::io;
@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
-pub use accept::DOOR;
+pub use accept::ACCEPT_GATE;
 pub use api::Api;
 use limits::most_connections;
 pub use limits::raise_descriptor_limit;
@@ -80,7 +80,7 @@ pub struct Server {
     most_connections: usize,
     current: RwLock<Arc<tiny_http::Server>>,
     /// Those whose accept loop ended; their connections live on.
-    former: Mutex<Vec<watch::Former>>,
+    former: Mutex<Vec<accept_watchdog::Former>>,
     pipeline: Arc<Pipeline>,
     guard: Mutex<Guard>,
     closing: Closing,
@@ -117,7 +117,7 @@ impl Server {
         let (doomed, doomed_end) = bounded(MOST_DOOMED);
         let (trouble, trouble_end) = bounded(1);
         let (crowd, crowd_end) = bounded(1);
-        DOOR.ask_for_room(crowd);
+        ACCEPT_GATE.ask_for_room(crowd);
         let pipeline = Arc::new(Pipeline::default());
         reading::keep_order(Arc::clone(&pipeline), Arc::clone(parts));
         let spent = trouble.clone();
@@ -129,7 +129,7 @@ impl Server {
         });
         // Now tiny_http may accept and read.
         let inner = listener.try_clone()?;
-        DOOR.serve(&inner)?;
+        ACCEPT_GATE.serve(&inner)?;
         let current = tiny_http::Server::from_listener(inner, None).map_err(io::Error::other)?;
         let server = Self {
             listener,
@@ -248,8 +248,8 @@ impl Server {
 
     /// Closes by rule, and lets in as many as there is room for.
     fn look(&self) {
-        let accepted = DOOR.accepted();
-        let waiting = DOOR.waiting();
+        let accepted = ACCEPT_GATE.accepted();
+        let waiting = ACCEPT_GATE.waiting();
         self.pipeline.begin_look();
         let connections = socket::connections(self.address.port());
         let mut pending = HashMap::with_capacity(connections.len());
@@ -268,7 +268,7 @@ impl Server {
         // thread behind it is blocked for ever.
         let orphans = socket::orphans(self.address.port());
         let held = connections.len() + orphans.len();
-        let is_crowded = DOOR.set_room(self.most_connections.saturating_sub(held), accepted);
+        let is_crowded = ACCEPT_GATE.set_room(self.most_connections.saturating_sub(held), accepted);
         // What has no peer takes up places too; who waits gets a quarter of all.
         let most = if is_crowded { self.most_connections / 4 * 3 } else { self.most_connections };
         let most = most.saturating_sub(orphans.len());
@@ -278,7 +278,7 @@ impl Server {
         drop(guard);
         self.pipeline.look(&pending);
         // While nobody is let in, who waits to be read is not let go of either.
-        for cookie in orphans.into_iter().filter(|_| DOOR.is_open()) {
+        for cookie in orphans.into_iter().filter(|_| ACCEPT_GATE.is_open()) {
             self.closing.note(cookie, self.api.parts.shared.clock().uptime());
         }
         self.api.connections.store(connections.len(), Ordering::Relaxed);
@@ -289,7 +289,7 @@ impl Server {
             }
         }
         // While nobody is let in, nobody is answered either.
-        for (cookie, why) in close.into_iter().filter(|_| DOOR.is_open()) {
+        for (cookie, why) in close.into_iter().filter(|_| ACCEPT_GATE.is_open()) {
             if let Ok(at) = connections.binary_search_by_key(&cookie, |connection| connection.cookie) {
                 self.close(&connections[at], why);
             }

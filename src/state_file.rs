@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use pap_core::registry::{Registry, SavedAgent, SavedEvent};
+use pap_core::outbox::SavedEvent;
+use pap_core::registry::{Registry, SavedAgent};
 use pap_core::time::Now;
 use pap_process::clock::wall;
 use pap_process::files::{Durability, replace};
@@ -43,7 +44,7 @@ struct Head {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Line {
+enum Record {
     Agent(SavedAgent),
     Event(SavedEvent),
     End { agents: usize, events: usize },
@@ -119,14 +120,14 @@ pub fn write(owner: &Owner, locked: &mut Locked<'_>, out: &mut dyn Write) -> io:
         locked(&mut |registry, now| from = registry.save(now, place, STEP, &mut step));
         agents += step.len();
         for agent in step.drain(..) {
-            line(out, &Line::Agent(agent))?;
+            line(out, &Record::Agent(agent))?;
         }
     }
     let count = events.len();
     for event in events {
-        line(out, &Line::Event(event))?;
+        line(out, &Record::Event(event))?;
     }
-    line(out, &Line::End { agents, events: count })?;
+    line(out, &Record::End { agents, events: count })?;
     out.flush()
 }
 
@@ -153,9 +154,9 @@ pub fn read(cluster_id: &str, input: impl BufRead) -> Result<Saved, Unusable> {
     for (number, text) in lines.enumerate() {
         let text = text.map_err(Unusable::Io)?;
         match serde_json::from_str(&text) {
-            Ok(Line::Agent(agent)) => agents.push(agent),
-            Ok(Line::Event(event)) => events.push(event),
-            Ok(Line::End { agents: all, events: all_events })
+            Ok(Record::Agent(agent)) => agents.push(agent),
+            Ok(Record::Event(event)) => events.push(event),
+            Ok(Record::End { agents: all, events: all_events })
                 if (all, all_events) == (agents.len(), events.len()) =>
             {
                 return Ok(Saved {
@@ -166,7 +167,7 @@ pub fn read(cluster_id: &str, input: impl BufRead) -> Result<Saved, Unusable> {
                     events,
                 });
             }
-            Ok(Line::End { .. }) => return Err(Unusable::Broken("lines are missing".into())),
+            Ok(Record::End { .. }) => return Err(Unusable::Broken("lines are missing".into())),
             Err(error) => return Err(Unusable::Broken(format!("line {}: {error}", number + 2))),
         }
     }
@@ -225,7 +226,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use pap_core::beat::{AgentId, Beat, Mode};
+    use pap_core::heartbeat::{AgentId, Heartbeat, Mode};
     use pap_core::outbox::Limits;
     use pap_core::registry::{Resume, Rules};
     use pap_core::time::{Tick, Wall};
@@ -263,7 +264,7 @@ mod tests {
         let mut registry = registry();
         for number in 0..3000_u32 {
             let mode = Mode::ALL[number as usize % 3];
-            let beat = Beat { mode, uptime: f64::from(number) + 0.5, name: Some("näme".into()) };
+            let beat = Heartbeat { mode, uptime: f64::from(number) + 0.5, name: Some("näme".into()) };
             registry
                 .beat(at(u64::from(number % 7)), &AgentId::new(&format!("agent {number}")).unwrap(), &beat)
                 .ok();

@@ -111,13 +111,12 @@ impl StateKeeper {
         }
     }
 
-    /// Saves once, if there is a file.
-    pub fn save(&self, shared: &Shared) {
-        if self.interval().is_some()
-            && let Err(error) = self.try_save(shared)
-        {
-            log::error!("the state cannot be saved: {error}");
+    /// Saves once. Returns false if there is a file and it does not hold the state.
+    pub fn save(&self, shared: &Shared) -> bool {
+        if self.interval().is_none() {
+            return self.file.is_none();
         }
+        self.try_save(shared).inspect_err(|error| log::error!("the state cannot be saved: {error}")).is_ok()
     }
 
     fn try_save(&self, shared: &Shared) -> io::Result<()> {

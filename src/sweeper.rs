@@ -39,6 +39,9 @@ pub fn run(parts: &Parts, senders: &Sender<Alert>, longest_sleep: Duration) {
         // The station comes first; observers hear of it in the order of events.
         let alerts = dispatch(shared, senders);
         for change in &swept.changes {
+            if let Some(late) = change.late {
+                metrics.detection_lag.record(late);
+            }
             news::tell(change, observers);
         }
         for alert in &alerts {

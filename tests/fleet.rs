@@ -1,4 +1,5 @@
-//! Many agents, each a process of `pap-heartbeat`.
+//! Many agents, each a process of `pap-heartbeat`. `FLEET_SECONDS` sets how
+//! long the collector restarts, `FLEET_SEED` repeats a run.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,13 +12,12 @@ mod agent;
 mod support;
 
 use std::collections::HashMap;
-use std::net::TcpListener;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use agent::Agent;
 use support::station::{Answer as Reply, Station};
-use support::{Collector, PATIENCE, uuid, wait};
+use support::{Collector, PATIENCE, Port, is_slow_run, let_pass, slow, uuid};
 
 const URGENT: (&str, &str) = ("HEARTBEAT_MODE", "EMERGENCY");
 
@@ -26,6 +26,9 @@ static TURN: Mutex<()> = Mutex::new(());
 
 #[test]
 fn five_hundred_that_start_at_once_spread_over_the_interval() {
+    if !slow("500 processes, half a minute") {
+        return;
+    }
     let _turn = TURN.lock();
     let collector = Station::start(0, |_| Reply::Status(200)).unwrap();
     let first = Instant::now();
@@ -57,7 +60,10 @@ fn five_hundred_that_start_at_once_spread_over_the_interval() {
 #[test]
 fn a_collector_in_a_restart_loop_loses_no_agent() {
     let _turn = TURN.lock();
-    let seconds = std::env::var("FLEET_SECONDS").map_or(30, |seconds| seconds.parse().unwrap());
+    // The short form has few agents and few restarts, but all that can happen.
+    let (usual, agents, longest_run, longest_gap) =
+        if is_slow_run() { (30, 200, 14_000, 4_000) } else { (4, 20, 2_000, 1_000) };
+    let seconds = std::env::var("FLEET_SECONDS").map_or(usual, |seconds| seconds.parse().unwrap());
     let seed = std::env::var("FLEET_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     println!("FLEET_SEED={seed} FLEET_SECONDS={seconds}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -67,7 +73,8 @@ fn a_collector_in_a_restart_loop_loses_no_agent() {
     .unwrap();
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("state");
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let kept = Port::reserve();
+    let port = kept.number.to_string();
     let variables = [
         ("COLLECTOR_PORT", port.as_str()),
         ("STATE_FILE", state.to_str().unwrap()),
@@ -78,7 +85,7 @@ fn a_collector_in_a_restart_loop_loses_no_agent() {
     // Half of them have the station to turn to.
     let url = format!("http://127.0.0.1:{}", station.port);
     let with_station = [URGENT, ("PAP_STATION_URL", url.as_str()), ("PAP_AGENT_KEY", "k")];
-    let agents: Vec<Agent> = (0..200)
+    let agents: Vec<Agent> = (0..agents)
         .map(|number| {
             let variables = if number % 2 == 0 { &with_station[..1] } else { &with_station };
             Agent::start(collector.port, &uuid(number), variables, &[])
@@ -90,10 +97,10 @@ fn a_collector_in_a_restart_loop_loses_no_agent() {
 
     let (end, mut restarts) = (Instant::now() + Duration::from_secs(seconds), 0);
     while Instant::now() < end {
-        wait(Duration::from_millis(random.u64(100..14_000)));
+        let_pass(Duration::from_millis(random.u64(100..longest_run)));
         collector.signal(if random.bool() { "KILL" } else { "TERM" });
         collector.wait();
-        wait(Duration::from_millis(random.u64(0..4_000)));
+        let_pass(Duration::from_millis(random.u64(0..longest_gap)));
         collector = start();
         restarts += 1;
     }

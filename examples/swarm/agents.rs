@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use pap_core::beat::Mode;
+use pap_core::heartbeat::Mode;
 
 use crate::Options;
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use fastrand::Rng;
-use pap_core::beat::Mode;
+use pap_core::heartbeat::Mode;
 
 use crate::Options;
 use crate::agents::{Agent, DEATH};

@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pap_core::beat::Beat;
+use pap_core::heartbeat::Heartbeat;
 
 fuzz_target!(|body: &[u8]| {
-    if let Ok(beat) = Beat::from_json(body) {
+    if let Ok(beat) = Heartbeat::from_json(body) {
         assert!(beat.uptime.is_finite() && beat.uptime >= 0.0);
         assert!(beat.name.is_none_or(|name| name.len() <= 128));
     }

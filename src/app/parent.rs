@@ -9,8 +9,8 @@ use pap_process::cli::STOPPED;
 use pap_process::threads::Threads;
 
 use crate::config;
-use crate::emitter::subject::uptime_of_this_process;
-use crate::emitter::{Emitter, Event, Subject};
+use crate::emitter::liveness::uptime_of_this_process;
+use crate::emitter::{Emitter, Event, LivenessSource};
 use crate::parts::Parts;
 
 /// How long the parent may take to hear our goodbye.
@@ -19,7 +19,7 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// Vouches for the sweeper, the senders and our own port.
 struct Ourselves(Arc<Parts>);
 
-impl Subject for Ourselves {
+impl LivenessSource for Ourselves {
     fn look(&mut self, _: Duration) -> Result<Duration, String> {
         self.0.vitals.check(self.0.shared.clock().uptime())?;
         uptime_of_this_process()
@@ -42,10 +42,10 @@ impl Parent {
     pub fn start(parent: Option<&config::Parent>, parts: &Arc<Parts>) -> io::Result<Self> {
         let Some(parent) = parent.cloned() else { return Ok(Self::default()) };
         let (events, heard) = bounded(1);
-        let subject = Box::new(Ourselves(Arc::clone(parts)));
+        let source = Box::new(Ourselves(Arc::clone(parts)));
         let mut thread = Threads::default();
         thread.spawn("parent", move || {
-            Emitter::new(&parent.identity, parent.rhythm, &parent.ways, subject).run(&heard);
+            Emitter::new(&parent.identity, parent.rhythm, &parent.targets, source).run(&heard);
         })?;
         Ok(Self(Some((events, thread))))
     }

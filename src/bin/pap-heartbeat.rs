@@ -4,22 +4,24 @@ use std::process::exit;
 use std::time::Duration;
 
 use pap_collector::emitter::config::Config;
-use pap_collector::emitter::flags::Flags;
+use pap_collector::emitter::settings::SETTINGS;
+use pap_collector::emitter::switches::Switches;
 use pap_collector::emitter::{command, program};
 use pap_process::cli::{self, BAD_CONFIG, IO_ERROR, UNWELL, environment, say};
 use pap_process::clock::monotonic;
 use pap_process::logging::Log;
+use pap_process::settings::Flags;
 use pap_process::signals::Signals;
 
 const NAME: &str = "pap-heartbeat";
 
 fn main() {
     let (arguments, command) = cli::split_command();
-    exit(match cli::parse::<Flags>(NAME, &arguments) {
-        Ok(flags) if flags.version => say(&format!("{NAME} {}", pap_collector::VERSION)),
-        Ok(flags) if flags.check || flags.status => status(&flags),
-        Ok(flags) => match Config::new(&flags, &environment, command) {
-            Ok(config) if flags.check_config => say(config.to_text().trim_end()),
+    exit(match cli::parse::<Switches>(NAME, SETTINGS, &arguments) {
+        Ok((switches, _)) if switches.version => say(&format!("{NAME} {}", pap_collector::VERSION)),
+        Ok((switches, flags)) if switches.check || switches.status => status(&flags, switches.status),
+        Ok((switches, flags)) => match Config::new(&flags, &environment, command) {
+            Ok(config) if switches.check_config => say(config.to_text().trim_end()),
             Ok(config) => run(&config),
             Err(error) => complain(&error.to_string(), BAD_CONFIG),
         },
@@ -41,8 +43,8 @@ fn run(config: &Config) -> i32 {
     code
 }
 
-/// `--check` and `--status`.
-fn status(flags: &Flags) -> i32 {
+/// `--check` and, where all of it is wanted, `--status`.
+fn status(flags: &Flags, all: bool) -> i32 {
     let now = monotonic();
     let file = match Config::status_file(flags, &environment) {
         Ok(file) => file,
@@ -51,7 +53,7 @@ fn status(flags: &Flags) -> i32 {
     let answer = file
         .read()
         .map_err(|why| format!("not beating: {why}"))
-        .and_then(|status| if flags.status { Ok(status.describe(now)) } else { status.check(now) });
+        .and_then(|status| if all { Ok(status.describe(now)) } else { status.check(now) });
     match answer {
         Ok(text) => say(&text),
         Err(text) => {

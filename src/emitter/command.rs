@@ -13,8 +13,8 @@ use nix::unistd::{Pid, getpgid, getpgrp};
 use rustix::process::{WaitOptions, wait};
 
 use super::Event;
-use super::subject::Child;
-use pap_core::beat::Mode;
+use super::liveness::Child;
+use pap_core::heartbeat::Mode;
 use pap_core::time::Monotonic;
 use pap_process::clock::monotonic;
 use pap_process::signals::{Caught, Signal, Signals, is_ignored};

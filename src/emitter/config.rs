@@ -2,17 +2,19 @@
 //! starts. A [`Config`] in hand is a valid one.
 
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::flags::Flags;
+use super::settings::{
+    HEARTBEAT_INTERVAL, HEARTBEAT_MODE, PAP_AGENT_ID, PAP_AGENT_KEY, PAP_AGENT_NAME, PAP_CA_FILE,
+    PAP_COLLECTOR_URL, PAP_EMERGENCY_AFTER, PAP_MODE_FILE, PAP_PID_FILE, PAP_PROBE, PAP_PROBE_TIMEOUT_MS,
+    PAP_STATION_URL, PAP_STATUS_FILE, SETTINGS,
+};
 use super::status::StatusFile;
-use super::ways::{Identity, Ways};
-use pap_core::beat::{AgentId, MAX_TEXT, Mode};
-use pap_process::logging::LogFormat;
-use pap_process::settings::ConfigError;
-use pap_process::settings::{Reader, Source};
+use super::targets::{Identity, Targets};
+use pap_core::heartbeat::{AgentId, Mode};
+use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
+use pap_process::settings::{ConfigError, Flags, Reader, Source};
 
 /// How often an agent beats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,16 +30,16 @@ impl Rhythm {
     ///
     /// # Errors
     /// One of them is wrong.
-    pub(crate) fn read(from: &Reader<'_>, warnings: &mut Vec<String>) -> Result<Self, ConfigError> {
-        let modes = [Mode::Idle, Mode::Emergency, Mode::Sleep].map(|mode| (mode.as_str(), mode));
-        let mode = from.choice("HEARTBEAT_MODE", &modes)?;
-        let seconds = from.number("HEARTBEAT_INTERVAL", 1..=900, 0)?;
-        let longest = (seconds > 0).then(|| Duration::from_secs(seconds as u64));
+    pub(crate) fn read(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Self, ConfigError> {
+        let name: String = from.value(&HEARTBEAT_MODE)?;
+        let mode = Mode::from_name(&name).ok_or_else(|| HEARTBEAT_MODE.wrong(&name))?;
+        let longest = from.value_if_any(&HEARTBEAT_INTERVAL)?.map(Duration::from_secs);
         let rhythm = Self { mode, longest };
         if longest.is_some_and(|longest| longest > rhythm.interval()) {
             let own = mode.interval();
             warnings.push(format!("HEARTBEAT_INTERVAL is longer than {mode} allows: beating every {own:?}"));
         }
+        from.show(&HEARTBEAT_INTERVAL, &rhythm.interval().as_secs());
         Ok(rhythm)
     }
 
@@ -68,7 +70,7 @@ pub struct Config {
     /// How often.
     pub rhythm: Rhythm,
     /// To whom.
-    pub ways: Ways,
+    pub targets: Targets,
     /// For what.
     pub vouching: Vouching,
     /// After so many failed probes it beats in EMERGENCY; none for silence.
@@ -83,6 +85,7 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is likely a mistake, though allowed.
     pub warnings: Vec<String>,
+    effective: String,
 }
 
 impl Config {
@@ -95,34 +98,39 @@ impl Config {
         environment: &Source<'_>,
         command: Option<Vec<OsString>>,
     ) -> Result<Self, ConfigError> {
-        let flag = |name: &str| flags.get(name);
-        let from = Reader::new(&flag, environment);
+        let mut from = Reader::new(SETTINGS, flags, environment);
         let mut warnings = Vec::new();
-        let id = agent_id(&from)?;
-        let name = from.text("PAP_AGENT_NAME", MAX_TEXT)?.unwrap_or_else(|| id.to_string());
-        let ways = ways(&from, &mut warnings)?;
-        let vouching = vouching(&from, command)?;
+        let id = agent_id(&mut from)?;
+        let name = from.value_or(&PAP_AGENT_NAME, || id.to_string())?;
+        let targets = targets(&mut from, &mut warnings)?;
+        let vouching = vouching(&mut from, command)?;
         let shortest = Mode::Emergency.interval() / 2;
         if matches!(vouching, Vouching::Probe(_, patience) if patience > shortest) {
             warnings
                 .push(format!("PAP_PROBE_TIMEOUT_MS is cut to half an interval: {shortest:?} in EMERGENCY"));
         }
-        let emergency_after = from.number("PAP_EMERGENCY_AFTER", 1..=1000, 0)?;
-        if emergency_after > 0 && !matches!(vouching, Vouching::Probe(..)) {
-            let value = emergency_after.to_string();
-            return Err(ConfigError::new("PAP_EMERGENCY_AFTER", Some(&value), "nothing without a probe"));
+        let emergency_after = from.value_if_any::<u32>(&PAP_EMERGENCY_AFTER)?;
+        if let Some(failures) = emergency_after
+            && !matches!(vouching, Vouching::Probe(..))
+        {
+            let allowed = "only with PAP_PROBE, as it counts failures of that probe: \
+                           set PAP_PROBE, or leave PAP_EMERGENCY_AFTER out";
+            return Err(ConfigError::new(PAP_EMERGENCY_AFTER.name, Some(&failures.to_string()), allowed));
         }
+        let status_file = status_file(&mut from, |_| Ok(id.clone()))?;
+        from.show(&PAP_STATUS_FILE, &status_file);
         Ok(Self {
-            rhythm: Rhythm::read(&from, &mut warnings)?,
-            ways,
+            rhythm: Rhythm::read(&mut from, &mut warnings)?,
+            targets,
             vouching,
-            emergency_after: u32::try_from(emergency_after).ok().filter(|&failures| failures > 0),
-            mode_file: from.get("PAP_MODE_FILE").map(Into::into),
-            status_file: from.get("PAP_STATUS_FILE").map_or_else(|| StatusFile::usual(&id), StatusFile::at),
-            log_filter: from.log_filter("RUST_LOG", "info")?,
-            log_format: from.choice("LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
+            emergency_after,
+            mode_file: from.path(&PAP_MODE_FILE)?,
+            status_file,
+            log_filter: from.value(&RUST_LOG)?,
+            log_format: from.value(&LOG_FORMAT)?,
             identity: Identity { id, name },
             warnings,
+            effective: from.effective(),
         })
     }
 
@@ -130,76 +138,42 @@ impl Config {
     /// needs no more.
     ///
     /// # Errors
-    /// There is no agent's id.
+    /// There is neither a status file nor an agent's id.
     pub fn status_file(flags: &Flags, environment: &Source<'_>) -> Result<StatusFile, ConfigError> {
-        let flag = |name: &str| flags.get(name);
-        let from = Reader::new(&flag, environment);
-        match from.get("PAP_STATUS_FILE") {
-            // It is found without the id.
-            Some(path) => Ok(StatusFile::at(path)),
-            None => Ok(StatusFile::usual(&agent_id(&from)?)),
-        }
+        let mut from = Reader::new(SETTINGS, flags, environment);
+        status_file(&mut from, agent_id)
     }
 
     /// The effective configuration, a line for each variable, secrets hidden.
-    pub fn to_text(&self) -> String {
-        let Self { identity, rhythm, ways, vouching, .. } = self;
-        let path = |path: &PathBuf| path.display().to_string();
-        let (station, key) = match &ways.station {
-            Some((url, key)) => (url.clone(), key.as_ref().map_or("", |_| "(hidden)").to_owned()),
-            None => (String::new(), String::new()),
-        };
-        let roots = match ways.roots.len() {
-            0 => String::new(),
-            count => format!("({count} certificates)"),
-        };
-        let (probe, patience, pid_file) = match vouching {
-            Vouching::Probe(url, patience) => (url.clone(), patience.as_millis().to_string(), String::new()),
-            Vouching::PidFile(file) => (String::new(), String::new(), path(file)),
-            Vouching::Command(..) | Vouching::Itself => Default::default(),
-        };
-        let lines = [
-            ("PAP_AGENT_ID", identity.id.to_string()),
-            ("PAP_AGENT_NAME", identity.name.clone()),
-            ("PAP_AGENT_KEY", key),
-            ("PAP_COLLECTOR_URL", ways.collector.clone().unwrap_or_default()),
-            ("PAP_STATION_URL", station),
-            ("PAP_CA_FILE", roots),
-            ("HEARTBEAT_MODE", rhythm.mode.to_string()),
-            ("HEARTBEAT_INTERVAL", rhythm.interval().as_secs().to_string()),
-            ("PAP_PROBE", probe),
-            ("PAP_PROBE_TIMEOUT_MS", patience),
-            ("PAP_PID_FILE", pid_file),
-            ("PAP_EMERGENCY_AFTER", self.emergency_after.map_or_else(String::new, |after| after.to_string())),
-            ("PAP_MODE_FILE", self.mode_file.as_ref().map(path).unwrap_or_default()),
-            ("PAP_STATUS_FILE", self.status_file.to_string()),
-            ("RUST_LOG", self.log_filter.clone()),
-            ("LOG_FORMAT", self.log_format.to_string()),
-        ];
-        let mut text = String::new();
-        for (name, value) in lines {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{name}={value}");
-        }
-        text
+    pub fn to_text(&self) -> &str {
+        &self.effective
     }
 }
 
-fn agent_id(from: &Reader<'_>) -> Result<AgentId, ConfigError> {
-    let raw = from.get("PAP_AGENT_ID");
-    let allowed = format!("the agent's id, 1 to {MAX_TEXT} bytes of text without control characters");
-    let id = raw.as_deref().ok_or_else(|| ConfigError::new("PAP_AGENT_ID", None, &allowed))?;
-    AgentId::new(id).map_err(|_| ConfigError::new("PAP_AGENT_ID", Some(id), &allowed))
+/// The status file, for which the agent's id may not be needed.
+fn status_file(
+    from: &mut Reader<'_>,
+    id: impl FnOnce(&mut Reader<'_>) -> Result<AgentId, ConfigError>,
+) -> Result<StatusFile, ConfigError> {
+    match from.value_if_any(&PAP_STATUS_FILE)? {
+        Some(path) => Ok(StatusFile::at(path)),
+        None => Ok(StatusFile::usual(&id(from)?)),
+    }
 }
 
-fn ways(from: &Reader<'_>, warnings: &mut Vec<String>) -> Result<Ways, ConfigError> {
-    let collector = from.url("PAP_COLLECTOR_URL", "", |raw| raw)?;
-    let station = from.url("PAP_STATION_URL", "", |raw| raw)?;
-    let key = from.secret("PAP_AGENT_KEY")?;
+fn agent_id(from: &mut Reader<'_>) -> Result<AgentId, ConfigError> {
+    let id: String = from.value(&PAP_AGENT_ID)?;
+    AgentId::new(&id).map_err(|_| PAP_AGENT_ID.wrong(&id))
+}
+
+fn targets(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Targets, ConfigError> {
+    let collector = from.url(&PAP_COLLECTOR_URL, |raw| raw)?;
+    let station = from.url(&PAP_STATION_URL, |raw| raw)?;
+    let key = from.secret(&PAP_AGENT_KEY)?;
     match (&collector, &station, &key) {
         (None, None, _) => {
             let needed = "an http:// or https:// URL, or PAP_STATION_URL";
-            return Err(ConfigError::new("PAP_COLLECTOR_URL", None, needed));
+            return Err(ConfigError::new(PAP_COLLECTOR_URL.name, None, needed));
         }
         (None, Some(_), _) => {
             warnings.push("PAP_COLLECTOR_URL is not set: beating to the station alone".into());
@@ -207,20 +181,24 @@ fn ways(from: &Reader<'_>, warnings: &mut Vec<String>) -> Result<Ways, ConfigErr
         _ => {}
     }
     if station.is_none() && key.is_some() {
-        warnings.push("PAP_STATION_URL is not set: PAP_AGENT_KEY is for nobody".into());
+        warnings.push(
+            "PAP_AGENT_KEY is only sent to the station, and PAP_STATION_URL is not set: \
+             set PAP_STATION_URL, or leave PAP_AGENT_KEY out"
+                .into(),
+        );
     }
     if station.is_some() && key.is_none() {
         warnings.push("PAP_AGENT_KEY is not set: the station may refuse our heartbeats".into());
     }
-    let roots = from.certificates("PAP_CA_FILE")?;
-    Ok(Ways { collector, station: station.map(|url| (url, key)), roots })
+    let roots = from.certificates(&PAP_CA_FILE)?;
+    Ok(Targets { collector, station: station.map(|url| (url, key)), roots })
 }
 
-fn vouching(from: &Reader<'_>, command: Option<Vec<OsString>>) -> Result<Vouching, ConfigError> {
-    let probe = from.url("PAP_PROBE", "", |raw| raw)?;
-    let patience = from.millis("PAP_PROBE_TIMEOUT_MS", 1..=60_000, 1000)?;
+fn vouching(from: &mut Reader<'_>, command: Option<Vec<OsString>>) -> Result<Vouching, ConfigError> {
+    let probe = from.url(&PAP_PROBE, |raw| raw)?;
+    let patience = from.millis(&PAP_PROBE_TIMEOUT_MS)?;
     let only_one = |variable: &str, value: &str| {
-        ConfigError::new(variable, Some(value), "one of --probe, --pid-file and a command, not two")
+        ConfigError::new(variable, Some(value), "one of --probe, --pid-file and a command after --, not two")
     };
     let command = command.map(|words| {
         let mut words = words.into_iter();
@@ -228,11 +206,13 @@ fn vouching(from: &Reader<'_>, command: Option<Vec<OsString>>) -> Result<Vouchin
         let missing = || ConfigError::new("--", None, "the command to run and its arguments");
         Ok(Vouching::Command(program.ok_or_else(missing)?, words.collect()))
     });
-    match (probe, from.get("PAP_PID_FILE"), command.transpose()?) {
-        (Some(_), Some(path), _) | (None, Some(path), Some(_)) => Err(only_one("PAP_PID_FILE", &path)),
-        (Some(url), None, Some(_)) => Err(only_one("PAP_PROBE", &url)),
+    match (probe, from.path(&PAP_PID_FILE)?, command.transpose()?) {
+        (Some(_), Some(path), _) | (None, Some(path), Some(_)) => {
+            Err(only_one(PAP_PID_FILE.name, &path.to_string_lossy()))
+        }
+        (Some(url), None, Some(_)) => Err(only_one(PAP_PROBE.name, &url)),
         (Some(url), None, None) => Ok(Vouching::Probe(url, patience)),
-        (None, Some(path), None) => Ok(Vouching::PidFile(path.into())),
+        (None, Some(path), None) => Ok(Vouching::PidFile(path)),
         (None, None, Some(command)) => Ok(command),
         (None, None, None) => Ok(Vouching::Itself),
     }
@@ -243,7 +223,7 @@ mod tests {
     use super::*;
 
     fn config(variables: &[(&str, &str)], command: &[&str]) -> Result<Config, String> {
-        let flags: Flags = pap_process::cli::parse("pap-heartbeat", &[]).unwrap();
+        let flags = Flags::default();
         let defaults = [("PAP_AGENT_ID", "a"), ("PAP_COLLECTOR_URL", "http://c")];
         let environment = |name: &str| {
             let mut all = defaults.iter().chain(variables);
@@ -266,7 +246,11 @@ mod tests {
             (&[("PAP_PROBE", "http://p"), ("PAP_PID_FILE", "/p")], &[], "PAP_PID_FILE=\"/p\" is wrong"),
             (&[("PAP_PROBE", "http://p")], &["sleep"], "not two"),
             (&[("PAP_PID_FILE", "/p")], &["sleep"], "not two"),
-            (&[("PAP_EMERGENCY_AFTER", "3")], &[], "nothing without a probe"),
+            (
+                &[("PAP_EMERGENCY_AFTER", "3")],
+                &[],
+                "PAP_EMERGENCY_AFTER=\"3\" is wrong; allowed: only with PAP_PROBE",
+            ),
         ] {
             let error = config(variables, command).unwrap_err();
             assert!(error.contains(expected), "{error}");
@@ -286,10 +270,17 @@ mod tests {
     }
 
     #[test]
+    fn a_key_without_a_station_is_warned_of() {
+        let config = config(&[("PAP_AGENT_KEY", "hush")], &[]).unwrap();
+        assert!(config.warnings[0].starts_with("PAP_AGENT_KEY is only sent to the station"), "{config:?}");
+    }
+
+    #[test]
     fn the_effective_configuration_hides_the_key() {
         let variables =
             [("PAP_STATION_URL", "https://s"), ("PAP_AGENT_KEY", "hush"), ("PAP_PROBE", "http://p")];
-        let text = config(&variables, &[]).unwrap().to_text();
+        let config = config(&variables, &[]).unwrap();
+        let text = config.to_text();
         assert!(text.contains("PAP_AGENT_KEY=(hidden)\n") && !text.contains("hush"), "{text}");
         assert!(text.contains("PAP_PROBE=http://p\nPAP_PROBE_TIMEOUT_MS=1000\n"), "{text}");
         assert!(

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pap_core::beat::Mode;
+use pap_core::heartbeat::Mode;
 use pap_process::files::read_small;
 
 /// The file, and what it last held.

@@ -11,8 +11,8 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
 use super::config::{Config, Vouching};
-use super::subject::{Child, Itself, PidFile, Probe};
-use super::{Emitter, Event, ModeFile, Subject, command};
+use super::liveness::{Child, Itself, PidFile, Probe};
+use super::{Emitter, Event, LivenessSource, ModeFile, command};
 use crate::VERSION;
 use pap_process::cli::{BUG, IO_ERROR, STOPPED};
 use pap_process::logging::Log;
@@ -34,8 +34,8 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> i32 {
         process::exit(BUG);
     });
     let (told, events) = bounded(MOST_EVENTS);
-    let Config { identity, rhythm, ways, vouching, .. } = config;
-    let subject: Box<dyn Subject> = match vouching {
+    let Config { identity, rhythm, targets, vouching, .. } = config;
+    let source: Box<dyn LivenessSource> = match vouching {
         Vouching::Command(program, arguments) => match start(program, arguments, signals, told) {
             Ok(child) => Box::new(child),
             Err(code) => return code,
@@ -46,14 +46,16 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> i32 {
                 return no_thread(&error);
             }
             match other {
-                Vouching::Probe(url, patience) => Box::new(Probe::new(url.clone(), *patience, &ways.roots)),
+                Vouching::Probe(url, patience) => {
+                    Box::new(Probe::new(url.clone(), *patience, &targets.roots))
+                }
                 Vouching::PidFile(path) => Box::new(PidFile::new(path.clone())),
                 Vouching::Command(..) | Vouching::Itself => Box::new(Itself),
             }
         }
     };
-    announce(config, subject.as_ref());
-    Emitter::new(identity, *rhythm, ways, subject)
+    announce(config, source.as_ref());
+    Emitter::new(identity, *rhythm, targets, source)
         .emergency_after(config.emergency_after)
         .mode_file(config.mode_file.clone().map(ModeFile::new))
         .status_file(config.status_file.clone(), identity)
@@ -104,8 +106,8 @@ fn obey(signals: &Signals, log: &Log, events: &Sender<Event>) {
     }
 }
 
-fn announce(config: &Config, subject: &dyn Subject) {
-    let Config { identity, rhythm, ways, vouching, .. } = config;
+fn announce(config: &Config, source: &dyn LivenessSource) {
+    let Config { identity, rhythm, targets, vouching, .. } = config;
     log::info!(
         "pap-heartbeat {VERSION} for {} ({}), {} every {:?}",
         identity.name.escape_debug(),
@@ -113,8 +115,8 @@ fn announce(config: &Config, subject: &dyn Subject) {
         rhythm.mode,
         rhythm.interval()
     );
-    let station = ways.station.as_ref().map(|(url, _)| url.as_str());
-    match (&ways.collector, station) {
+    let station = targets.station.as_ref().map(|(url, _)| url.as_str());
+    match (&targets.collector, station) {
         (Some(collector), Some(station)) => log::info!("heartbeats: to {collector}, else to {station}"),
         (Some(url), None) => log::info!("heartbeats: to {url}"),
         (None, url) => log::info!("heartbeats: to {}", url.unwrap_or_default()),
@@ -125,7 +127,7 @@ fn announce(config: &Config, subject: &dyn Subject) {
              (--probe, --pid-file, or a command after -- says more)"
         );
     } else {
-        log::info!("vouching for {}", subject.describe());
+        log::info!("vouching for {}", source.describe());
     }
     for warning in &config.warnings {
         log::warn!("{warning}");

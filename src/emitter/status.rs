@@ -12,8 +12,8 @@ use std::time::Duration;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
-use super::ways::Identity;
-use pap_core::beat::{AgentId, Mode};
+use super::targets::Identity;
+use pap_core::heartbeat::{AgentId, Mode};
 use pap_core::pace::Taken;
 use pap_core::time::{Monotonic, millis};
 use pap_process::clock::{monotonic, wall};

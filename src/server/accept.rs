@@ -28,7 +28,7 @@ use super::socket::set_low_water;
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
 /// Where connections come in. There is one, as there is one `accept4`.
-pub static DOOR: Door = Door::new();
+pub static ACCEPT_GATE: AcceptGate = AcceptGate::new();
 
 thread_local! {
     static IS_ACCEPT_LOOP: Cell<bool> = const { Cell::new(false) };
@@ -41,13 +41,13 @@ pub fn is_accept_loop() -> bool {
 }
 
 /// Decides when tiny_http gets a connection.
-pub struct Door {
-    state: Mutex<State>,
+pub struct AcceptGate {
+    state: Mutex<Gate>,
     changed: Condvar,
     guard: OnceLock<Sender<()>>,
 }
 
-struct State {
+struct Gate {
     /// Our listener: the kernel's own number for it, and the descriptor by
     /// which the current accept loop knows it.
     ours: Option<(u64, RawFd)>,
@@ -76,9 +76,9 @@ enum Turn {
     Given(OwnedFd),
 }
 
-impl Door {
+impl AcceptGate {
     const fn new() -> Self {
-        let state = State {
+        let state = Gate {
             ours: None,
             inherited: Vec::new(),
             given: None,
@@ -228,7 +228,7 @@ impl Door {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Gate> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -265,7 +265,7 @@ unsafe extern "C" fn accept4(
     let call = || unsafe { libc::syscall(libc::SYS_accept4, listener, address, length, flags) };
     #[expect(clippy::cast_possible_truncation, reason = "a descriptor or -1")]
     let take = || call() as c_int;
-    match DOOR.next(listener, take) {
+    match ACCEPT_GATE.next(listener, take) {
         Turn::Foreign => take(),
         Turn::Accepted(accepted) => accepted,
         Turn::Over => {
@@ -309,9 +309,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (hurry, hurried) = bounded(1);
-        DOOR.ask_for_room(hurry);
+        ACCEPT_GATE.ask_for_room(hurry);
         let former = listener.try_clone().unwrap();
-        DOOR.serve(&former).unwrap();
+        ACCEPT_GATE.serve(&former).unwrap();
         let (given, taken) = bounded(8);
         let start = |listener: TcpListener| {
             let given = given.clone();
@@ -323,47 +323,47 @@ mod tests {
                 }
             })
         };
-        let pick_up = |stream: TcpStream| DOOR.picked_up(SockRef::from(&stream).cookie().unwrap());
+        let pick_up = |stream: TcpStream| ACCEPT_GATE.picked_up(SockRef::from(&stream).cookie().unwrap());
         let loop_of_former = start(former);
         let first = TcpStream::connect(address).unwrap();
         let got = taken.recv_timeout(PATIENCE).unwrap();
         assert_eq!(got.peer_addr().unwrap(), first.local_addr().unwrap());
-        assert_eq!(DOOR.accepted(), 1);
+        assert_eq!(ACCEPT_GATE.accepted(), 1);
         let cookie = SockRef::from(&got).cookie().unwrap();
-        assert_eq!(DOOR.waiting(), HashSet::from([cookie]));
+        assert_eq!(ACCEPT_GATE.waiting(), HashSet::from([cookie]));
 
         // There was room for one.
         let second = TcpStream::connect(address).unwrap();
-        DOOR.set_room(1, 1);
+        ACCEPT_GATE.set_room(1, 1);
         // But the first is not picked up yet.
         let too_early = taken.recv_timeout(Duration::from_millis(50)).unwrap_err();
         assert_eq!(too_early, RecvTimeoutError::Timeout);
-        DOOR.set_room(1, 0);
+        ACCEPT_GATE.set_room(1, 0);
         pick_up(got);
         hurried.recv_timeout(PATIENCE).unwrap();
         assert_eq!(taken.try_recv().unwrap_err(), crossbeam_channel::TryRecvError::Empty);
-        assert!(DOOR.set_room(1, 0), "somebody waits, but one was given out since this was counted");
+        assert!(ACCEPT_GATE.set_room(1, 0), "somebody waits, but one was given out since this was counted");
         hurried.recv_timeout(PATIENCE).unwrap();
-        assert!(DOOR.set_room(1, 1));
+        assert!(ACCEPT_GATE.set_room(1, 1));
         let got = taken.recv_timeout(PATIENCE).unwrap();
         assert_eq!(got.peer_addr().unwrap(), second.local_addr().unwrap());
         pick_up(got);
 
         // Closed, then given to another loop.
-        DOOR.close();
-        DOOR.set_room(10, 2);
+        ACCEPT_GATE.close();
+        ACCEPT_GATE.set_room(10, 2);
         let third = TcpStream::connect(address).unwrap();
         assert_eq!(taken.recv_timeout(Duration::from_millis(50)).unwrap_err(), RecvTimeoutError::Timeout);
-        DOOR.serve(&listener).unwrap();
+        ACCEPT_GATE.serve(&listener).unwrap();
         let _loop = start(listener);
-        DOOR.open();
+        ACCEPT_GATE.open();
         let got = taken.recv_timeout(PATIENCE).unwrap();
         assert_eq!(got.peer_addr().unwrap(), third.local_addr().unwrap());
         pick_up(got);
         while !loop_of_former.is_finished() {
             // It looks up when somebody connects, unless the other is quicker.
             TcpStream::connect(address).unwrap();
-            DOOR.set_room(10, DOOR.accepted());
+            ACCEPT_GATE.set_room(10, ACCEPT_GATE.accepted());
             taken.recv_timeout(Duration::from_millis(10)).into_iter().for_each(pick_up);
         }
         loop_of_former.join().unwrap();

@@ -19,7 +19,7 @@ use crate::metrics::{Gauges, Numbers, Refusal, render};
 use crate::news;
 use crate::parts::Parts;
 use crate::readiness::Phase;
-use pap_core::beat::{AgentId, Beat, BeatError, IdError, Mode};
+use pap_core::heartbeat::{AgentId, Heartbeat, HeartbeatError, IdError, Mode};
 use pap_core::registry::{AgentView, Full};
 use pap_core::time::millis;
 use pap_process::settings::Secret;
@@ -153,22 +153,22 @@ impl Api {
             Ok(id) => id,
             Err(error) => return refuse(Refusal::Id, Answer::error(400, &error.to_string())),
         };
-        let beat = match Beat::from_json(body) {
+        let beat = match Heartbeat::from_json(body) {
             Ok(beat) => beat,
-            Err(BeatError::Payload) => {
+            Err(HeartbeatError::Payload) => {
                 let body =
                     json!({"error": "Invalid heartbeat payload", "required": ["mode", "uptime_seconds"]});
                 return refuse(Refusal::Payload, Answer::json(400, &body));
             }
-            Err(BeatError::Mode) => {
+            Err(HeartbeatError::Mode) => {
                 let body = json!({"error": "Invalid mode", "valid": Mode::ALL});
                 return refuse(Refusal::Mode, Answer::json(400, &body));
             }
-            Err(BeatError::Name) => {
+            Err(HeartbeatError::Name) => {
                 let answer = Answer::error(400, "agent_name must be text of at most 128 bytes");
                 return refuse(Refusal::Name, answer);
             }
-            Err(BeatError::Resource(field)) => {
+            Err(HeartbeatError::Resource(field)) => {
                 let error = format!("Resource data is not allowed in a heartbeat: remove {field}");
                 return refuse(Refusal::Resource, Answer::error(400, &error));
             }

@@ -13,9 +13,9 @@ use tiny_http::Request;
 use super::answer::{After, Answer};
 use super::observer::Candidate;
 use super::target::Target;
-use super::{DOOR, Server};
+use super::{ACCEPT_GATE, Server};
 use crate::metrics::{Closed, Refusal, Route};
-use pap_core::fanout::Subject;
+use pap_core::fanout::Topic;
 use pap_core::time::Uptime;
 
 /// A client may take so long over a big answer.
@@ -61,7 +61,7 @@ impl SlowPeers {
 
     /// Whether `peer` keeps a lane busy for longer than it may.
     pub(super) fn is_over(&self, peer: SocketAddr, now: Uptime, others_wait: bool) -> bool {
-        let longest = match (DOOR.is_open(), others_wait) {
+        let longest = match (ACCEPT_GATE.is_open(), others_wait) {
             (false, true) => SHORTEST,
             (false, false) => LONGEST_BEFORE_ALL,
             (true, true) => LONGEST_BEFORE_OTHERS,
@@ -146,12 +146,12 @@ impl Server {
                 Ok(()) => {}
             };
         }
-        if let Target::Observe(subject @ (None | Some(Ok(_)))) = target {
-            let subject = match subject {
-                Some(Ok(id)) => Subject::One(id),
-                _ => Subject::All,
+        if let Target::Observe(topic @ (None | Some(Ok(_)))) = target {
+            let topic = match topic {
+                Some(Ok(id)) => Topic::One(id),
+                _ => Topic::All,
             };
-            if let Err(full) = self.streams.try_send(Candidate { request, subject, arrived }) {
+            if let Err(full) = self.streams.try_send(Candidate { request, topic, arrived }) {
                 self.refuse_stream(full.into_inner().request, busy(), arrived);
             }
             return;

@@ -21,7 +21,7 @@ use super::handshake::{self, Accepted, PROTOCOL};
 use super::{Server, socket};
 use crate::metrics::{Closed, Route};
 use crate::observers::Watch;
-use pap_core::fanout::{Subject, Waiting};
+use pap_core::fanout::{Topic, Waiting};
 use pap_core::time::Uptime;
 use pap_process::clock::wall;
 use pap_process::panics;
@@ -47,7 +47,7 @@ pub const MOST_CANDIDATES: usize = 64;
 /// A request for a stream.
 pub struct Candidate {
     pub(super) request: Request,
-    pub(super) subject: Subject,
+    pub(super) topic: Topic,
     pub(super) arrived: Uptime,
 }
 
@@ -70,13 +70,13 @@ impl Server {
     }
 
     fn open_stream(self: &Arc<Self>, candidate: Candidate) {
-        let Candidate { request, subject, arrived } = candidate;
+        let Candidate { request, topic, arrived } = candidate;
         let refuse = |request, answer| self.refuse_stream(request, answer, arrived);
         let accepted = match handshake::check(&request, self.api.api_key.as_ref()) {
             Ok(accepted) => accepted,
             Err(answer) => return refuse(request, answer),
         };
-        let watch = match self.api.parts.observers.join(subject.clone()) {
+        let watch = match self.api.parts.observers.join(topic.clone()) {
             Ok(Some(watch)) if !watch.is_ending() => watch,
             Ok(Some(_)) | Err(_) => return refuse(request, full("No stream can be opened now")),
             Ok(None) => return refuse(request, full("As many watch as COLLECTOR_MAX_OBSERVERS allows")),
@@ -88,7 +88,7 @@ impl Server {
         let thread = std::thread::Builder::new().name("observer".into());
         let work = move || {
             if let Some(request) = taken(&request) {
-                server.serve(request, &accepted, &watch, &subject, arrived);
+                server.serve(request, &accepted, &watch, &topic, arrived);
             }
         };
         if let Err(error) = thread.spawn(work) {
@@ -104,14 +104,7 @@ impl Server {
         self.send(request, answer, Route::Observe, arrived);
     }
 
-    fn serve(
-        &self,
-        request: Request,
-        accepted: &Accepted,
-        watch: &Watch,
-        subject: &Subject,
-        arrived: Uptime,
-    ) {
+    fn serve(&self, request: Request, accepted: &Accepted, watch: &Watch, topic: &Topic, arrived: Uptime) {
         let Some(&peer) = request.remote_addr() else { return let_go(request) };
         self.pipeline.become_stream(peer);
         let connections = socket::connections(self.address.port());
@@ -127,7 +120,7 @@ impl Server {
             let mut stream = Stream::new(self, stream, socket, watch);
             // Whatever the protocol's library makes of a client's bytes, it
             // concerns this client alone.
-            let why = panics::contain(|| stream.run(&self.initial(subject))).unwrap_or(Closed::Done);
+            let why = panics::contain(|| stream.run(&self.initial(topic))).unwrap_or(Closed::Done);
             drop(stream);
             self.close(connection, why);
         } else {
@@ -136,15 +129,15 @@ impl Server {
     }
 
     /// What a watcher gets first.
-    fn initial(&self, subject: &Subject) -> String {
+    fn initial(&self, topic: &Topic) -> String {
         let (cluster_id, cluster_name) = (&self.api.cluster_id, &self.api.cluster_name);
-        let initial = match subject {
-            Subject::All => {
+        let initial = match topic {
+            Topic::All => {
                 let watched = self.api.parts.observers.watched();
                 let stats = self.api.parts.shared.with(|registry, _| registry.stats_view(&watched));
                 json!({ "type": "initial", "cluster_id": cluster_id, "cluster_name": cluster_name, "stats": stats })
             }
-            Subject::One(id) => {
+            Topic::One(id) => {
                 let agent = match self.api.parts.shared.with(|registry, now| registry.view(now, id)) {
                     Some(mut agent) => {
                         agent.observation_mode = true;

@@ -68,14 +68,14 @@ impl Connection {
 }
 
 #[derive(Default)]
-struct State {
+struct Table {
     connections: HashMap<SocketAddr, Connection>,
     is_frozen: bool,
 }
 
 /// The connections that ask for something.
 #[derive(Default)]
-pub struct Pipeline(Mutex<State>);
+pub struct Pipeline(Mutex<Table>);
 
 impl Pipeline {
     /// Waits until everything that was read from `peer` is answered, and
@@ -232,7 +232,7 @@ impl Pipeline {
             .is_some_and(|connection| connection.cookie == cookie && so(connection))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv as look, send};
 use socket2::SockRef;
 
-use super::DOOR;
+use super::ACCEPT_GATE;
 use super::framing::{MAX_REQUEST, Refused, frame};
 use super::pipeline::Pipeline;
 use super::socket::set_low_water;
@@ -50,12 +50,12 @@ pub fn keep_order(pipeline: Arc<Pipeline>, parts: Arc<Parts>) {
 thread_local! {
     /// The connection that this thread of tiny_http reads: it has one at a
     /// time. None in threads of ours, which have names.
-    static READER: Option<RefCell<Reader>> =
+    static READER: Option<RefCell<RequestReader>> =
         thread::current().name().is_none().then(RefCell::default);
 }
 
 #[derive(Default)]
-struct Reader {
+struct RequestReader {
     /// The kernel's own number for the socket, never used twice.
     cookie: u64,
     peer: Option<SocketAddr>,
@@ -65,7 +65,7 @@ struct Reader {
     is_over: bool,
 }
 
-impl Reader {
+impl RequestReader {
     /// How many bytes may be read now; waits until there are any. None at all:
     /// the connection is to end.
     fn grant(&mut self, socket: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>]) -> usize {
@@ -75,7 +75,7 @@ impl Reader {
             // One that has reset the connection has no address any more.
             let peer = known.peer_addr().ok().and_then(|address| address.as_socket());
             *self = Self { cookie, peer, ..Self::default() };
-            DOOR.picked_up(cookie);
+            ACCEPT_GATE.picked_up(cookie);
         }
         let Some((pipeline, parts)) = SERVER.get() else { return usize::MAX };
         if self.granted == 0 {

@@ -6,9 +6,9 @@ use percent_encoding::percent_decode_str;
 use tiny_http::Method;
 
 use crate::metrics::Route;
-use pap_core::beat::{AgentId, IdError, Mode};
+use pap_core::heartbeat::{AgentId, IdError, Mode};
 use pap_core::registry::Filter;
-use pap_core::verdict::Status;
+use pap_core::verdict::Verdict;
 
 /// The most agents one page may ask for.
 pub const MOST_LISTED: usize = 100_000;
@@ -150,7 +150,7 @@ fn listing(query: &str) -> Result<Listing, &'static str> {
         let value = decode(value).ok_or("a parameter is not percent-encoded UTF-8")?;
         match name {
             "status" => {
-                let status = Status::from_name(&value).ok_or("status must be healthy, suspect or dead")?;
+                let status = Verdict::from_name(&value).ok_or("status must be healthy, suspect or dead")?;
                 listing.filter.status = Some(status);
             }
             "mode" => {
@@ -223,7 +223,7 @@ mod tests {
         else {
             panic!("a listing");
         };
-        assert_eq!(listing.filter.status, Some(Status::Dead));
+        assert_eq!(listing.filter.status, Some(Verdict::Dead));
         assert_eq!(listing.filter.mode, Some(Mode::Idle));
         assert_eq!(listing.limit, Some(5));
         assert_eq!(listing.filter.after, Some(AgentId::new("a/b c").unwrap()));

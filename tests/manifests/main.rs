@@ -26,7 +26,9 @@ use std::process::Command;
 use flaws::{Known, containers, find, flaws, list, pod_of, program_of, text, value_of};
 use serde_json::{Value, json};
 use support::{Collector, command};
-use tools::{against_promtool, against_schemas, against_systemd, documents, exposure, here, render, run};
+use tools::{
+    against_promtool, against_schemas, against_systemd, documents, exposure, has_tools, here, render, run,
+};
 
 const MONITORING: &str = "k8s/overlays/monitoring";
 const INGRESS: &str = "k8s/overlays/ingress";
@@ -69,8 +71,10 @@ fn known() -> Known {
 }
 
 #[test]
-#[ignore = "needs kubectl and the schemas: .ci/manifests has them"]
 fn the_schemas_of_kubernetes_are_content() {
+    if !has_tools("kubectl and the schemas") {
+        return;
+    }
     for (overlay, beside) in APPLIED {
         against_schemas(&applied(overlay, beside)).unwrap_or_else(|error| panic!("{overlay}: {error}"));
     }
@@ -101,8 +105,10 @@ fn put(documents: &mut [Value], kind: &str, pointer: &str, value: Value) {
 }
 
 #[test]
-#[ignore = "needs kubectl: .ci/manifests has it"]
 fn they_fit_each_other_and_the_program() {
+    if !has_tools("kubectl") {
+        return;
+    }
     let known = known();
     for (overlay, beside) in APPLIED {
         assert_eq!(flaws(&applied(overlay, beside), &known), [""; 0], "{overlay}");
@@ -149,8 +155,10 @@ fn they_fit_each_other_and_the_program() {
 }
 
 #[test]
-#[ignore = "needs kubectl: .ci/manifests has it"]
 fn whoever_beats_has_somebody_to_beat_to() {
+    if !has_tools("kubectl") {
+        return;
+    }
     let known = known();
     let good = applied("k8s/overlays/two-levels", &[HEARTBEAT]);
     let set = |kind: &str, container: &str, name: &str, value: &str| {
@@ -183,8 +191,10 @@ fn notices(broken: &[Value], known: &Known, flaw: &str) {
 }
 
 #[test]
-#[ignore = "needs kubectl: .ci/manifests has it"]
 fn the_program_takes_each_configuration() {
+    if !has_tools("kubectl") {
+        return;
+    }
     for (overlay, beside) in APPLIED {
         let all = applied(overlay, beside);
         let ours = all.iter().filter_map(pod_of).flat_map(containers);
@@ -228,8 +238,10 @@ fn the_program_takes_each_configuration() {
 }
 
 #[test]
-#[ignore = "needs kubectl: .ci/manifests has it"]
 fn the_base_upgrades_the_original_in_place() {
+    if !has_tools("kubectl") {
+        return;
+    }
     let all = applied("k8s/base", &[]);
     for (kind, name) in [
         ("Namespace", "agents"),
@@ -262,8 +274,10 @@ fn the_base_upgrades_the_original_in_place() {
 }
 
 #[test]
-#[ignore = "needs kubectl: .ci/manifests has it"]
 fn the_patches_of_the_readme_do_what_they_say() {
+    if !has_tools("kubectl") {
+        return;
+    }
     let readme = file("README.md");
     let patches: Vec<&str> =
         readme.split("kubectl patch ").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
@@ -305,8 +319,10 @@ fn the_patches_of_the_readme_do_what_they_say() {
 }
 
 #[test]
-#[ignore = "needs kubectl and promtool: .ci/manifests has them"]
 fn prometheus_takes_the_rules_and_they_fire_when_they_should() {
+    if !has_tools("kubectl and promtool") {
+        return;
+    }
     let monitoring = render(MONITORING);
     let rules = find(&monitoring, "PrometheusRule", "pap-collector").unwrap();
     let test = file("tests/manifests/rules.yaml");
@@ -324,8 +340,10 @@ fn prometheus_takes_the_rules_and_they_fire_when_they_should() {
 }
 
 #[test]
-#[ignore = "needs kubectl: .ci/manifests has it"]
 fn rules_and_dashboard_name_only_metrics_that_exist() {
+    if !has_tools("kubectl") {
+        return;
+    }
     let collector = Collector::start(&[]);
     let metrics = collector.get("/metrics").body;
     let exist: BTreeSet<String> = metrics
@@ -359,8 +377,10 @@ fn missing(text: &str, exist: &BTreeSet<String>) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "needs kubectl: .ci/manifests has it"]
 fn kinds_that_kubernetes_does_not_know_have_the_fields_they_need() {
+    if !has_tools("kubectl") {
+        return;
+    }
     // Their schemas come with their operators; these are the fields we use.
     let fields = |kind: &str| match kind {
         "ServiceMonitor" => (&["selector", "endpoints"][..], &[][..]),
@@ -392,8 +412,10 @@ fn kinds_that_kubernetes_does_not_know_have_the_fields_they_need() {
 }
 
 #[test]
-#[ignore = "needs systemd: .ci/manifests has it"]
 fn systemd_takes_the_units() {
+    if !has_tools("systemd") {
+        return;
+    }
     let (service, socket) = (file("systemd/pap-collector.service"), file("systemd/pap-collector.socket"));
     let verify = |service: &str, socket: &str| {
         against_systemd(&[("pap-collector.service", service), ("pap-collector.socket", socket)])

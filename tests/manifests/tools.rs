@@ -9,8 +9,20 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::support::{is_slow_run, skipped};
+
 /// The version of Kubernetes whose schemas are asked.
 const KUBERNETES: &str = "1.34";
+
+/// Whether this run has the tools that a test needs: it is a slow one, and
+/// `.ci/manifests` has looked for all of them.
+pub fn has_tools(which: &str) -> bool {
+    let has_tools = is_slow_run() && env::var_os("MANIFESTS_PYTHON").is_some();
+    if !has_tools {
+        skipped(&format!("needs PAP_SLOW_TESTS=1 and {which}, as .ci/manifests has them"));
+    }
+    has_tools
+}
 
 /// What a program printed, and whether it was content.
 pub fn run(program: &str, arguments: &[&str], input: &str) -> (bool, String) {

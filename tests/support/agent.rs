@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::support::Running;
+use crate::support::{Running, said};
 
 /// One agent that beats: the real program, with a status file of its own.
 pub struct Agent {
@@ -56,7 +56,7 @@ impl Agent {
 
     /// The process of the command that it runs.
     pub fn command_pid(&self) -> i32 {
-        let line = self.running.await_log("vouching for ");
+        let line = self.running.await_log(said::VOUCHING);
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 

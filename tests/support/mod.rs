@@ -2,11 +2,13 @@
 
 #![allow(dead_code, reason = "no test file uses all of it")]
 
+pub mod said;
 pub mod station;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::ops::{Deref, DerefMut};
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
@@ -18,9 +20,96 @@ use serde_json::Value;
 /// More than anything here should ever take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Lets time pass where time is what is tested.
-pub fn wait(time: Duration) {
+/// How often somebody looks who waits.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Lets time pass where time itself is what a test is about, or where it keeps
+/// a rhythm. To wait until something has happened there is [`until`].
+pub fn let_pass(time: Duration) {
     let _ = crossbeam_channel::never::<()>().recv_timeout(time);
+}
+
+/// The same, to a moment.
+pub fn let_pass_until(moment: Instant) {
+    let_pass(moment.saturating_duration_since(Instant::now()));
+}
+
+/// Looks until it is so.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let give_up = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < give_up, "waited in vain until {what}");
+        let_pass(LOOK_EVERY);
+    }
+}
+
+/// Looks for this long whether it is still so. A slow machine looks less
+/// often, and finds nothing that is not there.
+pub fn stays_so(time: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + time;
+    loop {
+        assert!(is_so(), "it did not stay so: {what}");
+        if Instant::now() >= end {
+            return;
+        }
+        let_pass(LOOK_EVERY);
+    }
+}
+
+/// Whether this run may take minutes and needs every tool: `PAP_SLOW_TESTS=1`.
+pub fn is_slow_run() -> bool {
+    std::env::var("PAP_SLOW_TESTS").is_ok_and(|value| value == "1")
+}
+
+/// Whether to go on with a test that costs or needs something special. If not,
+/// says so, past what captures the output of tests.
+#[must_use]
+pub fn slow(why: &str) -> bool {
+    if !is_slow_run() {
+        skipped(&format!("needs PAP_SLOW_TESTS=1 ({why})"));
+    }
+    is_slow_run()
+}
+
+/// Whether all of these programs are in `PATH`. Where a slow run lacks one it
+/// fails; another run says so and goes without.
+#[must_use]
+pub fn has_programs(names: &[&str]) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |name: &str| std::env::split_paths(&paths).any(|path| path.join(name).is_file());
+    let missing: Vec<_> = names.iter().copied().filter(|name| !is_there(name)).collect();
+    assert!(missing.is_empty() || !is_slow_run(), "not in PATH: {}", missing.join(", "));
+    if !missing.is_empty() {
+        skipped(&format!("not in PATH: {}", missing.join(", ")));
+    }
+    missing.is_empty()
+}
+
+/// Tells that a test, or the rest of it, was not run.
+pub fn skipped(why: &str) {
+    let current = thread::current();
+    let name = current.name().unwrap_or("a test");
+    // In one piece, as others write there too; and what for, if it cannot be read.
+    let _ = std::io::stderr().write_all(format!("skipped: {why}: {name}\n").as_bytes());
+}
+
+/// A port that is ours, and that nobody listens on until a program is told to:
+/// whoever connects is refused. It is bound the whole time, so that nobody else
+/// is given it meanwhile; the program can bind it too, as both say
+/// `SO_REUSEADDR` and this one does not listen (socket(7)).
+pub struct Port {
+    pub number: u16,
+    _socket: socket2::Socket,
+}
+
+impl Port {
+    pub fn reserve() -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let number = socket.local_addr().unwrap().as_socket().unwrap().port();
+        Self { number, _socket: socket }
+    }
 }
 
 /// A running program. It is killed when dropped.
@@ -81,11 +170,21 @@ impl Collector {
     /// Runs a prepared command and waits until it is ready.
     pub fn spawn(command: &mut Command) -> Self {
         let mut collector = Self { port: 0, running: Running::spawn(command) };
-        let line = collector.await_log("listening on ");
+        let line = collector.await_log(said::LISTENING);
         let digits = line.rsplit(':').next().unwrap();
         collector.port = digits.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
         collector.poll("it is ready", || collector.get("/ready").status == 200);
         collector
+    }
+
+    /// Starts a collector that is handed this socket, as systemd would.
+    pub fn on_socket(listener: TcpListener, variables: &[(&str, &str)]) -> Self {
+        // The shell knows the number of the process that it becomes.
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "LISTEN_PID=$$ exec \"$0\" 3<&0 </dev/null", &program()]);
+        shell.env_clear().envs([("CLUSTER_ID", "test-cluster"), ("LISTEN_FDS", "1")]);
+        shell.envs(variables.iter().copied()).stdin(OwnedFd::from(listener)).stdout(Stdio::null());
+        Self::spawn(&mut shell)
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -129,15 +228,23 @@ impl Collector {
         stream
     }
 
-    /// One value of `/metrics`; the labels as they are written, in order.
+    /// One value of `/metrics`; the labels as they are written, in order. A
+    /// series with labels may begin with what it counts, and is 0 until then;
+    /// everything else has to be there.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").body;
-        let with_cluster = match name.split_once('{') {
-            Some((name, labels)) => format!("pap_collector_{name}{{cluster=\"test-cluster\",{labels} "),
-            None => format!("pap_collector_{name}{{cluster=\"test-cluster\"}} "),
+        let (family, labels) = match name.split_once('{') {
+            Some((family, labels)) => (family, format!(",{labels}")),
+            None => (name, "}".to_owned()),
         };
-        let value = text.lines().find_map(|line| line.strip_prefix(&with_cluster));
-        value.map_or(0.0, |value| value.parse().unwrap())
+        let series = format!("pap_collector_{family}{{cluster=\"test-cluster\"{labels} ");
+        let kind = format!("# TYPE pap_collector_{family} ");
+        assert!(text.lines().any(|line| line.starts_with(&kind)), "no metric {family} in\n{text}");
+        match text.lines().find_map(|line| line.strip_prefix(&series)) {
+            Some(value) => value.parse().unwrap(),
+            None if name.contains('{') => 0.0,
+            None => panic!("no value of {name} in\n{text}"),
+        }
     }
 }
 
@@ -150,7 +257,7 @@ impl Running {
                 // A test beside this one has just forked: until its child is
                 // another program, a file that we have written is open in it.
                 Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < give_up => {
-                    wait(Duration::from_millis(1));
+                    let_pass(Duration::from_millis(1));
                 }
                 result => break result.unwrap(),
             }
@@ -180,14 +287,29 @@ impl Running {
         lines.iter().find(|line| line.contains(text)).unwrap().clone()
     }
 
+    /// Waits until this many lines of the log have this text in them.
+    pub fn await_logs(&self, text: &str, count: usize) {
+        self.poll(&format!("the log has \"{text}\" {count} times"), || self.logged(text) >= count);
+    }
+
+    /// How many lines of the log have this text in them.
+    pub fn logged(&self, text: &str) -> usize {
+        self.log().iter().filter(|line| line.contains(text)).count()
+    }
+
     /// Asks until it is so.
     pub fn poll(&self, what: &str, done: impl Fn() -> bool) {
         let give_up = Instant::now() + PATIENCE;
         while !done() {
             assert!(Instant::now() < give_up, "waited in vain until {what}; log:\n{}", self.log().join("\n"));
-            thread::yield_now();
-            wait(Duration::from_millis(10));
+            let_pass(LOOK_EVERY);
         }
+    }
+
+    /// The state of the process in proc_pid_stat(5), such as `T` for stopped.
+    pub fn state(&self) -> char {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap()
     }
 
     /// Sends a signal by its name.
@@ -218,7 +340,7 @@ impl Running {
                 return status.code();
             }
             assert!(Instant::now() < give_up, "it does not end; log:\n{}", self.log().join("\n"));
-            wait(Duration::from_millis(10));
+            let_pass(LOOK_EVERY);
         }
     }
 }

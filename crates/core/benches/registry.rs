@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use pap_core::beat::{AgentId, Beat, Mode};
-use pap_core::outbox::Limits;
+use pap_core::alert::VerdictKind;
+use pap_core::delivery::{Failure, Outcome};
+use pap_core::heartbeat::{AgentId, Heartbeat, Mode};
+use pap_core::outbox::{Dropped, Event, Limits, Next, Outbox, ToOwe, What};
 use pap_core::registry::{Filter, Registry, Rules};
 use pap_core::time::{Now, Tick, Wall};
 
@@ -54,8 +56,8 @@ fn id(number: usize) -> AgentId {
     AgentId::new(&format!("{:08x}-0000-4000-8000-{number:012x}", spread >> 32)).unwrap()
 }
 
-fn beat() -> Beat {
-    Beat { mode: Mode::Idle, uptime: 100.0, name: Some("agent-0123456789".into()) }
+fn beat() -> Heartbeat {
+    Heartbeat { mode: Mode::Idle, uptime: 100.0, name: Some("agent-0123456789".into()) }
 }
 
 fn empty_registry(max_agents: usize) -> Registry {
@@ -173,9 +175,75 @@ fn listing(criterion: &mut Criterion) {
     });
 }
 
+fn verdict(agent: &AgentId) -> ToOwe<'_> {
+    ToOwe { agent, slot: 0, kind: VerdictKind::Death, at: at(1.0), held: false }
+}
+
+fn event(outbox: &mut Outbox, agent: &AgentId) -> bool {
+    let what = What::Restart { previous_uptime: 9.0, uptime: 1.0, mode: Mode::Idle };
+    outbox.event(at(1.0).tick, Event { agent: agent.clone(), name: "n".into(), at: at(1.0), what })
+}
+
+/// Posts the next alert, whose post ends with `outcome`.
+fn post(outbox: &mut Outbox, outcome: Outcome) -> bool {
+    let seq = match outbox.next(at(1.0).tick) {
+        None => return false,
+        Some(Next::Verdict { seq, .. }) => seq,
+        Some(Next::Event(alert)) => alert.seq,
+    };
+    outbox.settle(at(1.0).tick, seq, outcome).is_some()
+}
+
+/// The cost of one step must not follow from how much waits.
+fn outbox(criterion: &mut Criterion) {
+    for waiting in [100, 10_000] {
+        let limits = Limits { queue: waiting, ttl: Duration::from_secs(300), senders: 4 };
+        let mut outbox = Outbox::new(limits, 0);
+        let ids: Vec<AgentId> = (0..=2 * waiting).map(id).collect();
+        let (new, ids) = ids.split_last().unwrap();
+        // So many deaths were tried in vain and rest, and the queue is full.
+        for id in &ids[..waiting] {
+            outbox.owe(&verdict(id));
+        }
+        while post(&mut outbox, Outcome::Failed(Failure::Busy, None)) {}
+        for id in &ids[waiting..] {
+            assert!(event(&mut outbox, id));
+        }
+        let held = outbox.owe(&ToOwe { held: true, ..verdict(new) });
+        assert_eq!((outbox.owed(), outbox.queued()), (waiting + 1, waiting));
+        criterion.bench_function(
+            &format!("outbox, a death is told and an event comes, of {waiting}"),
+            |bencher| {
+                bencher.iter(|| {
+                    outbox.owe(&verdict(new));
+                    assert!(post(&mut outbox, Outcome::Taken) && event(&mut outbox, new));
+                });
+            },
+        );
+        criterion.bench_function(
+            &format!("outbox, a death is owed and cancelled, of {waiting}"),
+            |bencher| {
+                bencher.iter(|| {
+                    let seq = outbox.owe(&verdict(new));
+                    outbox.withdraw(seq, Dropped::Cancelled);
+                });
+            },
+        );
+        criterion.bench_function(&format!("outbox, an event finds no room, of {waiting}"), |bencher| {
+            bencher.iter(|| assert!(!event(&mut outbox, new)));
+        });
+        criterion.bench_function(&format!("outbox, what is due and how old, of {waiting}"), |bencher| {
+            bencher.iter(|| {
+                let tick = at(1.0).tick;
+                black_box((outbox.next_due(), outbox.oldest(tick), outbox.is_under_way(held)))
+            });
+        });
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).without_plots();
-    targets = memory, growth, heartbeats, sweeps, saving, listing
+    targets = memory, growth, heartbeats, sweeps, saving, listing, outbox
 }
 criterion_main!(benches);

@@ -1,12 +1,16 @@
-//! PURE: what the station is told, and its JSON.
+//! PURE: what the station is told, and its JSON, written and read.
 
-use serde::{Serialize, Serializer};
+use std::borrow::Cow;
+use std::time::Duration;
 
-use crate::beat::{AgentId, Mode};
-use crate::time::Wall;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+
+use crate::heartbeat::{AgentId, Mode};
+use crate::time::{Now, Wall};
 
 /// The types of alert, in the order the metrics list them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Kind {
     /// An agent's verdict turned dead.
@@ -44,8 +48,40 @@ impl Kind {
     }
 }
 
+/// The verdicts that are told. Unlike an event, a verdict lasts until the next
+/// one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerdictKind {
+    /// The agent is dead.
+    Death,
+    /// The agent is back.
+    Recovery {
+        /// How long it was dead.
+        dead_for: Duration,
+    },
+}
+
+impl VerdictKind {
+    /// How long the agent was dead; nothing for one that still is.
+    pub const fn dead_for(self) -> Duration {
+        match self {
+            Self::Death => Duration::ZERO,
+            Self::Recovery { dead_for } => dead_for,
+        }
+    }
+}
+
+impl From<VerdictKind> for Kind {
+    fn from(verdict: VerdictKind) -> Self {
+        match verdict {
+            VerdictKind::Death => Self::AgentDeath,
+            VerdictKind::Recovery { .. } => Self::AgentRecovered,
+        }
+    }
+}
+
 /// How much an alert matters; when room is short, less gives way to more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Good to know.
@@ -56,63 +92,97 @@ pub enum Severity {
     Critical,
 }
 
-/// What an alert says beyond its type.
+/// Why an agent is held to be dead: nothing was heard of it.
+pub const HEARTBEAT_TIMEOUT: &str = "heartbeat_timeout";
+
+/// The details of an [`AgentDeath`](Kind::AgentDeath).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Death {
+    /// [`HEARTBEAT_TIMEOUT`], unless a newer collector knows of more.
+    pub reason: Cow<'static, str>,
+    /// How many intervals of its mode the agent has been silent for.
+    pub missed_intervals: u64,
+    /// When it was last heard.
+    pub last_seen: Wall,
+    /// The mode it had announced.
+    pub mode: Mode,
+    /// The uptime it had announced, in seconds.
+    #[serde(serialize_with = "seconds")]
+    pub uptime_before_death: f64,
+    /// How long it has been silent, in milliseconds of awake time.
+    pub silence_ms: u64,
+}
+
+/// The details of an [`EmergencyMode`](Kind::EmergencyMode).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Emergency {
+    /// The mode before, none at first contact.
+    pub previous_mode: Option<Mode>,
+    /// The uptime it announced, in seconds.
+    #[serde(serialize_with = "seconds")]
+    pub uptime_seconds: f64,
+}
+
+/// The details of a [`RestartDetected`](Kind::RestartDetected).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Restart {
+    /// The uptime before, in seconds.
+    #[serde(serialize_with = "seconds")]
+    pub previous_uptime: f64,
+    /// The uptime now, in seconds.
+    #[serde(serialize_with = "seconds")]
+    pub new_uptime: f64,
+    /// The mode it announced.
+    pub mode: Mode,
+}
+
+/// The details of an [`AgentRecovered`](Kind::AgentRecovered).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// How long the verdict was dead, in milliseconds of awake time.
+    pub dead_ms: u64,
+    /// The mode it announced.
+    pub mode: Mode,
+}
+
+/// What an alert says beyond its type. It is read by [`Details::read`], which
+/// knows the type.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Details {
-    /// For [`Kind::AgentDeath`].
-    Death {
-        /// Always `heartbeat_timeout`.
-        reason: &'static str,
-        /// How many intervals of its mode the agent has been silent for.
-        missed_intervals: u64,
-        /// When it was last heard.
-        last_seen: Wall,
-        /// The mode it had announced.
-        mode: Mode,
-        /// The uptime it had announced, in seconds.
-        #[serde(serialize_with = "seconds")]
-        uptime_before_death: f64,
-        /// How long it has been silent, in milliseconds of awake time.
-        silence_ms: u64,
-    },
-    /// For [`Kind::EmergencyMode`].
-    Emergency {
-        /// The mode before, none at first contact.
-        previous_mode: Option<Mode>,
-        /// The uptime it announced, in seconds.
-        #[serde(serialize_with = "seconds")]
-        uptime_seconds: f64,
-    },
-    /// For [`Kind::RestartDetected`].
-    Restart {
-        /// The uptime before, in seconds.
-        #[serde(serialize_with = "seconds")]
-        previous_uptime: f64,
-        /// The uptime now, in seconds.
-        #[serde(serialize_with = "seconds")]
-        new_uptime: f64,
-        /// The mode it announced.
-        mode: Mode,
-    },
-    /// For [`Kind::AgentRecovered`].
-    Recovered {
-        /// How long the verdict was dead, in milliseconds of awake time.
-        dead_ms: u64,
-        /// The mode it announced.
-        mode: Mode,
-    },
+    /// An agent is dead.
+    Death(Death),
+    /// An agent raised an alarm.
+    Emergency(Emergency),
+    /// An agent was started anew.
+    Restart(Restart),
+    /// An agent is back.
+    Recovered(Recovered),
 }
 
 impl Details {
     /// The type of alert these details belong to.
     pub const fn kind(&self) -> Kind {
         match self {
-            Self::Death { .. } => Kind::AgentDeath,
-            Self::Emergency { .. } => Kind::EmergencyMode,
-            Self::Restart { .. } => Kind::RestartDetected,
-            Self::Recovered { .. } => Kind::AgentRecovered,
+            Self::Death(_) => Kind::AgentDeath,
+            Self::Emergency(_) => Kind::EmergencyMode,
+            Self::Restart(_) => Kind::RestartDetected,
+            Self::Recovered(_) => Kind::AgentRecovered,
         }
+    }
+
+    /// The details of an alert of this type. Fields that are not known are
+    /// ignored: a newer collector may say more.
+    ///
+    /// # Errors
+    /// A field is missing or is not what it should be.
+    pub fn read(kind: Kind, details: &Value) -> serde_json::Result<Self> {
+        Ok(match kind {
+            Kind::AgentDeath => Self::Death(Death::deserialize(details)?),
+            Kind::EmergencyMode => Self::Emergency(Emergency::deserialize(details)?),
+            Kind::RestartDetected => Self::Restart(Restart::deserialize(details)?),
+            Kind::AgentRecovered => Self::Recovered(Recovered::deserialize(details)?),
+        })
     }
 }
 
@@ -127,8 +197,9 @@ pub struct Alert {
     pub seq: u64,
     /// How often it was posted in vain.
     pub attempts: u32,
-    /// When it happened.
-    pub at: Wall,
+    /// When it happened. The awake moment tells how long delivery took: a step
+    /// of the wall clock does not.
+    pub at: Now,
     /// What happened.
     pub details: Details,
 }
@@ -141,41 +212,102 @@ impl Alert {
 
     /// The alert as the station takes it. `instance` tells this collector's
     /// `seq` from that of another run, so that `event_id` is unique.
+    pub fn body(&self, cluster_id: &str, instance: &str) -> Body {
+        Body {
+            agent_uuid: self.agent.clone(),
+            agent_name: self.name.clone(),
+            cluster_id: cluster_id.to_owned(),
+            severity: self.kind().severity(),
+            details: self.details.clone(),
+            event_id: format!("{instance}-{}", self.seq),
+            seq: self.seq,
+            timestamp: self.at.wall,
+        }
+    }
+
+    /// The JSON of [`body`](Self::body).
     ///
     /// # Errors
     /// None in fact: all its keys are text and its numbers finite.
     pub fn to_json(&self, cluster_id: &str, instance: &str) -> serde_json::Result<Vec<u8>> {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            #[serde(rename = "type")]
-            kind: Kind,
-            agent_uuid: &'a AgentId,
-            agent_name: &'a str,
-            cluster_id: &'a str,
-            severity: Severity,
-            details: Marked<'a>,
-            timestamp: Wall,
-        }
-        #[derive(Serialize)]
-        struct Marked<'a> {
-            #[serde(flatten)]
-            details: &'a Details,
-            event_id: String,
-            seq: u64,
-        }
-        serde_json::to_vec(&Body {
-            kind: self.kind(),
-            agent_uuid: &self.agent,
-            agent_name: &self.name,
-            cluster_id,
-            severity: self.kind().severity(),
-            details: Marked {
-                details: &self.details,
-                event_id: format!("{instance}-{}", self.seq),
-                seq: self.seq,
-            },
-            timestamp: self.at,
-        })
+        serde_json::to_vec(&self.body(cluster_id, instance))
+    }
+}
+
+/// An alert as it crosses the wire. Its type is that of its details.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Body {
+    /// The agent it is about.
+    pub agent_uuid: AgentId,
+    /// The agent's name.
+    pub agent_name: String,
+    /// The cluster the agent belongs to.
+    pub cluster_id: String,
+    /// How much it matters.
+    pub severity: Severity,
+    /// What happened.
+    pub details: Details,
+    /// Unique; a repeat of the same alert has the same. It is written among
+    /// the details.
+    pub event_id: String,
+    /// Rises from alert to alert of one collector. It is written among the
+    /// details.
+    pub seq: u64,
+    /// When it happened.
+    pub timestamp: Wall,
+}
+
+/// The same, field by field. `D` is what the details are: ours to be written,
+/// any JSON to be read.
+#[derive(Serialize, Deserialize)]
+struct Wire<A, T, D> {
+    #[serde(rename = "type")]
+    kind: Kind,
+    agent_uuid: A,
+    agent_name: T,
+    cluster_id: T,
+    severity: Severity,
+    details: D,
+    timestamp: Wall,
+}
+
+#[derive(Serialize)]
+struct Marked<'a> {
+    #[serde(flatten)]
+    details: &'a Details,
+    event_id: &'a str,
+    seq: u64,
+}
+
+#[derive(Deserialize)]
+struct Marks {
+    event_id: String,
+    seq: u64,
+}
+
+impl Serialize for Body {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let wire = Wire {
+            kind: self.details.kind(),
+            agent_uuid: &self.agent_uuid,
+            agent_name: self.agent_name.as_str(),
+            cluster_id: self.cluster_id.as_str(),
+            severity: self.severity,
+            details: Marked { details: &self.details, event_id: &self.event_id, seq: self.seq },
+            timestamp: self.timestamp,
+        };
+        wire.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Body {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wire: Wire<AgentId, String, Value> = Wire::deserialize(deserializer)?;
+        let details = Details::read(wire.kind, &wire.details).map_err(serde::de::Error::custom)?;
+        let Marks { event_id, seq } = Marks::deserialize(&wire.details).map_err(serde::de::Error::custom)?;
+        let (agent_uuid, agent_name, cluster_id) = (wire.agent_uuid, wire.agent_name, wire.cluster_id);
+        let (severity, timestamp) = (wire.severity, wire.timestamp);
+        Ok(Self { agent_uuid, agent_name, cluster_id, severity, details, event_id, seq, timestamp })
     }
 }
 
@@ -201,6 +333,8 @@ pub fn seconds<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Er
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::Tick;
+    use proptest::prelude::*;
 
     #[test]
     fn the_json_is_what_the_station_checks() {
@@ -209,17 +343,17 @@ mod tests {
             name: "a \"quoted\" name".to_owned(),
             attempts: 0,
             seq: 7,
-            at: Wall(1_764_669_600_000),
-            details: Details::Death {
-                reason: "heartbeat_timeout",
+            at: Now { tick: Tick::MIN, wall: Wall(1_764_669_600_000) },
+            details: Details::Death(Death {
+                reason: HEARTBEAT_TIMEOUT.into(),
                 missed_intervals: 2,
                 last_seen: Wall(1_764_669_590_000),
                 mode: Mode::Emergency,
                 uptime_before_death: 100.0,
                 silence_ms: 10_001,
-            },
+            }),
         };
-        let json: serde_json::Value = serde_json::from_slice(&alert.to_json("c1", "f00d").unwrap()).unwrap();
+        let json: Value = serde_json::from_slice(&alert.to_json("c1", "f00d").unwrap()).unwrap();
         assert_eq!(
             json,
             serde_json::json!({
@@ -245,6 +379,82 @@ mod tests {
         struct Uptime(#[serde(serialize_with = "seconds")] f64);
         for (value, text) in [(0.0, "0"), (3600.0, "3600"), (12.5, "12.5"), (1e300, "1e+300")] {
             assert_eq!(serde_json::to_string(&Uptime(value)).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn the_details_are_read_by_the_type_and_more_of_them_does_no_harm() {
+        let body = |kind: &str, details: &str| {
+            let json = format!(
+                r#"{{"type":"{kind}","agent_uuid":"a","agent_name":"a","cluster_id":"c","severity":"info",
+                    "details":{details},"timestamp":"2025-12-02T10:00:00.000Z","tenant":"new"}}"#
+            );
+            serde_json::from_str::<Body>(&json)
+        };
+        // All that any type needs: only the type can say which it is.
+        let all = r#"{"reason":"killed","missed_intervals":2,"last_seen":"2025-12-02T10:00:00.000Z","mode":"IDLE",
+            "uptime_before_death":1.5,"silence_ms":3,"known":true,"silent_together":[1],"previous_mode":null,
+            "uptime_seconds":2,"previous_uptime":3,"new_uptime":4,"dead_ms":5,"event_id":"i-7","seq":7}"#;
+        for kind in Kind::ALL {
+            let body = body(kind.as_str(), all).unwrap();
+            assert_eq!((body.details.kind(), body.event_id.as_str(), body.seq), (kind, "i-7", 7));
+            if let Details::Death(death) = body.details {
+                assert_eq!(death.reason, "killed");
+            }
+        }
+        assert!(body("AGENT_VANISHED", all).is_err());
+        assert!(body("AGENT_RECOVERED", r#"{"dead_ms":5,"mode":"IDLE","seq":7}"#).is_err(), "no event_id");
+        assert!(
+            body("AGENT_RECOVERED", r#"{"mode":"IDLE","event_id":"i-7","seq":7}"#).is_err(),
+            "no dead_ms"
+        );
+    }
+
+    /// An uptime as agents announce it: seconds, with milliseconds or without.
+    fn uptime() -> impl Strategy<Value = f64> {
+        (any::<u32>(), 0..1000_u32).prop_map(|(whole, millis)| f64::from(whole) + f64::from(millis) / 1000.0)
+    }
+
+    fn details() -> impl Strategy<Value = Details> {
+        let mode = || proptest::sample::select(Mode::ALL.as_slice());
+        let wall = (0..253_402_300_800_000_u64).prop_map(Wall);
+        prop_oneof![
+            ("[a-z_]{1,20}", any::<u64>(), wall, mode(), uptime(), any::<u64>()).prop_map(
+                |(reason, missed_intervals, last_seen, mode, uptime_before_death, silence_ms)| {
+                    let reason = reason.into();
+                    Details::Death(Death {
+                        reason,
+                        missed_intervals,
+                        last_seen,
+                        mode,
+                        uptime_before_death,
+                        silence_ms,
+                    })
+                }
+            ),
+            (proptest::option::of(mode()), uptime()).prop_map(|(previous_mode, uptime_seconds)| {
+                Details::Emergency(Emergency { previous_mode, uptime_seconds })
+            }),
+            (uptime(), uptime(), mode()).prop_map(|(previous_uptime, new_uptime, mode)| {
+                Details::Restart(Restart { previous_uptime, new_uptime, mode })
+            }),
+            (any::<u64>(), mode())
+                .prop_map(|(dead_ms, mode)| Details::Recovered(Recovered { dead_ms, mode })),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            agent in "[a-z0-9é/@]{1,40}", name in ".{0,40}", at in 0..253_402_300_800_000_u64,
+            seq in any::<u64>(), details in details(),
+        ) {
+            let agent = AgentId::new(&agent).unwrap();
+            let alert = Alert { agent, name, seq, attempts: 3, at: Now { tick: Tick::MIN, wall: Wall(at) }, details };
+            let json = alert.to_json("c \"1\"", "f00d").unwrap();
+            let body: Body = serde_json::from_slice(&json).unwrap();
+            prop_assert_eq!(&body, &alert.body("c \"1\"", "f00d"));
+            prop_assert_eq!(serde_json::to_vec(&body).unwrap(), json);
         }
     }
 }

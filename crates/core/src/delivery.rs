@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use fastrand::Rng;
+
 /// The first wait after a failed post; it doubles up to [`LONGEST_WAIT`].
 pub const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait between two posts of one alert, unless the station asks for more.
@@ -82,20 +84,12 @@ impl Reply {
 pub fn wait_after(asked: Option<Duration>, attempts: u32, salt: u64) -> Duration {
     let doubled = FIRST_WAIT.saturating_mul(1_u32 << attempts.saturating_sub(1).min(6));
     let longest = doubled.min(LONGEST_WAIT);
-    let share = u32::from(mix(salt ^ u64::from(attempts)).to_le_bytes()[0]);
+    let share = u32::from(Rng::with_seed(salt ^ u64::from(attempts)).u8(..));
     let backoff = longest / 2 + (longest / 2) * share / 255;
     match asked {
         Some(asked) => backoff.max(asked + FIRST_WAIT * share / 255),
         None => backoff,
     }
-}
-
-/// A well spread number from any other (the finalizer of SplitMix64).
-fn mix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

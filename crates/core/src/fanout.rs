@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::beat::AgentId;
+use crate::heartbeat::AgentId;
 
 /// Messages that may wait for one watcher.
 const MOST_WAITING: usize = 256;
 
 /// What is watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subject {
+pub enum Topic {
     /// The verdicts on all agents, and the alerts.
     All,
     /// Everything of one agent, whether it is known or not.
@@ -44,7 +44,7 @@ pub struct Waiting {
 
 #[derive(Debug)]
 struct Watcher<W> {
-    subject: Subject,
+    topic: Topic,
     waiting: Waiting,
     waker: W,
 }
@@ -67,21 +67,20 @@ impl<W> Default for Fanout<W> {
 
 impl<W: Clone> Fanout<W> {
     /// Adds a watcher.
-    pub fn join(&mut self, subject: Subject, waker: W) -> usize {
-        let key =
-            self.watchers.insert(Watcher { subject: subject.clone(), waiting: Waiting::default(), waker });
-        match subject {
-            Subject::All => self.all.push(key),
-            Subject::One(id) => self.by_agent.entry(id).or_default().push(key),
+    pub fn join(&mut self, topic: Topic, waker: W) -> usize {
+        let key = self.watchers.insert(Watcher { topic: topic.clone(), waiting: Waiting::default(), waker });
+        match topic {
+            Topic::All => self.all.push(key),
+            Topic::One(id) => self.by_agent.entry(id).or_default().push(key),
         }
         key
     }
 
     /// Removes a watcher.
     pub fn leave(&mut self, key: usize) {
-        match self.watchers.remove(key).subject {
-            Subject::All => self.all.retain(|&other| other != key),
-            Subject::One(id) => {
+        match self.watchers.remove(key).topic {
+            Topic::All => self.all.retain(|&other| other != key),
+            Topic::One(id) => {
                 if let Some(keys) = self.by_agent.get_mut(&id) {
                     keys.retain(|&other| other != key);
                     if keys.is_empty() {
@@ -166,8 +165,8 @@ mod tests {
     #[test]
     fn each_gets_what_it_watches() {
         let mut fanout = Fanout::default();
-        let all = fanout.join(Subject::All, 'a');
-        let one = fanout.join(Subject::One(id("x")), 'x');
+        let all = fanout.join(Topic::All, 'a');
+        let one = fanout.join(Topic::One(id("x")), 'x');
         let beat: Arc<str> = "beat".into();
         let status: Arc<str> = "status".into();
         assert_eq!(fanout.publish(&id("x"), Audience::Own, &beat), ['x']);
@@ -185,7 +184,7 @@ mod tests {
     #[test]
     fn a_full_queue_keeps_the_oldest_and_counts_the_rest() {
         let mut fanout = Fanout::default();
-        let slow = fanout.join(Subject::One(id("x")), ());
+        let slow = fanout.join(Topic::One(id("x")), ());
         for number in 0..MOST_WAITING + 7 {
             fanout.publish(&id("x"), Audience::Own, &number.to_string().into());
         }

@@ -1,9 +1,9 @@
 //! What decides: no I/O, no clock, no lock, no log. Time comes in as a value,
 //! effects go out as values, so all of it can be simulated from a seed.
 //!
-//! - [`beat`]: a heartbeat and an agent's id, parsed once at the edge
+//! - [`heartbeat`]: a heartbeat and an agent's id, parsed once at the edge
 //! - [`verdict`]: healthy, suspect, dead, and what leads from one to another
-//! - [`registry`]: who is alive, with [`lines`]: who falls due next
+//! - [`registry`]: who is alive, with [`due_queues`]: who falls due next
 //! - [`outbox`]: what the station has still to be told, and what goes next
 //! - [`alert`]: an alert as it crosses the wire; [`delivery`]: what an answer to it means
 //! - [`pace`]: when an agent beats, and to whom
@@ -13,11 +13,10 @@
 #![forbid(unsafe_code)]
 
 pub mod alert;
-pub mod beat;
 pub mod delivery;
+pub mod due_queues;
 pub mod fanout;
-pub mod histogram;
-pub mod lines;
+pub mod heartbeat;
 pub mod outbox;
 pub mod pace;
 pub mod registry;

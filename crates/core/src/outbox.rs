@@ -9,20 +9,33 @@
 //! Whatever is due passes through the queue, most severe first and oldest
 //! first, and from there to the senders. A verdict that fails leaves the queue
 //! and rests outside it, so one that cannot be delivered holds up no other.
+//!
+//! Everything here is called under the lock that heartbeats need. So a call
+//! costs the logarithm of what waits, never a look through all of it.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+mod contact;
+mod event;
+mod owed;
+mod saved;
+mod tally;
+mod tickets;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::alert::{Alert, Kind, Severity};
-use crate::beat::AgentId;
-use crate::delivery::{Failure, Outcome, wait_after};
-use crate::lines::Slot;
-use crate::registry::{SavedEvent, SavedVerdict};
-use crate::time::{Now, Tick, Wall, millis};
+use crate::alert::{Alert, Details, Kind, Severity, VerdictKind};
+use crate::delivery::{Outcome, wait_after};
+use crate::due_queues::Slot;
+use crate::time::{Now, Tick};
 
-/// The least time between two posts while the station takes nothing at all.
-const OUTAGE_PACE: Duration = Duration::from_secs(1);
+use contact::Contact;
+use owed::{Due, Owed, Place, Verdicts};
+use tickets::{Tickets, Worth};
+
+pub use event::{Event, What};
+pub use owed::ToOwe;
+pub use saved::{SavedEvent, SavedVerdict};
+pub use tally::{Dropped, Tally};
 
 /// How long a verdict steps aside that finds the queue full of what matters more.
 const FULL_QUEUE_WAIT: Duration = Duration::from_secs(1);
@@ -38,52 +51,6 @@ pub struct Limits {
     pub senders: usize,
 }
 
-/// Why an alert will never be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Dropped {
-    /// The queue was full of what matters as much or more.
-    QueueFull,
-    /// It waited longer than it stays fresh.
-    Expired,
-    /// It stopped being true before it was told: a death with its recovery.
-    Cancelled,
-    /// Its agent said goodbye or was removed.
-    Removed,
-    /// The agent had the same alert less than a minute before.
-    RateLimited,
-}
-
-impl Dropped {
-    /// The reason's name in the metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::QueueFull => "queue_full",
-            Self::Expired => "expired",
-            Self::Cancelled => "cancelled",
-            Self::Removed => "removed",
-            Self::RateLimited => "rate_limited",
-        }
-    }
-}
-
-/// How many alerts ended in which way.
-#[derive(Clone, Debug, Default)]
-pub struct Tally {
-    /// Taken by the station, by type.
-    pub delivered: BTreeMap<Kind, u64>,
-    /// Refused for good, by type and status code.
-    pub refused: BTreeMap<(Kind, u16), u64>,
-    /// Never to be told, by type and reason.
-    pub dropped: BTreeMap<(Kind, Dropped), u64>,
-}
-
-impl Tally {
-    /// Counts one alert that will never be told.
-    pub fn drop_one(&mut self, kind: Kind, why: Dropped) {
-        *self.dropped.entry((kind, why)).or_default() += 1;
-    }
-}
-
 /// The next alert to post.
 #[derive(Debug)]
 pub enum Next {
@@ -94,11 +61,9 @@ pub enum Next {
         /// Where the agent is.
         slot: Slot,
         /// A death or a recovery.
-        kind: Kind,
+        kind: VerdictKind,
         /// When it happened.
-        at: Wall,
-        /// For a recovery: how long the agent was dead.
-        span: Duration,
+        at: Now,
         /// How often it was tried in vain.
         attempts: u32,
     },
@@ -112,76 +77,9 @@ pub enum Settled {
     /// It was an event, which concerns nobody else.
     Event,
     /// It was a verdict, and is still the agent's.
-    Current(Slot, Kind),
+    Current(Slot, VerdictKind),
     /// It was a verdict, and the agent has moved on since.
-    Over(Slot, Kind),
-}
-
-/// Where an owed verdict is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Behind another verdict of the same agent.
-    Held,
-    /// Outside the queue, never tried.
-    Fresh,
-    /// Outside the queue, until this moment.
-    Resting(Tick),
-    /// Outside the queue, until this moment or until the station takes anything.
-    Stalled(Tick),
-    /// In the queue.
-    Queued,
-}
-
-#[derive(Debug)]
-struct Owed {
-    agent: AgentId,
-    slot: Slot,
-    kind: Kind,
-    at: Wall,
-    span: Duration,
-    attempts: u32,
-    place: Place,
-}
-
-/// A verdict to be owed.
-#[derive(Debug)]
-pub struct Verdict<'a> {
-    /// The agent it is on.
-    pub agent: &'a AgentId,
-    /// Where the agent is.
-    pub slot: Slot,
-    /// A death or a recovery.
-    pub kind: Kind,
-    /// For a recovery: how long the agent was dead.
-    pub span: Duration,
-    /// Whether it waits for [`Outbox::release`].
-    pub held: bool,
-}
-
-/// One place in the queue.
-#[derive(Debug)]
-struct Ticket {
-    seq: u64,
-    kind: Kind,
-    agent: AgentId,
-    slot: Slot,
-    /// When it joined the queue.
-    since: Tick,
-    /// Not to be posted before this moment.
-    due: Tick,
-    /// Whether it only waits for the station to take anything.
-    stalled: bool,
-    under_way: bool,
-    /// How often it was tried in vain.
-    attempts: u32,
-    /// For an event: itself.
-    event: Option<Box<Alert>>,
-}
-
-impl Ticket {
-    const fn severity(&self) -> Severity {
-        self.kind.severity()
-    }
+    Over(Slot),
 }
 
 /// Everything the station has still to be told.
@@ -189,95 +87,43 @@ impl Ticket {
 pub struct Outbox {
     limits: Limits,
     seq: u64,
-    owed: BTreeMap<u64, Owed>,
-    /// Never tried. They go before those that were, so that what cannot be
-    /// delivered does not stand before what can.
-    fresh: BTreeSet<u64>,
-    resting: BTreeSet<(Tick, u64)>,
-    stalled: BTreeSet<(Tick, u64)>,
-    queue: Vec<Ticket>,
-    under_way: usize,
-    /// Posts in a row that failed as if nobody were there.
-    failures: u32,
-    last_post: Tick,
-    /// The station was away and takes alerts again: whatever stalled is due.
-    answering: bool,
+    owed: Verdicts,
+    queue: Tickets,
+    /// Verdicts that were withdrawn while they were under way; at most as many
+    /// as there are senders.
+    over: BTreeMap<u64, Owed>,
+    contact: Contact,
     tally: Tally,
 }
 
 impl Outbox {
     /// An empty outbox whose first alert will have the number `seq + 1`.
     pub fn new(limits: Limits, seq: u64) -> Self {
+        debug_assert!(limits.queue > 0 && limits.senders > 0, "with a limit of 0 nothing is ever told");
         Self {
             limits,
             seq,
-            owed: BTreeMap::new(),
-            fresh: BTreeSet::new(),
-            resting: BTreeSet::new(),
-            stalled: BTreeSet::new(),
-            queue: Vec::new(),
-            under_way: 0,
-            failures: 0,
-            last_post: Tick::default(),
-            answering: false,
+            owed: Verdicts::default(),
+            queue: Tickets::default(),
+            over: BTreeMap::new(),
+            contact: Contact::new(limits.senders),
             tally: Tally::default(),
         }
     }
 
     /// Owes a verdict, and returns its number.
-    pub fn owe(&mut self, now: Now, verdict: &Verdict<'_>) -> u64 {
-        self.seq += 1;
-        let place = if verdict.held { Place::Held } else { self.freshen(self.seq) };
-        let owed = Owed {
-            agent: verdict.agent.clone(),
-            slot: verdict.slot,
-            kind: verdict.kind,
-            at: now.wall,
-            span: verdict.span,
-            attempts: 0,
-            place,
-        };
-        self.owed.insert(self.seq, owed);
-        self.seq
+    pub fn owe(&mut self, verdict: &ToOwe<'_>) -> u64 {
+        let seq = self.number();
+        self.owed.insert(seq, verdict);
+        seq
     }
 
-    /// Owes a verdict again that was owed before a restart.
-    pub fn owe_again(&mut self, verdict: &Verdict<'_>, saved: SavedVerdict) {
-        self.seq = self.seq.max(saved.seq);
-        let place = if verdict.held { Place::Held } else { self.freshen(saved.seq) };
-        let owed = Owed {
-            agent: verdict.agent.clone(),
-            slot: verdict.slot,
-            kind: verdict.kind,
-            at: Wall(saved.at),
-            span: verdict.span,
-            attempts: 0,
-            place,
-        };
-        self.owed.insert(saved.seq, owed);
-    }
-
-    /// A verdict to be saved, if it is owed.
-    pub fn saved(&self, seq: u64) -> Option<SavedVerdict> {
-        let owed = self.owed.get(&seq)?;
-        Some(SavedVerdict { seq, at: owed.at.0, span: millis(owed.span) })
-    }
-
-    /// The events that wait, to be saved.
-    pub fn save_events(&self, now: Tick) -> Vec<SavedEvent> {
-        let events = self.queue.iter().filter_map(|ticket| Some((ticket.event.as_ref()?, ticket.since)));
-        events.filter_map(|(alert, since)| SavedEvent::of(alert, now.since(since))).collect()
-    }
-
-    /// Queues the events that were saved, and goes on counting from `seq`.
-    pub fn restore_events(&mut self, now: Tick, seq: u64, events: Vec<SavedEvent>) {
-        self.seq = self.seq.max(seq);
-        for event in events {
-            let since = now - Duration::from_millis(event.age);
-            let alert = event.into_alert();
-            self.seq = self.seq.max(alert.seq);
-            self.queue_event(now, since, alert);
-        }
+    /// Owes a verdict again that was owed as `seq` before a restart, and
+    /// returns its number.
+    pub fn owe_again(&mut self, verdict: &ToOwe<'_>, seq: u64) -> u64 {
+        let seq = self.number_again(seq);
+        self.owed.insert(seq, verdict);
+        seq
     }
 
     /// The number of the newest alert.
@@ -287,65 +133,49 @@ impl Outbox {
 
     /// Whether anything is being posted.
     pub const fn is_posting(&self) -> bool {
-        self.under_way > 0
+        self.queue.under_way() > 0
     }
 
     /// Whether alert `seq` is being posted.
     pub fn is_under_way(&self, seq: u64) -> bool {
-        self.position(seq).is_some_and(|at| self.queue[at].under_way)
+        self.queue.is_under_way(seq)
     }
 
     /// Lets a held verdict go.
     pub fn release(&mut self, seq: u64) {
-        if self.owed.get(&seq).is_some_and(|owed| owed.place == Place::Held) {
-            let place = self.freshen(seq);
-            self.set_place(seq, place);
-        }
+        self.owed.release(seq);
     }
 
-    /// Takes back a verdict that is no longer true. One that is under way
-    /// cannot be called back: [`settle`](Self::settle) will say it is over.
+    /// Takes back a verdict that is no longer true, if it is still owed. One
+    /// that is under way cannot be called back: [`settle`](Self::settle) will
+    /// say it is over.
     pub fn withdraw(&mut self, seq: u64, why: Dropped) {
-        let Some(owed) = self.owed.remove(&seq) else { return };
-        match owed.place {
-            Place::Held => {}
-            Place::Fresh => drop(self.fresh.remove(&seq)),
-            Place::Resting(until) => drop(self.resting.remove(&(until, seq))),
-            Place::Stalled(until) => drop(self.stalled.remove(&(until, seq))),
-            Place::Queued => match self.position(seq) {
-                Some(at) if self.queue[at].under_way => return,
-                Some(at) => drop(self.queue.remove(at)),
-                None => {}
-            },
+        let Some(owed) = self.owed.remove(seq) else { return };
+        if self.is_under_way(seq) {
+            self.over.insert(seq, owed);
+            return;
         }
-        self.tally.drop_one(owed.kind, why);
+        if self.queue.contains(seq) {
+            self.queue.remove(seq);
+        }
+        self.tally.drop_one(owed.kind.into(), why);
     }
 
     /// Queues an event, giving it its number. Returns whether there was room.
-    pub fn event(&mut self, now: Tick, mut alert: Alert) -> bool {
-        self.seq += 1;
-        alert.seq = self.seq;
-        self.queue_event(now, now, alert)
+    pub fn event(&mut self, now: Tick, event: Event) -> bool {
+        let seq = self.number();
+        self.queue_event(now, now, seq, event)
     }
 
-    fn queue_event(&mut self, now: Tick, since: Tick, alert: Alert) -> bool {
-        let kind = alert.kind();
-        if !self.make_room(now, kind.severity(), 0) {
+    fn queue_event(&mut self, now: Tick, since: Tick, seq: u64, event: Event) -> bool {
+        let kind = event.what.kind();
+        let worth = Worth::new(kind.severity(), 0);
+        if !self.make_room(now, worth) {
             self.tally.drop_one(kind, Dropped::QueueFull);
             return false;
         }
-        self.queue.push(Ticket {
-            seq: alert.seq,
-            kind,
-            agent: alert.agent.clone(),
-            slot: Slot::MAX,
-            since,
-            due: since,
-            stalled: false,
-            under_way: false,
-            attempts: 0,
-            event: Some(Box::new(alert)),
-        });
+        let agent = event.agent.clone();
+        self.queue.join(seq, &agent, worth, since, Some(Box::new(event)));
         true
     }
 
@@ -354,76 +184,79 @@ impl Outbox {
     pub fn next(&mut self, now: Tick) -> Option<Next> {
         self.expire(now);
         self.fill(now);
-        if self.under_way >= self.limits.senders || self.gate() > now {
+        self.queue.let_go(now);
+        if self.queue.under_way() >= self.limits.senders || self.contact.gate() > now {
             return None;
         }
-        let busy = self.busy_agents();
-        let at = (0..self.queue.len())
-            .filter(|&at| self.due(&self.queue[at]) <= now && may_go(&self.queue[at], &busy))
-            .max_by_key(|&at| {
-                let ticket = &self.queue[at];
-                (ticket.severity(), Reverse(ticket.attempts), Reverse(ticket.seq))
-            })?;
-        let ticket = &mut self.queue[at];
-        ticket.under_way = true;
-        self.under_way += 1;
-        self.last_post = now;
-        let (seq, attempts) = (ticket.seq, ticket.attempts);
-        if let Some(alert) = &ticket.event {
-            return Some(Next::Event(Alert { attempts, ..(**alert).clone() }));
-        }
-        let owed = self.owed.get(&seq)?;
-        Some(Next::Verdict { seq, slot: owed.slot, kind: owed.kind, at: owed.at, span: owed.span, attempts })
+        let seq = self.queue.next(self.contact.is_answering())?;
+        let attempts = self.queue.attempts(seq);
+        let next = if let Some(Event { agent, name, at, what }) = self.queue.event(seq) {
+            let (agent, name, details) = (agent.clone(), name.clone(), Details::from(*what));
+            Next::Event(Alert { agent, name, seq, attempts, at: *at, details })
+        } else {
+            let Some(&Owed { slot, kind, at, .. }) = self.owed.get(seq) else {
+                unreachable!("alert {seq} waits in the queue and is not owed");
+            };
+            Next::Verdict { seq, slot, kind, at, attempts }
+        };
+        self.queue.post(seq);
+        self.contact.posted(now);
+        debug_assert!(self.queue.under_way() <= self.limits.senders);
+        Some(next)
     }
 
     /// Takes note of how the post of alert `seq` ended. Returns nothing when
     /// no such alert was under way.
     pub fn settle(&mut self, now: Tick, seq: u64, outcome: Outcome) -> Option<Settled> {
-        let at = self.position(seq).filter(|&at| self.queue[at].under_way)?;
-        self.under_way -= 1;
-        self.note_station(outcome);
-        let kind = self.queue[at].kind;
+        if !self.queue.is_under_way(seq) {
+            return None;
+        }
+        self.contact.note(outcome);
+        let attempts = self.queue.attempts(seq);
+        let event = self.queue.event(seq).map(|event| event.what.kind());
+        let verdict = self.owed.get(seq).or_else(|| self.over.get(&seq));
+        let verdict = verdict.map(|owed| (owed.slot, owed.kind));
+        let Some(kind) = event.or_else(|| verdict.map(|(_, kind)| kind.into())) else {
+            unreachable!("alert {seq} is neither an event nor a verdict");
+        };
         match outcome {
             Outcome::Taken => *self.tally.delivered.entry(kind).or_default() += 1,
             Outcome::Refused(code) => *self.tally.refused.entry((kind, code)).or_default() += 1,
-            Outcome::Failed(failure, asked) if self.queue[at].event.is_some() => {
-                self.retry_event(now, at, failure, asked);
-                return Some(Settled::Event);
-            }
             Outcome::Failed(..) => {}
         }
-        let ticket = self.queue.remove(at);
-        if ticket.event.is_some() {
+        let Some((slot, verdict)) = verdict else {
+            match retry(now, seq, attempts + 1, outcome) {
+                Some(due) => self.queue.failed(seq, due),
+                None => drop(self.queue.remove(seq)),
+            }
             return Some(Settled::Event);
+        };
+        self.queue.remove(seq);
+        if self.over.remove(&seq).is_some() {
+            if let Outcome::Failed(..) = outcome {
+                self.tally.drop_one(kind, Dropped::Cancelled);
+            }
+            return Some(Settled::Over(slot));
         }
-        let still_owed = self.owed.contains_key(&seq);
-        match outcome {
-            Outcome::Failed(failure, asked) if still_owed => self.retry_verdict(now, seq, failure, asked),
-            Outcome::Failed(..) => self.tally.drop_one(kind, Dropped::Cancelled),
-            Outcome::Taken | Outcome::Refused(_) => drop(self.owed.remove(&seq)),
+        match retry(now, seq, attempts + 1, outcome) {
+            Some(due) => self.owed.failed(seq, due),
+            None => drop(self.owed.remove(seq)),
         }
-        Some(if still_owed { Settled::Current(ticket.slot, kind) } else { Settled::Over(ticket.slot, kind) })
+        Some(Settled::Current(slot, verdict))
     }
 
     /// When [`next`](Self::next) should be asked again, if nothing else
     /// happens before. Asking early does no harm.
     pub fn next_due(&self) -> Option<Tick> {
-        let expiry = self.queue.iter().filter(|ticket| !ticket.under_way);
-        let expiry = expiry.map(|ticket| ticket.since + self.limits.ttl);
-        if self.under_way >= self.limits.senders {
-            return expiry.min();
+        let expiry = self.queue.next_expiry(self.limits.ttl);
+        if self.queue.under_way() >= self.limits.senders {
+            return expiry;
         }
-        let busy = self.busy_agents();
-        let queued = self.queue.iter().filter(|ticket| may_go(ticket, &busy));
-        let queued = queued.map(|ticket| self.due(ticket).max(self.gate()));
+        let queued = self.queue.next_due(self.contact.is_answering());
         let has_room = self.queue.len() < self.limits.queue;
-        let outside = [
-            self.fresh.first().map(|_| Tick::default()),
-            self.resting.first().map(|&(until, _)| until),
-            self.stalled.first().map(|&(until, _)| if self.answering { Tick::default() } else { until }),
-        ];
-        let outside = outside.into_iter().flatten().filter(|_| has_room);
-        expiry.chain(queued).chain(outside.map(|due| due.max(self.gate()))).min()
+        let outside = self.owed.next_due(self.contact.is_answering()).filter(|_| has_room);
+        let posting = queued.into_iter().chain(outside).map(|due| due.max(self.contact.gate()));
+        posting.chain(expiry).min()
     }
 
     /// How many alerts are in the queue, those under way included.
@@ -433,7 +266,7 @@ impl Outbox {
 
     /// How long the oldest alert has been in the queue.
     pub fn oldest(&self, now: Tick) -> Option<Duration> {
-        self.queue.iter().map(|ticket| now.since(ticket.since)).max()
+        self.queue.oldest().map(|since| now.since(since))
     }
 
     /// How many verdicts are owed.
@@ -443,18 +276,17 @@ impl Outbox {
 
     /// Whether nothing waits and nothing is under way.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.owed.is_empty()
+        self.queue.len() == 0 && self.owed.is_empty()
     }
 
     /// Whether the station has taken nothing for several posts in a row.
-    pub fn in_outage(&self) -> bool {
-        self.failures as usize >= self.limits.senders
+    pub const fn in_outage(&self) -> bool {
+        self.contact.in_outage()
     }
 
     /// Whether the last post found the station; none before the first.
     pub fn is_reachable(&self) -> Option<bool> {
-        let was_answered = !self.tally.delivered.is_empty() || !self.tally.refused.is_empty();
-        (was_answered || self.failures > 0).then_some(self.failures == 0)
+        self.contact.is_reachable()
     }
 
     /// How the alerts so far have ended.
@@ -467,163 +299,88 @@ impl Outbox {
         &mut self.tally
     }
 
-    /// The earliest moment at which anything may be posted.
-    fn gate(&self) -> Tick {
-        if self.in_outage() { self.last_post + OUTAGE_PACE } else { Tick::default() }
+    /// Checks that everything that is owed is where it says; for tests. It
+    /// looks at everything that waits.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn audit(&self) {
+        self.queue.audit();
+        assert!(self.queue.len() <= self.limits.queue && self.queue.under_way() <= self.limits.senders);
+        let verdicts = self.owed.audit(|seq| self.queue.contains(seq)) + self.over.len();
+        assert_eq!(verdicts + self.queue.events().count(), self.queue.len());
+        assert!(self.over.keys().all(|&seq| self.queue.is_under_way(seq)));
     }
 
-    fn due(&self, ticket: &Ticket) -> Tick {
-        if ticket.stalled && self.answering { Tick::default() } else { ticket.due }
+    /// The next alert's number.
+    const fn number(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
     }
 
-    /// The agents with an alert under way, at most as many as there are senders.
-    fn busy_agents(&self) -> Vec<&AgentId> {
-        let under_way = self.queue.iter().filter(|ticket| ticket.under_way);
-        under_way.map(|ticket| &ticket.agent).collect()
-    }
-
-    fn position(&self, seq: u64) -> Option<usize> {
-        self.queue.iter().position(|ticket| ticket.seq == seq)
-    }
-
-    fn freshen(&mut self, seq: u64) -> Place {
-        self.fresh.insert(seq);
-        Place::Fresh
-    }
-
-    fn rest_until(&mut self, until: Tick, seq: u64) -> Place {
-        self.resting.insert((until, seq));
-        Place::Resting(until)
-    }
-
-    fn set_place(&mut self, seq: u64, place: Place) {
-        if let Some(owed) = self.owed.get_mut(&seq) {
-            owed.place = place;
+    /// The number of an alert that had `seq` before a restart: the same, unless
+    /// a file that somebody wrote by hand has it twice.
+    fn number_again(&mut self, seq: u64) -> u64 {
+        if self.owed.get(seq).is_some() || self.queue.contains(seq) {
+            return self.number();
         }
+        self.seq = self.seq.max(seq);
+        seq
     }
 
-    /// Drops events that are no longer fresh; verdicts go to the end of the line.
+    /// Drops events that are no longer fresh; verdicts leave the queue and may join it again at once.
     fn expire(&mut self, now: Tick) {
-        let ttl = self.limits.ttl;
-        let stale = |ticket: &mut Ticket| !ticket.under_way && now >= ticket.since + ttl;
-        for ticket in self.queue.extract_if(.., stale).collect::<Vec<_>>() {
-            self.leave_queue(now, &ticket, Dropped::Expired);
+        while let Some(seq) = self.queue.expired(now, self.limits.ttl) {
+            self.leave_queue(now, seq, Dropped::Expired);
         }
     }
 
-    /// Finds a new place for what had to leave the queue untold.
-    fn leave_queue(&mut self, now: Tick, ticket: &Ticket, why: Dropped) {
-        if ticket.event.is_some() {
-            self.tally.drop_one(ticket.kind, why);
-        } else {
-            let place = self.rest_until(now, ticket.seq);
-            self.set_place(ticket.seq, place);
+    /// Takes an alert out of the queue that was not told. An event is lost, a
+    /// verdict finds a new place.
+    fn leave_queue(&mut self, now: Tick, seq: u64, why: Dropped) {
+        match self.queue.remove(seq) {
+            Some(event) => self.tally.drop_one(event.what.kind(), why),
+            None => self.owed.move_to(seq, Place::Outside(Due::At(now))),
         }
     }
 
     /// Makes room for one alert: for what matters more, or for what was tried
     /// less often in vain.
-    fn make_room(&mut self, now: Tick, severity: Severity, attempts: u32) -> bool {
+    fn make_room(&mut self, now: Tick, worth: Worth) -> bool {
         if self.queue.len() < self.limits.queue {
             return true;
         }
-        let worth = |ticket: &Ticket| (ticket.severity(), Reverse(ticket.attempts));
-        let least = (0..self.queue.len())
-            .filter(|&at| !self.queue[at].under_way && worth(&self.queue[at]) < (severity, Reverse(attempts)))
-            .min_by_key(|&at| (worth(&self.queue[at]), self.queue[at].seq));
-        let Some(at) = least else { return false };
-        let ticket = self.queue.remove(at);
-        self.leave_queue(now, &ticket, Dropped::QueueFull);
+        let Some((_, least)) = self.queue.least().filter(|&(least, _)| least > worth) else { return false };
+        self.leave_queue(now, least, Dropped::QueueFull);
         true
     }
 
     /// Moves the verdicts that are due into the queue: those never tried first.
     fn fill(&mut self, now: Tick) {
-        while let Some((seq, place)) = self.next_outside(now) {
-            let Some(owed) = self.owed.get(&seq) else { return };
-            let (kind, agent, slot, attempts) = (owed.kind, owed.agent.clone(), owed.slot, owed.attempts);
-            let room = self.make_room(now, kind.severity(), attempts);
-            if !room && kind.severity() == Severity::Critical {
+        while let Some((seq, owed)) = self.owed.next(now, self.contact.is_answering()) {
+            let (agent, worth, kind) = (owed.agent.clone(), owed.worth(), Kind::from(owed.kind));
+            if self.make_room(now, worth) {
+                self.owed.move_to(seq, Place::Queued);
+                self.queue.join(seq, &agent, worth, now, None);
+            } else if kind.severity() == Severity::Critical {
                 return;
-            }
-            match place {
-                Place::Resting(until) => drop(self.resting.remove(&(until, seq))),
-                Place::Stalled(until) => drop(self.stalled.remove(&(until, seq))),
-                Place::Held | Place::Fresh | Place::Queued => drop(self.fresh.remove(&seq)),
-            }
-            if !room {
+            } else {
                 // Nothing gives way to this one, but it must not stand before
                 // those that something gives way to.
-                let place = self.rest_until(now + FULL_QUEUE_WAIT, seq);
-                self.set_place(seq, place);
-                continue;
-            }
-            self.set_place(seq, Place::Queued);
-            self.queue.push(Ticket {
-                seq,
-                kind,
-                agent,
-                slot,
-                since: now,
-                due: now,
-                stalled: false,
-                under_way: false,
-                attempts,
-                event: None,
-            });
-        }
-    }
-
-    /// The next verdict that is due outside the queue.
-    fn next_outside(&self, now: Tick) -> Option<(u64, Place)> {
-        if let Some(&seq) = self.fresh.first() {
-            return Some((seq, Place::Fresh));
-        }
-        let stalled = self.stalled.first().filter(|&&(until, _)| self.answering || until <= now);
-        let stalled = stalled.map(|&(until, seq)| (seq, Place::Stalled(until)));
-        let resting = self.resting.first().filter(|&&(until, _)| until <= now);
-        stalled.or_else(|| resting.map(|&(until, seq)| (seq, Place::Resting(until))))
-    }
-
-    fn retry_event(&mut self, now: Tick, at: usize, failure: Failure, asked: Option<Duration>) {
-        let ticket = &mut self.queue[at];
-        ticket.under_way = false;
-        ticket.attempts += 1;
-        ticket.stalled = failure.is_general() && asked.is_none();
-        ticket.due = now + wait_after(asked, ticket.attempts, ticket.seq);
-    }
-
-    fn retry_verdict(&mut self, now: Tick, seq: u64, failure: Failure, asked: Option<Duration>) {
-        let Some(owed) = self.owed.get_mut(&seq) else { return };
-        owed.attempts += 1;
-        let until = now + wait_after(asked, owed.attempts, seq);
-        // Who was asked to wait does so even when the station takes others.
-        let place = if failure.is_general() && asked.is_none() {
-            self.stalled.insert((until, seq));
-            Place::Stalled(until)
-        } else {
-            self.rest_until(until, seq)
-        };
-        self.set_place(seq, place);
-    }
-
-    /// Keeps track of whether the station takes anything at all.
-    fn note_station(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::Failed(failure, _) if failure.is_general() => {
-                self.failures = self.failures.saturating_add(1);
-                self.answering = false;
-            }
-            Outcome::Taken | Outcome::Refused(_) | Outcome::Failed(..) => {
-                self.answering |= self.in_outage();
-                self.failures = 0;
+                self.owed.move_to(seq, Place::Outside(Due::At(now + FULL_QUEUE_WAIT)));
             }
         }
     }
 }
 
-fn may_go(ticket: &Ticket, busy: &[&AgentId]) -> bool {
-    !ticket.under_way && !busy.contains(&&ticket.agent)
+/// When an alert that failed for the `attempts`th time is tried again; none
+/// when it did not fail.
+fn retry(now: Tick, seq: u64, attempts: u32, outcome: Outcome) -> Option<Due> {
+    let Outcome::Failed(failure, asked) = outcome else { return None };
+    let until = now + wait_after(asked, attempts, seq);
+    // Who was asked to wait does so even when the station takes others.
+    let is_stalled = failure.is_general() && asked.is_none();
+    Some(if is_stalled { Due::WhenAnswering(until) } else { Due::At(until) })
 }
 
 #[cfg(test)]

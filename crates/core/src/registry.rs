@@ -2,11 +2,13 @@
 //! argument, effects go out as values, so that a test can own both.
 //!
 //! Agents live in a slab; an index leads from an id to a place in it; lines
-//! through the slab ([`crate::lines`]) keep the agents of each mode and verdict
+//! through the slab ([`crate::due_queues`]) keep the agents of each mode and verdict
 //! in the order in which they fall due. A heartbeat costs one look-up and a
 //! move to the end of a line; a sweep costs what falls due, not what there is.
 
+mod by_slot;
 mod index;
+mod name;
 mod saved;
 mod telling;
 mod view;
@@ -15,17 +17,18 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::alert::{Alert, Details, Kind};
-use crate::beat::{AgentId, Beat, Mode};
-use crate::histogram::Histogram;
-use crate::lines::{Line, Lines, Linked, Links, Slot};
-use crate::outbox::{Dropped, Limits, Outbox};
+use crate::alert::Kind;
+use crate::due_queues::{DueQueue, DueQueues, Linked, Links, Slot};
+use crate::heartbeat::{AgentId, Heartbeat, Mode};
+use crate::outbox::{Dropped, Event, Limits, Outbox, What};
 use crate::time::{Now, Tick, Wall, millis};
-use crate::verdict::{Cue, Status, dead_after, is_restart, suspect_after};
+use crate::verdict::{Cue, Verdict, dead_after, is_restart, suspect_after};
 
+use by_slot::BySlot;
 use index::Index;
+use name::Name;
 
-pub use saved::{Resume, SavedAgent, SavedEvent, SavedVerdict};
+pub use saved::{Resume, SavedAgent};
 pub use view::{AgentView, Filter, Stats, StatsView};
 
 /// An agent's EMERGENCY alerts are at least this far apart.
@@ -73,11 +76,13 @@ pub struct Full;
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The verdict before.
-    pub was: Status,
+    pub was: Verdict,
     /// The agent, with its new verdict.
     pub agent: AgentView,
     /// How long it was dead, when it came back.
     pub dead_for: Option<Duration>,
+    /// How long after the deadline its death was found and owed, when it died.
+    pub late: Option<Duration>,
 }
 
 /// What a sweep did.
@@ -104,44 +109,45 @@ pub struct Counters {
     pub restarts: u64,
 }
 
-/// One agent. A million of them are kept, so every field is worth its bytes.
+/// One agent. A million of them are kept, so every field is worth its bytes;
+/// what few agents have at a time is beside them, in [`BySlot`].
 #[derive(Debug)]
 struct Agent {
     id: AgentId,
-    /// None where it is the id.
-    name: Option<Box<str>>,
+    name: Name,
     last_seen: Tick,
     last_seen_wall: Wall,
     first_seen_wall: Wall,
-    /// When the verdict turned dead, while it is.
-    died: Tick,
-    /// An EMERGENCY alert before this moment would be one too many.
-    next_emergency_alert: Tick,
     uptime: f64,
-    /// The number of its death in the outbox, 0 when none is owed.
-    death: u64,
-    /// The number of its recovery in the outbox, 0 when none is owed.
-    recovery: u64,
     links: Links,
     consecutive: u32,
+    /// Where it stands, which is also the verdict on it.
+    line: DueQueue,
     mode: Mode,
-    status: Status,
     /// The station took its death, and has not been told better.
     told_dead: bool,
 }
 
 impl Agent {
+    const fn status(&self) -> Verdict {
+        self.line.status()
+    }
+
+    fn name(&self) -> String {
+        self.name.get().map_or_else(|| self.id.to_string(), ToOwned::to_owned)
+    }
+
     fn view(&self, now: Now) -> AgentView {
         AgentView {
-            agent_name: self.name.as_ref().map_or_else(|| self.id.to_string(), ToString::to_string),
+            agent_name: self.name(),
             agent_uuid: self.id.clone(),
             mode: self.mode,
             uptime_seconds: self.uptime,
             last_seen: self.last_seen_wall,
-            healthy: self.status != Status::Dead,
+            healthy: self.status() != Verdict::Dead,
             observation_mode: false,
             consecutive_heartbeats: self.consecutive,
-            status: self.status,
+            status: self.status(),
             first_seen: self.first_seen_wall,
             silence_ms: millis(now.tick.since(self.last_seen)),
         }
@@ -152,6 +158,10 @@ impl Linked for Agent {
     fn links(&mut self) -> &mut Links {
         &mut self.links
     }
+
+    fn line(&mut self) -> &mut DueQueue {
+        &mut self.line
+    }
 }
 
 /// Who is alive, and what of it the station has still to be told.
@@ -160,36 +170,46 @@ pub struct Registry {
     rules: Rules,
     index: Index,
     agents: Slab<Agent>,
-    lines: Lines,
+    lines: DueQueues,
     /// No agent's slot has ever been this high.
     slots_end: usize,
-    by_status: [usize; Status::ALL.len()],
+    by_status: [usize; Verdict::ALL.len()],
     by_mode: [usize; Mode::ALL.len()],
     told_dead: usize,
+    /// When the verdicts turned dead, of those that are.
+    died: BySlot<Tick>,
+    /// The numbers of the deaths that are owed.
+    deaths: BySlot<u64>,
+    /// The numbers of the recoveries that are owed.
+    recoveries: BySlot<u64>,
+    /// Another EMERGENCY alert before this moment would be one too many.
+    alarms: BySlot<Tick>,
     outbox: Outbox,
     /// Counts what is worth saving.
     revision: u64,
     counters: Counters,
-    /// From the deadline of a death to the moment its alert was owed.
-    detection_lag: Histogram,
 }
 
 impl Registry {
     /// A registry that knows nobody.
     pub fn new(rules: Rules) -> Self {
+        debug_assert!(rules.max_agents < Slot::MAX as usize, "every agent needs a slot");
         Self {
             rules,
             index: Index::new(),
             agents: Slab::with_capacity(rules.max_agents.min(MOST_RESERVED)),
-            lines: Lines::default(),
+            lines: DueQueues::default(),
             slots_end: 0,
-            by_status: [0; Status::ALL.len()],
+            by_status: [0; Verdict::ALL.len()],
             by_mode: [0; Mode::ALL.len()],
             told_dead: 0,
+            died: BySlot::new(),
+            deaths: BySlot::new(),
+            recoveries: BySlot::new(),
+            alarms: BySlot::new(),
             outbox: Outbox::new(rules.outbox, 0),
             revision: 0,
             counters: Counters::default(),
-            detection_lag: Histogram::new(&crate::histogram::FAST),
         }
     }
 
@@ -197,7 +217,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`Full`] when the agent is new and there is no room for it.
-    pub fn beat(&mut self, now: Now, id: &AgentId, beat: &Beat) -> Result<Received, Full> {
+    pub fn beat(&mut self, now: Now, id: &AgentId, beat: &Heartbeat) -> Result<Received, Full> {
         let received = match self.slot(id) {
             Some(slot) => self.hear(now, slot, beat),
             None => self.welcome(now, id, beat)?,
@@ -207,91 +227,96 @@ impl Registry {
         Ok(received)
     }
 
-    fn welcome(&mut self, now: Now, id: &AgentId, beat: &Beat) -> Result<Received, Full> {
+    fn welcome(&mut self, now: Now, id: &AgentId, beat: &Heartbeat) -> Result<Received, Full> {
         if self.agents.len() >= self.rules.max_agents {
             return Err(Full);
         }
         let slot = self.insert(Agent {
             id: id.clone(),
-            name: name_beside(id, beat),
+            name: Name::new(id, beat.name.as_deref()),
             last_seen: now.tick,
             last_seen_wall: now.wall,
             first_seen_wall: now.wall,
-            died: now.tick,
-            next_emergency_alert: Tick::default(),
             uptime: beat.uptime,
-            death: 0,
-            recovery: 0,
-            links: Links::new(Line::Healthy(beat.mode)),
+            links: Links::NONE,
             consecutive: 1,
+            line: DueQueue::Healthy(beat.mode),
             mode: beat.mode,
-            status: Status::Healthy,
             told_dead: false,
         });
-        let slot = slot.ok_or(Full)?;
         let news = beat.mode == Mode::Emergency && self.alert_emergency(now, slot, None);
         Ok(Received { is_new: true, restarted: false, change: None, news })
     }
 
     /// Gives an agent a place, in the index and at the end of its line.
-    fn insert(&mut self, agent: Agent) -> Option<Slot> {
-        // With at most ten million agents (config.rs) a slot always fits.
-        let slot = Slot::try_from(self.agents.vacant_key()).ok()?;
-        let line = agent.links.line();
-        self.by_status[agent.status as usize] += 1;
+    fn insert(&mut self, agent: Agent) -> Slot {
+        let Ok(slot) = Slot::try_from(self.agents.vacant_key()) else {
+            unreachable!("there are as many slots as agents, and config.rs allows ten million of them");
+        };
+        let line = agent.line;
+        self.by_status[agent.status() as usize] += 1;
         self.by_mode[agent.mode as usize] += 1;
         self.told_dead += usize::from(agent.told_dead);
         self.agents.insert(agent);
         self.slots_end = self.slots_end.max(slot as usize + 1);
         self.index.insert(&self.agents, slot);
         self.lines.join(&mut self.agents, slot, line);
-        Some(slot)
+        slot
     }
 
-    fn hear(&mut self, now: Now, slot: Slot, beat: &Beat) -> Received {
+    fn hear(&mut self, now: Now, slot: Slot, beat: &Heartbeat) -> Received {
         let agent = &mut self.agents[slot as usize];
         // Time in which we were paused counts for the agent all the same.
         let by_wall = Duration::from_millis(now.wall.0.saturating_sub(agent.last_seen_wall.0));
         let elapsed = now.tick.since(agent.last_seen).max(by_wall);
         let restarted = is_restart(agent.uptime, beat.uptime, elapsed);
         let (was_mode, was_uptime) = (agent.mode, agent.uptime);
-        if agent.name.as_deref() != beat.name.as_deref() {
-            agent.name = name_beside(&agent.id, beat);
+        if !agent.name.is(&agent.id, beat.name.as_deref()) {
+            agent.name = Name::new(&agent.id, beat.name.as_deref());
         }
         agent.mode = beat.mode;
         agent.uptime = beat.uptime;
         agent.last_seen = now.tick;
         agent.last_seen_wall = now.wall;
-        agent.consecutive =
-            if restarted || agent.status == Status::Dead { 1 } else { agent.consecutive.saturating_add(1) };
+        agent.consecutive = if restarted || agent.status() == Verdict::Dead {
+            1
+        } else {
+            agent.consecutive.saturating_add(1)
+        };
         self.by_mode[was_mode as usize] -= 1;
         self.by_mode[beat.mode as usize] += 1;
-        let dead_for = now.tick.since(agent.died);
         let was = self.turn(slot, Cue::Heard);
-        let mut news = false;
-        if was == Status::Dead {
+        let (mut news, mut dead_for) = (false, None);
+        if was == Verdict::Dead {
+            let died = self.died.remove(slot);
+            debug_assert!(died.is_some(), "a dead agent died at some moment");
+            let time = died.map_or(Duration::ZERO, |died| now.tick.since(died));
+            dead_for = Some(time);
             self.counters.recoveries += 1;
-            news |= self.owe_recovery(now, slot, dead_for);
+            news |= self.owe_recovery(now, slot, time);
         }
         if restarted {
             self.counters.restarts += 1;
-            let (previous_uptime, new_uptime, mode) = (was_uptime, beat.uptime, beat.mode);
-            news |= self.alert(now, slot, Details::Restart { previous_uptime, new_uptime, mode });
+            let (previous_uptime, uptime, mode) = (was_uptime, beat.uptime, beat.mode);
+            news |= self.alert(now, slot, What::Restart { previous_uptime, uptime, mode });
         }
         if beat.mode == Mode::Emergency && was_mode != Mode::Emergency {
             news |= self.alert_emergency(now, slot, Some(was_mode));
         }
-        let change = (was != Status::Healthy).then(|| Change {
+        let change = (was != Verdict::Healthy).then(|| Change {
             was,
             agent: self.agents[slot as usize].view(now),
-            dead_for: (was == Status::Dead).then_some(dead_for),
+            dead_for,
+            late: None,
         });
         Received { is_new: false, restarted, change, news }
     }
 
-    /// Passes the verdicts that have fallen due, at most `budget` of them, in
-    /// the order of their deadlines. Calling it early or twice does nothing.
+    /// Passes the verdicts that have fallen due, at most `budget` of them (at
+    /// least 1), in the order of their deadlines. Calling it early or twice does
+    /// nothing.
     pub fn sweep(&mut self, now: Now, budget: usize) -> Swept {
+        debug_assert!(budget > 0, "a sweep that may do nothing is not to be called");
         let mut swept = Swept::default();
         loop {
             let Some((due, line, slot)) = self.earliest().filter(|&(due, ..)| due <= now.tick) else {
@@ -303,15 +328,15 @@ impl Registry {
             }
             self.revision += 1;
             match line {
-                Line::Healthy(_) => swept.changes.push(self.pass(now, slot, Cue::Late)),
-                Line::Suspect(_) => {
-                    self.detection_lag.record(now.tick.since(due));
+                DueQueue::Healthy(_) => swept.changes.push(self.pass(now, slot, Cue::Late, None)),
+                DueQueue::Suspect(_) => {
                     self.counters.deaths += 1;
-                    swept.changes.push(self.pass(now, slot, Cue::Silent));
-                    self.agents[slot as usize].died = now.tick;
+                    let late = Some(now.tick.since(due));
+                    swept.changes.push(self.pass(now, slot, Cue::Silent, late));
+                    self.died.insert(slot, now.tick);
                     self.owe_death(now, slot);
                 }
-                Line::Dead | Line::Lingering => {
+                DueQueue::Dead | DueQueue::Lingering => {
                     swept.forgotten += 1;
                     self.retire(slot);
                 }
@@ -334,8 +359,7 @@ impl Registry {
     /// was known.
     pub fn forget(&mut self, id: &AgentId) -> bool {
         let Some(slot) = self.slot(id) else { return false };
-        let agent = &self.agents[slot as usize];
-        for seq in [agent.death, agent.recovery] {
+        for seq in [self.deaths.remove(slot), self.recoveries.remove(slot)].into_iter().flatten() {
             self.outbox.withdraw(seq, Dropped::Removed);
         }
         self.remove(slot);
@@ -353,11 +377,6 @@ impl Registry {
         &self.counters
     }
 
-    /// How late deaths were found.
-    pub const fn detection_lag(&self) -> &Histogram {
-        &self.detection_lag
-    }
-
     /// What the station has still to be told.
     pub const fn outbox(&self) -> &Outbox {
         &self.outbox
@@ -371,25 +390,30 @@ impl Registry {
     pub fn audit(&self) {
         assert_eq!(self.index.len(), self.agents.len());
         assert!(self.agents.len() <= self.rules.max_agents);
-        assert!(self.outbox.queued() <= self.rules.outbox.queue);
-        let (mut by_status, mut by_mode) = ([0; Status::ALL.len()], [0; Mode::ALL.len()]);
-        let (mut told_dead, mut owed) = (0, 0);
-        for (slot, agent) in &self.agents {
-            assert_eq!(self.slot(&agent.id).map(|slot| slot as usize), Some(slot));
-            by_status[agent.status as usize] += 1;
+        self.outbox.audit();
+        let (mut by_status, mut by_mode) = ([0; Verdict::ALL.len()], [0; Mode::ALL.len()]);
+        let (mut told_dead, mut died, mut owed) = (0, 0, 0);
+        for (place, agent) in &self.agents {
+            let slot = self.slot(&agent.id);
+            assert_eq!(slot.map(|slot| slot as usize), Some(place));
+            let slot = slot.unwrap_or_default();
+            by_status[agent.status() as usize] += 1;
             by_mode[agent.mode as usize] += 1;
             told_dead += usize::from(agent.told_dead);
-            owed += usize::from(agent.death != 0) + usize::from(agent.recovery != 0);
-            assert!(agent.death == 0 || agent.status == Status::Dead);
-            let line = match agent.status {
-                Status::Healthy => vec![Line::Healthy(agent.mode)],
-                Status::Suspect => vec![Line::Suspect(agent.mode)],
-                Status::Dead => vec![Line::Dead, Line::Lingering],
-            };
-            assert!(line.contains(&agent.links.line()));
+            let is_dead = agent.status() == Verdict::Dead;
+            died += usize::from(is_dead);
+            assert_eq!(self.died.get(slot).is_some(), is_dead);
+            let death = self.deaths.get(slot);
+            assert!(death.is_none() || is_dead);
+            owed += usize::from(death.is_some()) + usize::from(self.recoveries.get(slot).is_some());
+            assert!(
+                agent.line == DueQueue::of(agent.status(), agent.mode) || agent.line == DueQueue::Lingering
+            );
         }
         assert_eq!((by_status, by_mode), (self.by_status, self.by_mode));
-        assert_eq!((told_dead, owed), (self.told_dead, self.outbox.owed()));
+        assert_eq!((told_dead, died), (self.told_dead, self.died.len()));
+        assert_eq!((owed, owed), (self.outbox.owed(), self.deaths.len() + self.recoveries.len()));
+        assert!(self.alarms.len() <= self.slots_end);
     }
 
     fn slot(&self, id: &AgentId) -> Option<Slot> {
@@ -397,86 +421,109 @@ impl Registry {
     }
 
     /// The earliest deadline of a verdict, and whose it is.
-    fn earliest(&self) -> Option<(Tick, Line, Slot)> {
+    fn earliest(&self) -> Option<(Tick, DueQueue, Slot)> {
         let due = |line| {
             let slot = self.lines.first(line)?;
             let agent = &self.agents[slot as usize];
             let due = match line {
-                Line::Healthy(mode) => agent.last_seen + suspect_after(mode),
-                Line::Suspect(mode) => agent.last_seen + dead_after(mode, self.rules.grace),
-                Line::Dead => agent.died + self.rules.retention,
-                Line::Lingering => return None,
+                DueQueue::Healthy(mode) => agent.last_seen + suspect_after(mode),
+                DueQueue::Suspect(mode) => agent.last_seen + dead_after(mode, self.rules.grace),
+                DueQueue::Dead => match self.died.get(slot) {
+                    Some(&died) => died + self.rules.retention,
+                    None => unreachable!("a dead agent died at some moment"),
+                },
+                DueQueue::Lingering => return None,
             };
             Some((due, line, slot))
         };
-        Line::ALL.into_iter().filter_map(due).min_by_key(|&(due, ..)| due)
+        DueQueue::ALL.into_iter().filter_map(due).min_by_key(|&(due, ..)| due)
     }
 
     /// Gives an agent the verdict that follows from `cue` and the place in
     /// line that goes with it. Returns the verdict before.
-    fn turn(&mut self, slot: Slot, cue: Cue) -> Status {
-        let agent = &mut self.agents[slot as usize];
-        let was = agent.status;
-        agent.status = was.after(cue);
-        let line = match agent.status {
-            Status::Healthy => Line::Healthy(agent.mode),
-            Status::Suspect => Line::Suspect(agent.mode),
-            Status::Dead => Line::Dead,
-        };
+    fn turn(&mut self, slot: Slot, cue: Cue) -> Verdict {
+        let agent = &self.agents[slot as usize];
+        let was = agent.status();
+        let status = was.after(cue);
+        let line = DueQueue::of(status, agent.mode);
         self.by_status[was as usize] -= 1;
-        self.by_status[agent.status as usize] += 1;
+        self.by_status[status as usize] += 1;
         self.lines.move_to(&mut self.agents, slot, line);
         was
     }
 
-    fn pass(&mut self, now: Now, slot: Slot, cue: Cue) -> Change {
+    /// Passes the verdict that follows from a silence.
+    fn pass(&mut self, now: Now, slot: Slot, cue: Cue, late: Option<Duration>) -> Change {
         let was = self.turn(slot, cue);
-        Change { was, agent: self.agents[slot as usize].view(now), dead_for: None }
+        let agent = &self.agents[slot as usize];
+        debug_assert!(
+            agent.status() != Verdict::Dead
+                || now.tick.since(agent.last_seen) >= dead_after(agent.mode, self.rules.grace),
+            "nobody is dead before its silence reached the deadline"
+        );
+        Change { was, agent: agent.view(now), dead_for: None, late }
     }
 
     /// Forgets an agent that was dead for long enough, or lets it linger while
     /// its death is still owed.
     fn retire(&mut self, slot: Slot) {
-        let agent = &self.agents[slot as usize];
-        if agent.death == 0 && agent.recovery == 0 {
+        if self.deaths.get(slot).is_none() && self.recoveries.get(slot).is_none() {
             self.remove(slot);
         } else {
-            self.lines.move_to(&mut self.agents, slot, Line::Lingering);
+            self.lines.move_to(&mut self.agents, slot, DueQueue::Lingering);
         }
     }
 
+    /// Forgets an agent about which nothing is owed.
     fn remove(&mut self, slot: Slot) {
+        debug_assert!(self.deaths.get(slot).is_none() && self.recoveries.get(slot).is_none());
         self.lines.leave(&mut self.agents, slot);
         let agent = self.agents.remove(slot as usize);
         self.index.remove(&agent.id, slot);
-        self.by_status[agent.status as usize] -= 1;
+        self.died.remove(slot);
+        self.alarms.remove(slot);
+        self.by_status[agent.status() as usize] -= 1;
         self.by_mode[agent.mode as usize] -= 1;
         self.told_dead -= usize::from(agent.told_dead);
     }
 
-    fn alert(&mut self, now: Now, slot: Slot, details: Details) -> bool {
+    fn alert(&mut self, now: Now, slot: Slot, what: What) -> bool {
         let agent = &self.agents[slot as usize];
-        let name = agent.view(now).agent_name;
-        let alert = Alert { agent: agent.id.clone(), name, seq: 0, attempts: 0, at: now.wall, details };
-        self.outbox.event(now.tick, alert)
+        let name = agent.name();
+        self.outbox.event(now.tick, Event { agent: agent.id.clone(), name, at: now, what })
     }
 
     fn alert_emergency(&mut self, now: Now, slot: Slot, previous_mode: Option<Mode>) -> bool {
-        let agent = &self.agents[slot as usize];
-        if now.tick < agent.next_emergency_alert {
+        if self.alarms.get(slot).is_some_and(|&next| now.tick < next) {
             self.outbox.tally_mut().drop_one(Kind::EmergencyMode, Dropped::RateLimited);
             return false;
         }
-        let uptime_seconds = agent.uptime;
-        let queued = self.alert(now, slot, Details::Emergency { previous_mode, uptime_seconds });
+        let uptime = self.agents[slot as usize].uptime;
+        let queued = self.alert(now, slot, What::Emergency { previous_mode, uptime });
         if queued {
-            self.agents[slot as usize].next_emergency_alert = now.tick + EMERGENCY_ALERT_PAUSE;
+            let next = now.tick + EMERGENCY_ALERT_PAUSE;
+            self.alarms.insert_among(slot, next, |&other| now.tick < other);
         }
         queued
     }
 }
 
-/// The name worth keeping: none where it is missing or is the id itself.
-fn name_beside(id: &AgentId, beat: &Beat) -> Option<Box<str>> {
-    beat.name.clone().filter(|name| **name != *id.to_string())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A slab keeps an agent, or the next vacant place.
+    enum Entry {
+        #[expect(dead_code, reason = "only its size matters")]
+        Vacant(usize),
+        #[expect(dead_code, reason = "only its size matters")]
+        Occupied(Agent),
+    }
+
+    #[test]
+    fn an_agent_takes_96_bytes() {
+        assert_eq!((size_of::<AgentId>(), size_of::<Name>(), size_of::<Links>()), (24, 24, 8));
+        assert_eq!(size_of::<Agent>(), 96);
+        assert_eq!(size_of::<Entry>(), 96);
+    }
 }

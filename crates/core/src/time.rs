@@ -3,7 +3,7 @@
 use std::ops::{Add, Sub};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Awake time starts here, not at zero, so that moments before the start can
 /// be told: an agent restored from a saved state may have been heard then.
@@ -14,6 +14,9 @@ pub const START: Duration = Duration::from_secs(3 * 365 * 86_400);
 pub struct Tick(u64);
 
 impl Tick {
+    /// A moment before all others.
+    pub const MIN: Self = Self(0);
+
     /// The moment that lies `since_start` after the collector's start.
     pub fn from_start(since_start: Duration) -> Self {
         Self(nanos(START + since_start))
@@ -122,6 +125,15 @@ impl Serialize for Wall {
     }
 }
 
+impl<'de> Deserialize<'de> for Wall {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let moment = humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)?;
+        let since_epoch = moment.duration_since(UNIX_EPOCH).map_err(serde::de::Error::custom)?;
+        Ok(Self(millis(since_epoch)))
+    }
+}
+
 /// The same moment on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
@@ -139,4 +151,20 @@ pub fn millis(duration: Duration) -> u64 {
 /// Whole nanoseconds; the longest time there is where they do not fit.
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_time_is_read_as_it_is_written() {
+        let read = |text: &str| serde_json::from_str::<Wall>(text).ok();
+        let wall = Wall(1_764_669_600_123);
+        assert_eq!(read(&serde_json::to_string(&wall).unwrap()), Some(wall));
+        assert_eq!(read("\"2025-12-02T10:00:00Z\""), Some(Wall(1_764_669_600_000)));
+        for wrong in ["\"2025-12-02T10:00:00\"", "\"2025-12-02T10:00:00+01:00\"", "1764669600123", "\"\""] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
 }

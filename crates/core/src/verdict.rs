@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::beat::Mode;
+use crate::heartbeat::Mode;
 
 /// What the collector holds an agent to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub enum Verdict {
     /// Heard in time.
     Healthy,
     /// Silent for 1.5 intervals: shown, never alerted.
@@ -18,7 +18,7 @@ pub enum Status {
     Dead,
 }
 
-impl Status {
+impl Verdict {
     /// All verdicts, in the order the metrics list them.
     pub const ALL: [Self; 3] = [Self::Healthy, Self::Suspect, Self::Dead];
 

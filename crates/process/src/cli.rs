@@ -6,6 +6,8 @@ use std::io::Write as _;
 
 use argh::{EarlyExit, FromArgs};
 
+use crate::settings::{self, Flags, Table};
+
 /// The process ends as it was asked to.
 pub const STOPPED: i32 = 0;
 /// Who was asked about is not well.
@@ -40,18 +42,24 @@ fn lossy(text: impl AsRef<OsStr>) -> String {
     text.as_ref().to_string_lossy().into_owned()
 }
 
-/// Parses flags. `--name=value` means the same as `--name value`.
+/// Parses arguments: the settings of `table`, and the program's own `Switches`.
 ///
 /// # Errors
 /// The text to show, and whether it was asked for.
-pub fn parse<F: FromArgs>(program: &str, arguments: &[String]) -> Result<F, EarlyExit> {
-    let split = |argument: &String| match argument.split_once('=') {
-        Some((name, value)) if name.starts_with("--") => vec![name.to_owned(), value.to_owned()],
-        _ => vec![argument.clone()],
-    };
-    let arguments: Vec<String> = arguments.iter().flat_map(split).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    F::from_args(&[program], &arguments)
+pub fn parse<Switches: FromArgs>(
+    program: &str,
+    table: Table,
+    arguments: &[String],
+) -> Result<(Switches, Flags), EarlyExit> {
+    let (flags, others) = settings::split(table, arguments)?;
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    match Switches::from_args(&[program], &others) {
+        Ok(switches) => Ok((switches, flags)),
+        Err(EarlyExit { output, status: Ok(()) }) => {
+            Err(EarlyExit { output: format!("{output}\n{}", settings::describe(table)), status: Ok(()) })
+        }
+        Err(early) => Err(early),
+    }
 }
 
 /// Answers what was asked for.
@@ -69,8 +77,9 @@ pub fn complain(program: &str, text: &str, code: i32) -> i32 {
 
 /// Shows what ended the parsing of flags: help, or an error.
 pub fn show(program: &str, early: &EarlyExit) -> i32 {
+    let text = early.output.trim_end();
     match early.status {
-        Ok(()) => say(early.output.trim_end()),
-        Err(()) => complain(program, early.output.trim_end(), BAD_CONFIG),
+        Ok(()) => say(text),
+        Err(()) => complain(program, &format!("{text}; {program} --help shows what is known"), BAD_CONFIG),
     }
 }

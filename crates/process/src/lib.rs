@@ -1,6 +1,6 @@
 //! What any of our programs is: a UNIX process. It knows no agents.
 //!
-//! - [`cli`], [`settings`]: arguments and variables in, words and an exit code out
+//! - [`cli`], [`mod@settings`]: arguments and variables in, words and an exit code out
 //! - [`clock`]: the only reader of time
 //! - [`logging`], [`signals`], [`panics`], [`systemd`]: what the outside says and hears; [`throttle`]: not too often
 //! - [`stop`], [`threads`]: threads that are named, owned and joined

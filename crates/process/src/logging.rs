@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -18,7 +19,15 @@ use log::{Level, Record};
 use serde::Serialize;
 
 use crate::clock::wall;
+use crate::settings::{Fallback, Kind};
 use pap_core::time::Wall;
+
+crate::settings! {
+    /// what is logged; debug shows every heartbeat
+    RUST_LOG: Kind::LogFilter, Fallback::Value("info");
+    /// how log lines look: text is for people, json is one object a line
+    LOG_FORMAT: Kind::Choice(&["text", "json"]), Fallback::Value("text");
+}
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +44,14 @@ impl fmt::Display for LogFormat {
             Self::Text => "text",
             Self::Json => "json",
         })
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        [Self::Text, Self::Json].into_iter().find(|format| format.to_string() == name).ok_or(())
     }
 }
 

@@ -1,18 +1,195 @@
-//! One value at a time: where it comes from, and whether it is allowed.
+//! The settings of a program. Each is defined once, in the table that
+//! [`settings!`](crate::settings!) makes; what reads a value, names a flag, or
+//! describes a setting to people takes it from there.
+//!
+//! - this file: what a setting is, which values it takes, what is said of a wrong one
+//! - `flags`: the settings among the arguments, and their part of `--help`
+//! - `reader`: values from flags and the environment, and what is in effect
+//! - `client` (feature `client`): URLs and certificates
+
+#[cfg(feature = "client")]
+mod client;
+mod flags;
+mod reader;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
-#[cfg(feature = "client")]
-use ureq::{
-    http::Uri,
-    tls::{Certificate, PemItem, parse_pem},
-};
+pub use flags::{Flags, describe, split};
+pub use reader::{Reader, Source};
 
 /// The longest key, in bytes.
 const MAX_KEY: usize = 4096;
+
+/// All settings of a program, in the order in which people see them.
+pub type Table = &'static [&'static Setting];
+
+/// One setting: an environment variable that is also a flag.
+#[derive(Debug)]
+pub struct Setting {
+    /// The variable's name.
+    pub name: &'static str,
+    /// The flag's name without dashes, where it does not follow from the variable's.
+    pub short: Option<&'static str>,
+    /// Which values are allowed.
+    pub kind: Kind,
+    /// What holds where no value is given.
+    pub fallback: Fallback,
+    /// What it does, as it was written: with a space before each line.
+    pub help: &'static str,
+}
+
+/// Which values a setting takes.
+#[derive(Debug)]
+pub enum Kind {
+    /// So many bytes of text at most, without control characters.
+    Text(usize),
+    /// A whole number in this range.
+    Number(RangeInclusive<u64>),
+    /// An IP address.
+    Address,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// The path of a file or socket.
+    Path,
+    /// What is logged, in the syntax of `RUST_LOG`.
+    LogFilter,
+    /// A key, never shown. It may also come from the file that `<NAME>_FILE` names.
+    Secret,
+    /// An http:// or https:// URL. The text goes on where its kind is described.
+    #[cfg(feature = "client")]
+    Url(&'static str),
+    /// The path of a file of PEM certificates.
+    #[cfg(feature = "client")]
+    Certificates,
+}
+
+/// What holds where no value is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// The program does not start.
+    Required,
+    /// This value.
+    Value(&'static str),
+    /// What these words say; the program works it out.
+    Words(&'static str),
+}
+
+/// Defines a program's settings, each as a static of the variable's name, and
+/// `SETTINGS`, the table of them all. What stands after `shared` is defined elsewhere.
+///
+/// ```
+/// use pap_process::logging::LOG_FORMAT;
+/// use pap_process::settings::{Fallback, Kind};
+///
+/// pap_process::settings! {
+///     /// the port to listen on
+///     PORT: Kind::Number(0..=65_535), Fallback::Value("8080");
+///     /// a file that holds the mode
+///     PAP_MODE_FILE as "mode-file": Kind::Path, Fallback::Words("none");
+///     shared LOG_FORMAT;
+/// }
+/// assert_eq!((PORT.flag().as_str(), PAP_MODE_FILE.flag().as_str()), ("--port", "--mode-file"));
+/// assert_eq!((PORT.help(), SETTINGS.len()), ("the port to listen on", 3));
+/// ```
+#[macro_export]
+macro_rules! settings {
+    (
+        $($(#[doc = $help:literal])+ $name:ident $(as $short:literal)?: $kind:expr, $fallback:expr;)+
+        $(shared $($shared:path),+;)?
+    ) => {
+        $(
+            $(#[doc = $help])+
+            pub static $name: $crate::settings::Setting = $crate::settings::Setting {
+                name: stringify!($name),
+                short: $crate::settings!(@first $($short)?),
+                kind: $kind,
+                fallback: $fallback,
+                help: concat!($($help),+),
+            };
+        )+
+        /// Every setting, in the order in which people see them.
+        pub static SETTINGS: $crate::settings::Table = &[$(&$name,)+ $($(&$shared,)+)?];
+    };
+    (@first) => { None };
+    (@first $short:literal) => { Some($short) };
+}
+
+impl Setting {
+    /// The flag, such as `--cluster-id`.
+    pub fn flag(&self) -> String {
+        match self.short {
+            Some(short) => format!("--{short}"),
+            None => format!("--{}", self.name.to_ascii_lowercase().replace('_', "-")),
+        }
+    }
+
+    /// What it does, as part of a sentence.
+    pub fn help(&self) -> &'static str {
+        self.help.trim_start()
+    }
+
+    /// The variable that names a file which holds the value, and its flag;
+    /// only keys have one.
+    pub fn file(&self) -> Option<(String, String)> {
+        matches!(self.kind, Kind::Secret)
+            .then(|| (format!("{}_FILE", self.name), format!("{}-file", self.flag())))
+    }
+
+    /// What is allowed, in words.
+    pub fn allowed(&self) -> String {
+        match &self.kind {
+            Kind::Text(longest) => format!("1 to {longest} bytes of text without control characters"),
+            Kind::Number(range) => format!("a whole number from {} to {}", range.start(), range.end()),
+            Kind::Address => "an IP address such as 127.0.0.1 or ::1, or nothing for all".into(),
+            Kind::Choice(words) => words.join(", "),
+            Kind::Path => "a path".into(),
+            Kind::LogFilter => {
+                "off, error, warn, info, debug or trace, or a list such as info,pap_collector=debug".into()
+            }
+            Kind::Secret => format!("1 to {MAX_KEY} visible ASCII characters"),
+            #[cfg(feature = "client")]
+            Kind::Url(also) => format!("an http:// or https:// URL with a host and no user name{also}"),
+            #[cfg(feature = "client")]
+            Kind::Certificates => "a file of PEM certificates, at least one".into(),
+        }
+    }
+
+    /// Whether `raw` is allowed. Of a file it is only the path that is looked at.
+    pub fn takes(&self, raw: &str) -> bool {
+        let is_text = !raw.contains([char::REPLACEMENT_CHARACTER, '\0']);
+        match &self.kind {
+            Kind::Text(longest) => is_text && raw.len() <= *longest && !raw.chars().any(char::is_control),
+            Kind::Number(range) => {
+                let digits = raw.bytes().all(|byte| byte.is_ascii_digit());
+                digits && raw.parse().is_ok_and(|number| range.contains(&number))
+            }
+            Kind::Address => raw.parse::<IpAddr>().is_ok(),
+            Kind::Choice(words) => words.contains(&raw),
+            Kind::Path => is_text,
+            Kind::LogFilter => raw.split(',').all(|directive| {
+                let level = directive.rsplit('=').next().unwrap_or_default().trim();
+                level.parse::<log::LevelFilter>().is_ok()
+            }),
+            Kind::Secret => raw.len() <= MAX_KEY && raw.bytes().all(|byte| byte.is_ascii_graphic()),
+            #[cfg(feature = "client")]
+            Kind::Url(_) => client::is_url(raw),
+            #[cfg(feature = "client")]
+            Kind::Certificates => is_text,
+        }
+    }
+
+    /// The error that `value` is not allowed.
+    pub fn wrong(&self, value: &str) -> ConfigError {
+        ConfigError::new(self.name, Some(value), &self.allowed())
+    }
+
+    /// The error that there is no value.
+    pub fn missing(&self) -> ConfigError {
+        ConfigError::new(self.name, None, &format!("{}, {}", self.help(), self.allowed()))
+    }
+}
 
 /// A value that is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -64,219 +241,3 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
-
-/// Where raw values come from, by the name of their variable.
-pub type Source<'a> = dyn Fn(&str) -> Option<String> + 'a;
-
-/// Reads values by the name of their variable.
-pub struct Reader<'a> {
-    flags: &'a Source<'a>,
-    environment: &'a Source<'a>,
-}
-
-impl<'a> Reader<'a> {
-    /// A flag wins over the environment.
-    pub fn new(flags: &'a Source<'a>, environment: &'a Source<'a>) -> Self {
-        Self { flags, environment }
-    }
-
-    /// The raw value; an empty one counts as not set.
-    pub fn get(&self, variable: &str) -> Option<String> {
-        (self.flags)(variable).or_else(|| (self.environment)(variable)).filter(|value| !value.is_empty())
-    }
-
-    /// Text without control characters.
-    ///
-    /// # Errors
-    /// It is longer than `longest` bytes, or has control characters.
-    pub fn text(&self, variable: &str, longest: usize) -> Result<Option<String>, ConfigError> {
-        let allowed = format!("1 to {longest} bytes of text without control characters");
-        self.checked(variable, &allowed, |raw| {
-            (raw.len() <= longest && !raw.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER))
-                .then(|| raw.to_owned())
-        })
-    }
-
-    /// A whole number.
-    ///
-    /// # Errors
-    /// It is not, or out of range.
-    pub fn number(
-        &self,
-        variable: &str,
-        allowed: RangeInclusive<usize>,
-        default: usize,
-    ) -> Result<usize, ConfigError> {
-        let number = self.whole_number(variable, *allowed.start() as u64..=*allowed.end() as u64)?;
-        Ok(number.and_then(|number| usize::try_from(number).ok()).unwrap_or(default))
-    }
-
-    /// A duration in whole milliseconds.
-    ///
-    /// # Errors
-    /// It is not, or out of range.
-    pub fn millis(
-        &self,
-        variable: &str,
-        allowed: RangeInclusive<u64>,
-        default: u64,
-    ) -> Result<Duration, ConfigError> {
-        let millis = self.whole_number(variable, allowed)?;
-        Ok(Duration::from_millis(millis.unwrap_or(default)))
-    }
-
-    /// A TCP port.
-    ///
-    /// # Errors
-    /// It is none.
-    pub fn port(&self, variable: &str, default: u16) -> Result<u16, ConfigError> {
-        let port = self.whole_number(variable, 0..=u64::from(u16::MAX))?;
-        Ok(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(default))
-    }
-
-    fn whole_number(&self, variable: &str, range: RangeInclusive<u64>) -> Result<Option<u64>, ConfigError> {
-        let allowed = format!("a whole number from {} to {}", range.start(), range.end());
-        self.checked(variable, &allowed, |raw| {
-            let digits = raw.bytes().all(|byte| byte.is_ascii_digit());
-            raw.parse().ok().filter(|number| digits && range.contains(number))
-        })
-    }
-
-    /// An IP address; none for all.
-    ///
-    /// # Errors
-    /// It is none.
-    pub fn address(&self, variable: &str) -> Result<Option<IpAddr>, ConfigError> {
-        self.checked(variable, "an IP address such as 127.0.0.1 or ::1, or nothing for all", |raw| {
-            raw.parse().ok()
-        })
-    }
-
-    /// One of the named values; the first is the default.
-    ///
-    /// # Errors
-    /// It is none of them.
-    pub fn choice<T: Copy>(&self, variable: &str, choices: &[(&str, T)]) -> Result<T, ConfigError> {
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        let find = |raw: &str| choices.iter().find(|(name, _)| *name == raw).map(|(_, value)| *value);
-        Ok(self.checked(variable, &names.join(", "), find)?.unwrap_or(choices[0].1))
-    }
-
-    /// What is logged, in the syntax of `RUST_LOG`.
-    ///
-    /// # Errors
-    /// It is not in that syntax.
-    pub fn log_filter(&self, variable: &str, default: &str) -> Result<String, ConfigError> {
-        let allowed = "off, error, warn, info, debug or trace, or a list such as info,pap_collector=debug";
-        let valid = |raw: &str| {
-            raw.split(',').all(|directive| {
-                let level = directive.rsplit('=').next().unwrap_or_default().trim();
-                level.parse::<log::LevelFilter>().is_ok()
-            })
-        };
-        let filter = self.checked(variable, allowed, |raw| valid(raw).then(|| raw.to_owned()))?;
-        Ok(filter.unwrap_or_else(|| default.to_owned()))
-    }
-
-    /// A key, from its own variable or from the file that `<variable>_FILE` names.
-    ///
-    /// # Errors
-    /// Both are set, the file cannot be read, or it holds no key.
-    pub fn secret(&self, variable: &str) -> Result<Option<Secret>, ConfigError> {
-        let file_variable = format!("{variable}_FILE");
-        let (named, raw) = match (self.get(variable), self.file(&file_variable)?) {
-            (Some(_), Some((path, _))) => {
-                let allowed = format!("either {variable} or {file_variable}, not both");
-                return Err(ConfigError::new(&file_variable, Some(&path), &allowed));
-            }
-            (Some(raw), None) => (variable, raw),
-            (None, Some((path, bytes))) => {
-                let text = String::from_utf8(bytes).unwrap_or_default();
-                let key = text.trim_end_matches(['\r', '\n']).to_owned();
-                if key.is_empty() {
-                    return Err(ConfigError::new(&file_variable, Some(&path), "a file that holds a key"));
-                }
-                (file_variable.as_str(), key)
-            }
-            (None, None) => return Ok(None),
-        };
-        if raw.len() > MAX_KEY || !raw.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let allowed = format!("1 to {MAX_KEY} visible ASCII characters");
-            return Err(ConfigError::new(named, Some("(hidden)"), &allowed));
-        }
-        Ok(Some(Secret(raw)))
-    }
-
-    /// A URL of ours to call, in which `fill` may put something.
-    ///
-    /// # Errors
-    /// It cannot be called.
-    #[cfg(feature = "client")]
-    pub fn url(
-        &self,
-        variable: &str,
-        also: &str,
-        fill: impl FnOnce(String) -> String,
-    ) -> Result<Option<String>, ConfigError> {
-        let Some(raw) = self.get(variable) else { return Ok(None) };
-        // What stands before an @ may be a password.
-        let shown = if raw.contains('@') { "(hidden)".to_owned() } else { raw.clone() };
-        let url = fill(raw);
-        let is_good = url.parse::<Uri>().is_ok_and(|uri| {
-            let authority = uri.authority().map(ureq::http::uri::Authority::as_str);
-            matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri.host().is_some_and(|host| !host.is_empty())
-                && authority.is_none_or(|text| !text.contains('@'))
-        });
-        if is_good {
-            return Ok(Some(url));
-        }
-        let allowed = format!("an http:// or https:// URL with a host and no user name{also}");
-        Err(ConfigError::new(variable, Some(&shown), &allowed))
-    }
-
-    /// The certificates in the PEM file that a variable names.
-    ///
-    /// # Errors
-    /// The file cannot be read, or holds none.
-    #[cfg(feature = "client")]
-    pub fn certificates(&self, variable: &str) -> Result<Vec<Certificate<'static>>, ConfigError> {
-        let Some((path, pem)) = self.file(variable)? else { return Ok(Vec::new()) };
-        let wrong = || ConfigError::new(variable, Some(&path), "a file of PEM certificates, at least one");
-        let mut certificates = Vec::new();
-        for item in parse_pem(&pem) {
-            if let PemItem::Certificate(certificate) = item.map_err(|_| wrong())? {
-                certificates.push(certificate);
-            }
-        }
-        if certificates.is_empty() { Err(wrong()) } else { Ok(certificates) }
-    }
-
-    /// The path and the content of the file that a variable names.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn file(&self, variable: &str) -> Result<Option<(String, Vec<u8>)>, ConfigError> {
-        let Some(path) = self.get(variable) else { return Ok(None) };
-        match std::fs::read(&path) {
-            Ok(content) => Ok(Some((path, content))),
-            Err(error) => {
-                let allowed = format!("a file that can be read ({error})");
-                Err(ConfigError::new(variable, Some(&path), &allowed))
-            }
-        }
-    }
-
-    fn checked<T>(
-        &self,
-        variable: &str,
-        allowed: &str,
-        check: impl FnOnce(&str) -> Option<T>,
-    ) -> Result<Option<T>, ConfigError> {
-        let Some(raw) = self.get(variable) else { return Ok(None) };
-        match check(&raw) {
-            Some(value) => Ok(Some(value)),
-            None => Err(ConfigError::new(variable, Some(&raw), allowed)),
-        }
-    }
-}

@@ -82,3 +82,46 @@ pub fn is_ignored(signal: Signal) -> bool {
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     mask.is_some_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
+    use crossbeam_channel::bounded;
+    use nix::sys::signal::raise;
+
+    use super::*;
+
+    /// All in a thread of its own, which sends the signal to itself: those of
+    /// the other tests do not block it.
+    #[test]
+    fn who_holds_signals_back_knows_of_all_that_were_read() {
+        let (give, given) = bounded(1);
+        let (go, went) = bounded::<()>(1);
+        let (tell, told) = bounded(1);
+        let (permit, permitted) = bounded::<()>(1);
+        let reader = thread::spawn(move || {
+            let signals = Arc::new(Signals::take(&[Signal::SIGUSR1]).unwrap());
+            give.send(Arc::clone(&signals)).unwrap();
+            went.recv().unwrap();
+            raise(Signal::SIGUSR1).unwrap();
+            signals.next(|signal| {
+                tell.send(signal).unwrap();
+                permitted.recv().unwrap();
+            })
+        });
+        let signals = given.recv().unwrap();
+        let guard = signals.hold();
+        go.send(()).unwrap();
+        let early = told.recv_timeout(Duration::from_millis(100));
+        assert!(early.is_err(), "it is not read as long as signals are held back");
+        drop(guard);
+        assert_eq!(told.recv(), Ok(Signal::SIGUSR1));
+        assert!(signals.reading.try_lock().is_err(), "nobody goes on before it is noted");
+        permit.send(()).unwrap();
+        assert_eq!(reader.join().unwrap(), Caught { signal: Signal::SIGUSR1, by_process: true });
+        drop(signals.hold());
+    }
+}

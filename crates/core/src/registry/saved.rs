@@ -1,65 +1,60 @@
 //! What survives a restart: each agent with its verdict and what the station
 //! knows of it, and the events that wait.
+//!
+//! A field that is missing gets the value that accuses nobody. Only the id and
+//! the mode must be there: without a mode there is no deadline.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, Registry};
-use crate::alert::{Alert, Details, Kind};
-use crate::beat::{AgentId, Mode};
-use crate::lines::{Line, Links};
-use crate::outbox::Verdict;
+use super::{Agent, BySlot, Name, Registry};
+use crate::alert::VerdictKind;
+use crate::due_queues::{DueQueue, Links, Slot};
+use crate::heartbeat::{AgentId, Mode};
+use crate::outbox::{SavedEvent, SavedVerdict, ToOwe};
 use crate::time::{Now, Tick, Wall, millis};
-use crate::verdict::Status;
+use crate::verdict::Verdict;
 
-/// An agent as it is saved. Times are milliseconds.
+/// An agent as it is saved. Times are milliseconds: the moments first and last
+/// seen since 1970, all others up to the moment of saving or from it on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedAgent {
+    /// Required.
     id: AgentId,
+    /// None where it is the id.
+    #[serde(default)]
     name: Option<Box<str>>,
+    /// Required.
     mode: Mode,
-    status: Status,
+    #[serde(default = "healthy")]
+    status: Verdict,
+    #[serde(default)]
     uptime: f64,
-    first_seen: u64,
-    last_seen: u64,
+    /// The moment of restoring where it is missing.
+    #[serde(default)]
+    first_seen: Option<u64>,
+    /// The moment of restoring where it is missing.
+    #[serde(default)]
+    last_seen: Option<u64>,
+    #[serde(default)]
     silence: u64,
+    #[serde(default)]
     consecutive: u32,
+    #[serde(default)]
     dead_for: u64,
+    #[serde(default)]
     emergency_alert_in: u64,
+    #[serde(default)]
     told_dead: bool,
+    #[serde(default)]
     death: Option<SavedVerdict>,
+    #[serde(default)]
     recovery: Option<SavedVerdict>,
 }
 
-/// A verdict that is owed, as it is saved.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SavedVerdict {
-    /// Its number, which it keeps.
-    pub seq: u64,
-    /// When it happened.
-    pub at: u64,
-    /// For a recovery: how long the agent was dead.
-    pub span: u64,
-}
-
-/// An event that waits to be told, as it is saved.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SavedEvent {
-    /// Its number, which it keeps.
-    pub seq: u64,
-    /// How long it has waited.
-    pub age: u64,
-    agent: AgentId,
-    name: String,
-    at: u64,
-    what: SavedWhat,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-enum SavedWhat {
-    Emergency { previous_mode: Option<Mode>, uptime: f64 },
-    Restart { previous_uptime: f64, uptime: f64, mode: Mode },
+const fn healthy() -> Verdict {
+    Verdict::Healthy
 }
 
 /// How the time between saving and restoring counts.
@@ -71,63 +66,35 @@ pub enum Resume {
     Restarted,
 }
 
-impl SavedEvent {
-    /// None for a verdict, which is saved with its agent.
-    pub fn of(alert: &Alert, age: Duration) -> Option<Self> {
-        let what = match alert.details {
-            Details::Emergency { previous_mode, uptime_seconds: uptime } => {
-                SavedWhat::Emergency { previous_mode, uptime }
-            }
-            Details::Restart { previous_uptime, new_uptime: uptime, mode } => {
-                SavedWhat::Restart { previous_uptime, uptime, mode }
-            }
-            Details::Death { .. } | Details::Recovered { .. } => return None,
-        };
-        let (agent, name) = (alert.agent.clone(), alert.name.clone());
-        Some(Self { seq: alert.seq, age: millis(age), agent, name, at: alert.at.0, what })
-    }
-
-    /// The event again.
-    pub fn into_alert(self) -> Alert {
-        let details = match self.what {
-            SavedWhat::Emergency { previous_mode, uptime } => {
-                Details::Emergency { previous_mode, uptime_seconds: uptime }
-            }
-            SavedWhat::Restart { previous_uptime, uptime, mode } => {
-                Details::Restart { previous_uptime, new_uptime: uptime, mode }
-            }
-        };
-        Alert { agent: self.agent, name: self.name, seq: self.seq, attempts: 0, at: Wall(self.at), details }
-    }
-}
-
 impl Registry {
     /// Adds the agents among the next `steps` places, from place `from` on, to
     /// `out`. Returns where to go on, none at the end.
     pub fn save(&self, now: Now, from: usize, steps: usize, out: &mut Vec<SavedAgent>) -> Option<usize> {
         let end = self.slots_end.min(from + steps);
-        let agents = (from..end).filter_map(|slot| self.agents.get(slot));
+        let slots = (from..end).filter_map(|place| Slot::try_from(place).ok());
+        let agents = slots.filter_map(|slot| Some((slot, self.agents.get(slot as usize)?)));
         out.extend(agents.map(|agent| self.saved(now.tick, agent)));
         (end < self.slots_end).then_some(end)
     }
 
-    fn saved(&self, now: Tick, agent: &Agent) -> SavedAgent {
-        let dead = agent.status == Status::Dead;
+    fn saved(&self, now: Tick, (slot, agent): (Slot, &Agent)) -> SavedAgent {
+        let alarm = self.alarms.get(slot);
+        let owed = |numbers: &BySlot<u64>| numbers.get(slot).and_then(|&seq| self.outbox.saved(seq));
         SavedAgent {
             id: agent.id.clone(),
-            name: agent.name.clone(),
+            name: agent.name.get().map(Into::into),
             mode: agent.mode,
-            status: agent.status,
+            status: agent.status(),
             uptime: agent.uptime,
-            first_seen: agent.first_seen_wall.0,
-            last_seen: agent.last_seen_wall.0,
+            first_seen: Some(agent.first_seen_wall.0),
+            last_seen: Some(agent.last_seen_wall.0),
             silence: millis(now.since(agent.last_seen)),
             consecutive: agent.consecutive,
-            dead_for: if dead { millis(now.since(agent.died)) } else { 0 },
-            emergency_alert_in: millis(agent.next_emergency_alert.since(now)),
+            dead_for: self.died.get(slot).map_or(0, |&died| millis(now.since(died))),
+            emergency_alert_in: alarm.map_or(0, |alarm| millis(alarm.since(now))),
             told_dead: agent.told_dead,
-            death: self.outbox.saved(agent.death),
-            recovery: self.outbox.saved(agent.recovery),
+            death: owed(&self.deaths),
+            recovery: owed(&self.recoveries),
         }
     }
 
@@ -136,9 +103,9 @@ impl Registry {
     pub fn restore(&mut self, now: Now, mut agents: Vec<SavedAgent>, resume: Resume) -> usize {
         // The lines want those first who fall due first.
         let waited = |agent: &SavedAgent| match (agent.status, resume) {
-            (Status::Dead, _) => agent.dead_for,
-            (Status::Healthy | Status::Suspect, Resume::Continued) => agent.silence,
-            (Status::Healthy | Status::Suspect, Resume::Restarted) => 0,
+            (Verdict::Dead, _) => agent.dead_for,
+            (Verdict::Healthy | Verdict::Suspect, Resume::Continued) => agent.silence,
+            (Verdict::Healthy | Verdict::Suspect, Resume::Restarted) => 0,
         };
         agents.sort_by_key(|agent| std::cmp::Reverse(waited(agent)));
         let no_room = agents.len().saturating_sub(self.rules.max_agents);
@@ -154,45 +121,46 @@ impl Registry {
             return;
         }
         let ago = |time| now.tick - Duration::from_millis(time);
-        let line = match saved.status {
-            Status::Healthy => Line::Healthy(saved.mode),
-            Status::Suspect => Line::Suspect(saved.mode),
-            Status::Dead => Line::Dead,
-        };
+        let wall = |saved: Option<u64>| saved.map_or(now.wall, Wall);
         let slot = self.insert(Agent {
+            name: Name::new(&saved.id, saved.name.as_deref()),
             id: saved.id,
-            name: saved.name,
             last_seen: match (resume, saved.status) {
-                (Resume::Continued, _) | (Resume::Restarted, Status::Dead) => ago(saved.silence),
-                (Resume::Restarted, Status::Healthy | Status::Suspect) => now.tick,
+                (Resume::Continued, _) | (Resume::Restarted, Verdict::Dead) => ago(saved.silence),
+                (Resume::Restarted, Verdict::Healthy | Verdict::Suspect) => now.tick,
             },
-            last_seen_wall: Wall(saved.last_seen),
-            first_seen_wall: Wall(saved.first_seen),
-            died: ago(saved.dead_for),
-            next_emergency_alert: now.tick + Duration::from_millis(saved.emergency_alert_in),
+            last_seen_wall: wall(saved.last_seen),
+            first_seen_wall: wall(saved.first_seen),
             uptime: saved.uptime,
-            death: 0,
-            recovery: 0,
-            links: Links::new(line),
+            links: Links::NONE,
             consecutive: saved.consecutive,
+            line: DueQueue::of(saved.status, saved.mode),
             mode: saved.mode,
-            status: saved.status,
             told_dead: saved.told_dead,
         });
-        let Some(slot) = slot else { return };
-        let agent = &mut self.agents[slot as usize];
-        if let Some(recovery) = saved.recovery {
-            let kind = Kind::AgentRecovered;
-            let span = Duration::from_millis(recovery.span);
-            let verdict = Verdict { agent: &agent.id, slot, kind, span, held: false };
-            self.outbox.owe_again(&verdict, recovery);
-            agent.recovery = recovery.seq;
+        if saved.status == Verdict::Dead {
+            self.died.insert(slot, ago(saved.dead_for));
         }
-        if let Some(death) = saved.death.filter(|_| saved.status == Status::Dead) {
-            let (kind, span, held) = (Kind::AgentDeath, Duration::ZERO, agent.recovery != 0);
-            let verdict = Verdict { agent: &agent.id, slot, kind, span, held };
-            self.outbox.owe_again(&verdict, death);
-            agent.death = death.seq;
+        if saved.emergency_alert_in > 0 {
+            self.alarms.insert(slot, now.tick + Duration::from_millis(saved.emergency_alert_in));
+        }
+        let agent = &self.agents[slot as usize].id;
+        if let Some(recovery) = saved.recovery {
+            let kind = VerdictKind::Recovery { dead_for: Duration::from_millis(recovery.span) };
+            let verdict =
+                ToOwe { agent, slot, kind, at: Now { tick: now.tick, wall: Wall(recovery.at) }, held: false };
+            self.recoveries.insert(slot, self.outbox.owe_again(&verdict, recovery.seq));
+        }
+        if let Some(death) = saved.death.filter(|_| saved.status == Verdict::Dead) {
+            let (kind, held) = (VerdictKind::Death, saved.recovery.is_some());
+            let verdict = ToOwe {
+                agent,
+                slot,
+                kind,
+                at: Now { tick: ago(saved.dead_for), wall: Wall(death.at) },
+                held,
+            };
+            self.deaths.insert(slot, self.outbox.owe_again(&verdict, death.seq));
         }
     }
 

@@ -8,11 +8,11 @@
 use std::time::Duration;
 
 use super::{Agent, Registry};
-use crate::alert::{Alert, Details, Kind};
+use crate::alert::{Alert, Death, Details, HEARTBEAT_TIMEOUT, Recovered, VerdictKind};
 use crate::delivery::Outcome;
-use crate::lines::{Line, Slot};
-use crate::outbox::{Dropped, Next, Settled, Verdict};
-use crate::time::{Now, Wall, millis};
+use crate::due_queues::{DueQueue, Slot};
+use crate::outbox::{Dropped, Next, Settled, ToOwe};
+use crate::time::{Now, millis};
 
 impl Registry {
     /// The next alert to post, if any may go now. It is under way until
@@ -20,8 +20,8 @@ impl Registry {
     pub fn next_alert(&mut self, now: Now) -> Option<Alert> {
         match self.outbox.next(now.tick)? {
             Next::Event(alert) => Some(alert),
-            Next::Verdict { seq, slot, kind, at, span, attempts } => {
-                let alert = self.agents[slot as usize].verdict_alert(now, seq, kind, at, span);
+            Next::Verdict { seq, slot, kind, at, attempts } => {
+                let alert = self.agents[slot as usize].verdict_alert(now, seq, kind, at);
                 Some(Alert { attempts, ..alert })
             }
         }
@@ -34,10 +34,10 @@ impl Registry {
             None | Some(Settled::Event) => {}
             Some(Settled::Current(slot, kind)) => match outcome {
                 Outcome::Failed(..) => {}
-                Outcome::Taken => self.told(slot, kind, kind == Kind::AgentDeath),
+                Outcome::Taken => self.told(slot, kind, kind == VerdictKind::Death),
                 Outcome::Refused(_) => self.told(slot, kind, false),
             },
-            Some(Settled::Over(slot, _)) => {
+            Some(Settled::Over(slot)) => {
                 // The agent may be gone, and another in its place.
                 let same = |agent: &Agent| agent.id == alert.agent;
                 if self.agents.get(slot as usize).is_some_and(same) {
@@ -54,33 +54,35 @@ impl Registry {
 
     /// Owes the death of an agent whose verdict has just turned dead.
     pub(super) fn owe_death(&mut self, now: Now, slot: Slot) {
-        let agent = &mut self.agents[slot as usize];
-        let verdict = Verdict {
-            agent: &agent.id,
+        debug_assert!(self.deaths.get(slot).is_none(), "a death is owed once");
+        let verdict = ToOwe {
+            agent: &self.agents[slot as usize].id,
             slot,
-            kind: Kind::AgentDeath,
-            span: Duration::ZERO,
-            held: agent.recovery != 0,
+            kind: VerdictKind::Death,
+            at: now,
+            held: self.recoveries.get(slot).is_some(),
         };
-        agent.death = self.outbox.owe(now, &verdict);
+        let seq = self.outbox.owe(&verdict);
+        self.deaths.insert(slot, seq);
     }
 
     /// Settles what is owed about an agent that came back after `dead_for`.
     /// Returns whether there is something new to tell.
     pub(super) fn owe_recovery(&mut self, now: Now, slot: Slot, dead_for: Duration) -> bool {
-        let agent = &mut self.agents[slot as usize];
+        let agent = &self.agents[slot as usize];
+        let death = self.deaths.remove(slot);
         // A death that is being posted may or may not be told; its recovery
         // waits for that answer.
-        let being_told = self.outbox.is_under_way(agent.death);
-        let told = agent.death == 0 && agent.told_dead;
-        if agent.death != 0 {
-            self.outbox.withdraw(agent.death, Dropped::Cancelled);
-            agent.death = 0;
+        let being_told = death.is_some_and(|seq| self.outbox.is_under_way(seq));
+        let told = death.is_none() && agent.told_dead;
+        if let Some(seq) = death {
+            self.outbox.withdraw(seq, Dropped::Cancelled);
         }
         if self.rules.recovery_alerts && (told || being_told) {
-            let kind = Kind::AgentRecovered;
-            let verdict = Verdict { agent: &agent.id, slot, kind, span: dead_for, held: being_told };
-            agent.recovery = self.outbox.owe(now, &verdict);
+            let kind = VerdictKind::Recovery { dead_for };
+            let verdict = ToOwe { agent: &agent.id, slot, kind, at: now, held: being_told };
+            let seq = self.outbox.owe(&verdict);
+            self.recoveries.insert(slot, seq);
             return told;
         }
         if told {
@@ -90,34 +92,32 @@ impl Registry {
     }
 
     /// The station knows the verdict, or will never know it.
-    fn told(&mut self, slot: Slot, kind: Kind, dead: bool) {
+    fn told(&mut self, slot: Slot, kind: VerdictKind, dead: bool) {
         self.set_told_dead(slot, dead);
-        let agent = &mut self.agents[slot as usize];
-        match kind {
-            Kind::AgentDeath => agent.death = 0,
-            Kind::AgentRecovered => agent.recovery = 0,
-            Kind::EmergencyMode | Kind::RestartDetected => {}
-        }
-        if agent.death != 0 {
-            self.outbox.release(agent.death);
-        } else if agent.links.line() == Line::Lingering {
+        let settled = match kind {
+            VerdictKind::Death => self.deaths.remove(slot),
+            VerdictKind::Recovery { .. } => self.recoveries.remove(slot),
+        };
+        debug_assert!(settled.is_some(), "what is settled was owed");
+        if let Some(&death) = self.deaths.get(slot) {
+            self.outbox.release(death);
+        } else if self.agents[slot as usize].line == DueQueue::Lingering {
             self.retire(slot);
         }
     }
 
     /// A death was posted whose agent came back meanwhile.
     fn told_late(&mut self, slot: Slot, taken: bool) {
-        let agent = &mut self.agents[slot as usize];
-        if agent.recovery == 0 {
-            return;
-        }
+        let Some(&recovery) = self.recoveries.get(slot) else { return };
         if taken {
-            self.outbox.release(agent.recovery);
+            self.outbox.release(recovery);
             self.set_told_dead(slot, true);
         } else {
-            self.outbox.withdraw(agent.recovery, Dropped::Cancelled);
-            agent.recovery = 0;
-            self.outbox.release(agent.death);
+            self.outbox.withdraw(recovery, Dropped::Cancelled);
+            self.recoveries.remove(slot);
+            if let Some(&death) = self.deaths.get(slot) {
+                self.outbox.release(death);
+            }
         }
     }
 
@@ -130,19 +130,21 @@ impl Registry {
 }
 
 impl Agent {
-    fn verdict_alert(&self, now: Now, seq: u64, kind: Kind, at: Wall, span: Duration) -> Alert {
+    fn verdict_alert(&self, now: Now, seq: u64, kind: VerdictKind, at: Now) -> Alert {
         let silence = now.tick.since(self.last_seen);
         let details = match kind {
-            Kind::AgentRecovered => Details::Recovered { dead_ms: millis(span), mode: self.mode },
-            Kind::AgentDeath | Kind::EmergencyMode | Kind::RestartDetected => Details::Death {
-                reason: "heartbeat_timeout",
+            VerdictKind::Recovery { dead_for } => {
+                Details::Recovered(Recovered { dead_ms: millis(dead_for), mode: self.mode })
+            }
+            VerdictKind::Death => Details::Death(Death {
+                reason: HEARTBEAT_TIMEOUT.into(),
                 missed_intervals: silence.as_secs() / self.mode.interval().as_secs(),
                 last_seen: self.last_seen_wall,
                 mode: self.mode,
                 uptime_before_death: self.uptime,
                 silence_ms: millis(silence),
-            },
+            }),
         };
-        Alert { agent: self.id.clone(), name: self.view(now).agent_name, seq, attempts: 0, at, details }
+        Alert { agent: self.id.clone(), name: self.name(), seq, attempts: 0, at, details }
     }
 }

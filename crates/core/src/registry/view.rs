@@ -3,16 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Registry;
 use crate::alert::seconds;
-use crate::beat::{AgentId, Mode};
+use crate::heartbeat::{AgentId, Mode};
 use crate::time::{Now, Wall};
-use crate::verdict::Status;
+use crate::verdict::Verdict;
 
-/// An agent as the API shows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// An agent as the API shows it, and as a station reads it. Fields that are
+/// not known are ignored: a newer collector may show more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgentView {
     /// The agent's id.
     pub agent_uuid: AgentId,
@@ -32,7 +33,7 @@ pub struct AgentView {
     /// Heartbeats since it was first heard, restarted or came back.
     pub consecutive_heartbeats: u32,
     /// The verdict.
-    pub status: Status,
+    pub status: Verdict,
     /// When it was first heard.
     pub first_seen: Wall,
     /// How long it has been silent, in milliseconds of awake time.
@@ -42,8 +43,8 @@ pub struct AgentView {
 /// The agents in numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
-    /// Agents by verdict, in the order of [`Status::ALL`].
-    pub by_status: [usize; Status::ALL.len()],
+    /// Agents by verdict, in the order of [`Verdict::ALL`].
+    pub by_status: [usize; Verdict::ALL.len()],
     /// Agents by mode, in the order of [`Mode::ALL`].
     pub by_mode: [usize; Mode::ALL.len()],
 }
@@ -56,7 +57,7 @@ impl Stats {
 
     /// Those that are dead.
     pub const fn unhealthy(&self) -> usize {
-        self.by_status[Status::Dead as usize]
+        self.by_status[Verdict::Dead as usize]
     }
 
     /// Those that are not.
@@ -66,20 +67,25 @@ impl Stats {
 }
 
 /// The agents in numbers, as the API shows them.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatsView {
-    total: usize,
-    healthy: usize,
-    unhealthy: usize,
-    by_mode: BTreeMap<Mode, usize>,
-    observed: usize,
+    /// All agents.
+    pub total: usize,
+    /// Those that are not dead.
+    pub healthy: usize,
+    /// Those that are dead.
+    pub unhealthy: usize,
+    /// All agents, by mode.
+    pub by_mode: BTreeMap<Mode, usize>,
+    /// Those that somebody watches.
+    pub observed: usize,
 }
 
 /// Which agents to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Only those with this verdict.
-    pub status: Option<Status>,
+    pub status: Option<Verdict>,
     /// Only those in this mode.
     pub mode: Option<Mode>,
     /// Only those whose id sorts after this text.
@@ -115,11 +121,43 @@ impl Registry {
         let end = self.slots_end.min(from + steps);
         let agents = (from..end).filter_map(|slot| self.agents.get(slot));
         let passing = agents.filter(|agent| {
-            filter.status.is_none_or(|status| agent.status == status)
+            filter.status.is_none_or(|status| agent.status() == status)
                 && filter.mode.is_none_or(|mode| agent.mode == mode)
                 && filter.after.as_ref().is_none_or(|after| agent.id > *after)
         });
         ids.extend(passing.map(|agent| agent.id.clone()));
         (end < self.slots_end).then_some(end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_is_read() {
+        for status in Verdict::ALL {
+            let view = AgentView {
+                agent_uuid: AgentId::new("550e8400-e29b-41d4-a716-446655440000").unwrap(),
+                agent_name: "näme".into(),
+                mode: Mode::Sleep,
+                uptime_seconds: 12.5,
+                last_seen: Wall(1_764_669_600_123),
+                healthy: status != Verdict::Dead,
+                observation_mode: true,
+                consecutive_heartbeats: 7,
+                status,
+                first_seen: Wall(1_764_669_600_000),
+                silence_ms: 1000,
+            };
+            let json = serde_json::to_string(&view).unwrap();
+            assert_eq!(serde_json::from_str::<AgentView>(&json).unwrap(), view);
+            let newer = json.replacen('{', "{\"tenant\":1,", 1);
+            assert_eq!(serde_json::from_str::<AgentView>(&newer).unwrap(), view);
+        }
+        let by_mode = Mode::ALL.into_iter().zip([1, 2, 3]).collect();
+        let stats = StatsView { total: 6, healthy: 4, unhealthy: 2, by_mode, observed: 5 };
+        let json = serde_json::to_string(&stats).unwrap();
+        assert_eq!(serde_json::from_str::<StatsView>(&json).unwrap(), stats);
     }
 }

@@ -1,0 +1,60 @@
+//! What somebody needs who asks others over HTTP: a URL, and whom to trust.
+
+use ureq::http::{Uri, uri::Authority};
+use ureq::tls::{Certificate, PemItem, parse_pem};
+
+use super::{ConfigError, Reader, Setting};
+
+/// Whether it can be called, and holds no password.
+pub(super) fn is_url(text: &str) -> bool {
+    text.parse::<Uri>().is_ok_and(|uri| {
+        let authority = uri.authority().map(Authority::as_str);
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && authority.is_none_or(|text| !text.contains('@'))
+    })
+}
+
+impl Reader<'_> {
+    /// A URL of ours to call, in which `fill` may put something.
+    ///
+    /// # Errors
+    /// It cannot be called.
+    pub fn url(
+        &mut self,
+        setting: &'static Setting,
+        fill: impl FnOnce(String) -> String,
+    ) -> Result<Option<String>, ConfigError> {
+        let Some(raw) = self.given(setting.name) else { return Ok(None) };
+        // What stands before an @ may be a password.
+        let shown = if raw.contains('@') { "(hidden)".to_owned() } else { raw.clone() };
+        let url = fill(raw);
+        if !setting.takes(&url) {
+            return Err(setting.wrong(&shown));
+        }
+        self.show(setting, &url);
+        Ok(Some(url))
+    }
+
+    /// The certificates in the PEM file that a setting names.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds none.
+    pub fn certificates(
+        &mut self,
+        setting: &'static Setting,
+    ) -> Result<Vec<Certificate<'static>>, ConfigError> {
+        let Some((path, pem)) = self.file(setting.name)? else { return Ok(Vec::new()) };
+        let mut certificates = Vec::new();
+        for item in parse_pem(&pem) {
+            if let PemItem::Certificate(certificate) = item.map_err(|_| setting.wrong(&path))? {
+                certificates.push(certificate);
+            }
+        }
+        if certificates.is_empty() {
+            return Err(setting.wrong(&path));
+        }
+        self.show(setting, &format!("({} certificates)", certificates.len()));
+        Ok(certificates)
+    }
+}

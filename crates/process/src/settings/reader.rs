@@ -1,0 +1,155 @@
+//! One value at a time: where it comes from, whether it is allowed, and what
+//! is in effect once all are read.
+
+use std::fmt::{Display, Write as _};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{ConfigError, Fallback, Flags, Secret, Setting, Table};
+
+/// The environment: a value by the name of its variable.
+pub type Source<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+/// Reads the settings of one program, and notes what is in effect.
+pub struct Reader<'a> {
+    table: Table,
+    flags: &'a Flags,
+    environment: &'a Source<'a>,
+    effective: Vec<(&'static str, String)>,
+}
+
+impl<'a> Reader<'a> {
+    /// A flag wins over the environment.
+    pub fn new(table: Table, flags: &'a Flags, environment: &'a Source<'a>) -> Self {
+        Self { table, flags, environment, effective: Vec::new() }
+    }
+
+    /// What was given; an empty value counts as not set.
+    pub(super) fn given(&self, variable: &str) -> Option<String> {
+        self.flags.get(variable).or_else(|| (self.environment)(variable)).filter(|value| !value.is_empty())
+    }
+
+    /// The value, or the table's default.
+    ///
+    /// # Errors
+    /// It is not allowed, or there is neither.
+    pub fn value<T: FromStr + Display>(&mut self, setting: &'static Setting) -> Result<T, ConfigError> {
+        self.value_if_any(setting)?.ok_or_else(|| setting.missing())
+    }
+
+    /// The value, or what the program works out instead.
+    ///
+    /// # Errors
+    /// It is not allowed.
+    pub fn value_or<T: FromStr + Display>(
+        &mut self,
+        setting: &'static Setting,
+        otherwise: impl FnOnce() -> T,
+    ) -> Result<T, ConfigError> {
+        let value = self.value_if_any(setting)?.unwrap_or_else(otherwise);
+        self.show(setting, &value);
+        Ok(value)
+    }
+
+    /// The value, or the table's default where it has one.
+    ///
+    /// # Errors
+    /// It is not allowed.
+    pub fn value_if_any<T: FromStr + Display>(
+        &mut self,
+        setting: &'static Setting,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some(raw) = self.checked(setting)? else { return Ok(None) };
+        let value: T = raw.parse().map_err(|_| setting.wrong(&raw))?;
+        self.show(setting, &value);
+        Ok(Some(value))
+    }
+
+    fn checked(&self, setting: &Setting) -> Result<Option<String>, ConfigError> {
+        let default = match setting.fallback {
+            Fallback::Value(value) => Some(value.to_owned()),
+            Fallback::Required | Fallback::Words(_) => None,
+        };
+        match self.given(setting.name).or(default) {
+            Some(raw) if !setting.takes(&raw) => Err(setting.wrong(&raw)),
+            raw => Ok(raw),
+        }
+    }
+
+    /// A duration in whole milliseconds.
+    ///
+    /// # Errors
+    /// It is not allowed, or there is none.
+    pub fn millis(&mut self, setting: &'static Setting) -> Result<Duration, ConfigError> {
+        self.value(setting).map(Duration::from_millis)
+    }
+
+    /// A path; nobody looks whether anything is there.
+    ///
+    /// # Errors
+    /// It is not allowed.
+    pub fn path(&mut self, setting: &'static Setting) -> Result<Option<PathBuf>, ConfigError> {
+        Ok(self.value_if_any::<String>(setting)?.map(Into::into))
+    }
+
+    /// A key, from its own variable or from the file that `<NAME>_FILE` names.
+    ///
+    /// # Errors
+    /// Both are set, the file cannot be read, or it holds no key.
+    pub fn secret(&mut self, setting: &'static Setting) -> Result<Option<Secret>, ConfigError> {
+        let Some((file_variable, _)) = setting.file() else { return Err(setting.missing()) };
+        let (variable, raw) = match (self.given(setting.name), self.file(&file_variable)?) {
+            (Some(_), Some((path, _))) => {
+                let allowed = format!("either {} or {file_variable}, not both", setting.name);
+                return Err(ConfigError::new(&file_variable, Some(&path), &allowed));
+            }
+            (Some(raw), None) => (setting.name, raw),
+            (None, Some((path, bytes))) => {
+                let text = String::from_utf8(bytes).unwrap_or_default();
+                let key = text.trim_end_matches(['\r', '\n']).to_owned();
+                if key.is_empty() {
+                    return Err(ConfigError::new(&file_variable, Some(&path), "a file that holds a key"));
+                }
+                (file_variable.as_str(), key)
+            }
+            (None, None) => return Ok(None),
+        };
+        if !setting.takes(&raw) {
+            return Err(ConfigError::new(variable, Some("(hidden)"), &setting.allowed()));
+        }
+        self.show(setting, &"(hidden)");
+        Ok(Some(Secret(raw)))
+    }
+
+    /// The path and the content of the file that a variable names.
+    pub(super) fn file(&self, variable: &str) -> Result<Option<(String, Vec<u8>)>, ConfigError> {
+        let Some(path) = self.given(variable) else { return Ok(None) };
+        match std::fs::read(&path) {
+            Ok(content) => Ok(Some((path, content))),
+            Err(error) => {
+                let allowed = format!("a file that can be read ({error})");
+                Err(ConfigError::new(variable, Some(&path), &allowed))
+            }
+        }
+    }
+
+    /// Notes what is in effect, where that is not the value as it was read.
+    pub fn show(&mut self, setting: &'static Setting, value: &dyn Display) {
+        debug_assert!(self.table.iter().any(|known| known.name == setting.name), "{}", setting.name);
+        self.effective.retain(|(name, _)| *name != setting.name);
+        self.effective.push((setting.name, value.to_string()));
+    }
+
+    /// What is in effect: a line for each setting of the table, in its order,
+    /// secrets hidden. What has no effect is empty.
+    pub fn effective(&self) -> String {
+        let mut text = String::new();
+        for setting in self.table {
+            let value = self.effective.iter().find(|(name, _)| *name == setting.name);
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{}={}", setting.name, value.map_or("", |(_, value)| value));
+        }
+        text
+    }
+}

@@ -1,0 +1,29 @@
+# Made from the tables of settings: PAP_WRITE_DOCS=1 cargo test -p pap-collector --test settings
+_pap_heartbeat() {
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
+    local at
+    for ((at = 1; at < COMP_CWORD; at++)); do
+        [[ ${COMP_WORDS[at]} == -- ]] || continue
+        if ((at + 1 == COMP_CWORD)); then
+            mapfile -t COMPREPLY < <(compgen -c -- "$current")
+        else
+            compopt -o filenames
+            mapfile -t COMPREPLY < <(compgen -f -- "$current")
+        fi
+        return
+    done
+    # To bash, --flag=value is three words.
+    if [[ $current == = ]]; then
+        current=
+    elif [[ $previous == = ]]; then
+        previous=${COMP_WORDS[COMP_CWORD - 2]}
+    fi
+    case $previous in
+        --heartbeat-mode) mapfile -t COMPREPLY < <(compgen -W 'IDLE EMERGENCY SLEEP' -- "$current"); return ;;
+        --log-format) mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$current"); return ;;
+        --pap-agent-key-file | --pap-ca-file | --pid-file | --mode-file | --status-file) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
+        --pap-agent-id | --pap-agent-name | --pap-agent-key | --pap-collector-url | --pap-station-url | --heartbeat-interval | --probe | --probe-timeout-ms | --emergency-after | --rust-log) COMPREPLY=(); return ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W '--pap-agent-id --pap-agent-name --pap-agent-key --pap-agent-key-file --pap-collector-url --pap-station-url --pap-ca-file --heartbeat-mode --heartbeat-interval --probe --probe-timeout-ms --pid-file --emergency-after --mode-file --status-file --rust-log --log-format --help --check --status --check-config --version --' -- "$current")
+}
+complete -F _pap_heartbeat pap-heartbeat

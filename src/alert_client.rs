@@ -1,0 +1,145 @@
+//! The station: posts one alert and says how that ended. Without a station
+//! the alert goes to the log, and that never fails.
+
+use std::time::Duration;
+
+use ureq::http::HeaderMap;
+use ureq::tls::Certificate;
+
+use crate::config;
+use crate::state_file::Owner;
+use pap_core::alert::{Alert, Severity};
+use pap_core::delivery::Reply;
+use pap_process::client;
+use pap_process::clock::wall;
+
+/// How long resolving the station's name and connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one post may take as a whole.
+const POST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A kept connection is not used again after this: servers commonly close at
+/// 5 s, and a post that meets a closed connection is lost and sent twice.
+const KEEP_IDLE: Duration = Duration::from_secs(2);
+
+/// Where alerts go.
+pub struct AlertClient {
+    owner: Owner,
+    post: Option<Post>,
+}
+
+struct Post {
+    agent: ureq::Agent,
+    url: String,
+    authorization: String,
+}
+
+/// How a post ended, and what to say about it.
+pub struct Told {
+    /// For the decision what to do next.
+    pub reply: Reply,
+    /// For the log: the station's words, or what went wrong.
+    pub remark: String,
+}
+
+impl Told {
+    /// There was no post.
+    pub fn nothing(why: String) -> Self {
+        Self { reply: Reply::None, remark: why }
+    }
+}
+
+impl AlertClient {
+    /// The configured station, or the log.
+    pub fn new(config: &config::Config, owner: Owner) -> Self {
+        let post = config.station.as_ref().map(|station| Post {
+            agent: agent(&station.roots, config.rules.outbox.senders),
+            url: station.url.clone(),
+            authorization: format!("Bearer {}", station.key.reveal()),
+        });
+        Self { owner, post }
+    }
+
+    /// Whether alerts only go to the log.
+    pub const fn is_log(&self) -> bool {
+        self.post.is_none()
+    }
+
+    /// Tells one alert. Waits for the station for at most 10 seconds.
+    pub fn tell(&self, alert: &Alert) -> Told {
+        let body = match alert.to_json(&self.owner.cluster_id, &self.owner.instance) {
+            Ok(body) => body,
+            Err(error) => return Told::nothing(error.to_string()),
+        };
+        if let Some(post) = &self.post {
+            post.send(&body)
+        } else {
+            let level = match alert.kind().severity() {
+                Severity::Critical => log::Level::Error,
+                Severity::Warning => log::Level::Warn,
+                Severity::Info => log::Level::Info,
+            };
+            log::log!(level, agent_uuid:% = alert.agent; "alert {}", String::from_utf8_lossy(&body));
+            Told { reply: Reply::Status { code: 200, retry_after: None }, remark: String::new() }
+        }
+    }
+}
+
+impl Post {
+    fn send(&self, body: &[u8]) -> Told {
+        let request = self.agent.post(&self.url);
+        let request =
+            request.header("Authorization", &self.authorization).header("Content-Type", "application/json");
+        match request.send(body) {
+            Ok(response) => {
+                let code = response.status().as_u16();
+                let reply = Reply::Status { code, retry_after: retry_after(response.headers()) };
+                Told { reply, remark: client::excerpt(response) }
+            }
+            Err(error) => Told::nothing(client::trouble(&error)),
+        }
+    }
+}
+
+fn agent(roots: &[Certificate<'static>], senders: usize) -> ureq::Agent {
+    client::config(concat!("pap-collector/", env!("CARGO_PKG_VERSION")), roots)
+        .timeout_resolve(Some(CONNECT_TIMEOUT))
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_global(Some(POST_TIMEOUT))
+        .max_idle_connections(senders)
+        .max_idle_connections_per_host(senders)
+        .max_idle_age(KEEP_IDLE)
+        .build()
+        .new_agent()
+}
+
+/// `Retry-After` in either of its forms (RFC 9110 §10.2.3).
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("retry-after")?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = httpdate::parse_http_date(value).ok()?;
+    Some(at.duration_since(wall().into()).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_in_both_forms() {
+        let read = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("Retry-After", value.parse().unwrap());
+            retry_after(&headers)
+        };
+        assert_eq!(read("7"), Some(Duration::from_secs(7)));
+        let soon = SystemTime::from(wall()) + Duration::from_secs(100);
+        let seconds = read(&httpdate::fmt_http_date(soon)).unwrap().as_secs();
+        assert!((98..=100).contains(&seconds), "{seconds}");
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!(read("soon"), None);
+    }
+}

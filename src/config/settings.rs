@@ -1,0 +1,62 @@
+//! Every setting of `pap-collector`. To add one, write it here and read it in
+//! `config.rs`; flags, `--help`, `--check-config` and what is in docs/ follow.
+
+use pap_core::heartbeat::MAX_TEXT;
+use pap_process::logging::{LOG_FORMAT, RUST_LOG};
+use pap_process::settings::Fallback::{Required, Value, Words};
+use pap_process::settings::Kind::{Address, Certificates, Choice, Number, Path, Secret, Text, Url};
+
+use crate::emitter::settings::{HEARTBEAT_INTERVAL, HEARTBEAT_MODE};
+
+pap_process::settings! {
+    /// the id under which the station knows this cluster
+    CLUSTER_ID: Text(MAX_TEXT), Required;
+    /// the cluster's name for people
+    CLUSTER_NAME: Text(MAX_TEXT), Words("CLUSTER_ID");
+    /// the port to listen on; 0 picks a free one, and the log says which
+    COLLECTOR_PORT: Number(0..=65_535), Value("8080");
+    /// the address to listen on
+    COLLECTOR_BIND: Address, Words("all, IPv4 and IPv6");
+    /// the key that /agents and /observe ask for
+    COLLECTOR_API_KEY: Secret, Words("none, everyone may ask");
+    /// where alerts are posted; without it, or without the key for it, they are only logged
+    STATION_ALERT_URL: Url(", in which {cluster_id} is filled in"), Words("none");
+    /// the key that is sent along with alerts
+    STATION_ALERT_KEY: Secret, Words("none");
+    /// certificates that are trusted besides the built-in roots, for the station and
+    /// for a collector above
+    STATION_CA_FILE: Certificates, Words("none");
+    /// kept for compatibility: the longest that the collector waits before it looks for
+    /// silence; it sleeps at most one second in any case, so values from 1000 on change nothing
+    ZOMBIE_CHECK_INTERVAL_MS: Number(1..=3_600_000), Value("10000");
+    /// slack on top of two intervals before silence is a death, in milliseconds
+    HEARTBEAT_GRACE_MS: Number(0..=86_400_000), Value("0");
+    /// the most alerts in the queue
+    ALERT_QUEUE_MAX_SIZE: Number(1..=10_000), Value("100");
+    /// the longest that an alert waits in the queue, in milliseconds; deaths outlive it
+    ALERT_QUEUE_TTL_MS: Number(1..=86_400_000), Value("300000");
+    /// whether to tell AGENT_RECOVERED when a death that was told is over
+    ALERT_RECOVERY: Choice(&["false", "true"]), Value("false");
+    /// alerts that are posted at once; never two for one agent
+    ALERT_SENDERS: Number(1..=64), Value("4");
+    /// how long a dead agent is remembered, in milliseconds
+    AGENT_RETENTION_MS: Number(1..=31_536_000_000), Value("86400000");
+    /// the most agents known at once; more get 503, the known ones go on
+    COLLECTOR_MAX_AGENTS: Number(1..=10_000_000), Value("100000");
+    /// the most watchers at once; more get 503
+    COLLECTOR_MAX_OBSERVERS: Number(0..=1000), Value("64");
+    /// the most connections at once; beyond it others wait, and the longest-idle ones are
+    /// closed for them; fewer where the system's limits on descriptors or threads are low
+    COLLECTOR_MAX_CONNECTIONS: Number(8..=100_000), Value("1024");
+    /// threads that answer requests
+    COLLECTOR_HTTP_WORKERS: Number(1..=256), Words("the CPUs, at least 2");
+    /// the file in which the state survives a restart
+    STATE_FILE: Path, Words("none, it does not survive");
+    /// how often the state is saved when something changed, in milliseconds
+    STATE_INTERVAL_MS: Number(10..=3_600_000), Value("5000");
+    /// a collector above this one, to which this one beats as an agent
+    PAP_COLLECTOR_URL: Url(""), Words("none");
+    /// the id under which this collector beats to the one above
+    PAP_AGENT_ID: Text(MAX_TEXT), Words("collector/CLUSTER_ID");
+    shared HEARTBEAT_MODE, HEARTBEAT_INTERVAL, RUST_LOG, LOG_FORMAT;
+}

@@ -1,0 +1,30 @@
+//! The command line of `pap-collector` beside its settings.
+
+use argh::{ArgsInfo, FromArgValue, FromArgs};
+
+/// What is to be done instead of running a collector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromArgValue)]
+pub enum Task {
+    /// Ask a running collector how it is.
+    Check,
+}
+
+/// Takes the heartbeats of PAP agents, finds out who fell silent, and tells the
+/// station.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(usage = "[SETTINGS] [--check-config | --version | check [--live]]")]
+pub struct Switches {
+    /// with "check", ask the collector that runs on this configuration's port
+    /// whether it is ready, print a line and exit with 0 or 1
+    #[argh(positional)]
+    pub task: Option<Task>,
+    /// with "check", ask only whether it runs
+    #[argh(switch)]
+    pub live: bool,
+    /// print the effective configuration, secrets hidden, and exit
+    #[argh(switch)]
+    pub check_config: bool,
+    /// print the version and exit
+    #[argh(switch)]
+    pub version: bool,
+}

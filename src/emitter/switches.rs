@@ -1,0 +1,25 @@
+//! The command line of `pap-heartbeat` beside its settings.
+
+use argh::{ArgsInfo, FromArgs};
+
+/// Sends the heartbeats of a PAP agent that cannot do so itself. They mean
+/// that the agent lives: give one of --probe, --pid-file, or a command after
+/// "--".
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(usage = "[SETTINGS] [--check | --status | --check-config | --version] [-- COMMAND ...]")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+pub struct Switches {
+    /// ask whether a heartbeat of this agent was taken within two intervals,
+    /// print a line and exit with 0 or 1
+    #[argh(switch)]
+    pub check: bool,
+    /// print what the agent's heartbeats came to
+    #[argh(switch)]
+    pub status: bool,
+    /// print the effective configuration, secrets hidden, and exit
+    #[argh(switch)]
+    pub check_config: bool,
+    /// print the version and exit
+    #[argh(switch)]
+    pub version: bool,
+}

@@ -1,0 +1,229 @@
+//! Where heartbeats go, and how one is posted.
+
+use std::time::Duration;
+
+use crossbeam_channel::never;
+use ureq::tls::Certificate;
+
+use super::USER_AGENT;
+use pap_core::delivery::{Failure, Outcome, Reply};
+use pap_core::heartbeat::{AgentId, HeartbeatBody, Mode};
+use pap_core::pace::{Taken, Tries};
+use pap_process::client::{self, Client};
+use pap_process::clock::monotonic;
+use pap_process::panics;
+use pap_process::settings::Secret;
+
+/// How long one try of a goodbye may take.
+const GOODBYE_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries.
+const GOODBYE_PAUSE: Duration = Duration::from_millis(250);
+
+/// Who beats.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The agent's id.
+    pub id: AgentId,
+    /// Its name for people, at most 128 bytes.
+    pub name: String,
+}
+
+/// To whom. One of the two is there.
+#[derive(Clone, Debug)]
+pub struct Targets {
+    /// The collector's URL.
+    pub collector: Option<String>,
+    /// The station's URL and key, for when the collector takes nothing.
+    pub station: Option<(String, Option<Secret>)>,
+    /// Certificates trusted besides the built-in roots.
+    pub roots: Vec<Certificate<'static>>,
+}
+
+/// How a heartbeat ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Who took it.
+    pub taken: Taken,
+    /// What the others said, or why there was no answer; empty if nobody was
+    /// asked in vain.
+    pub trouble: String,
+}
+
+/// Posts the heartbeats of one agent.
+pub struct Sender {
+    client: Client,
+    name: String,
+    collector: Option<String>,
+    station: Option<(String, Option<String>)>,
+    /// The collector's last answer did not come in time: it may still take
+    /// that heartbeat.
+    is_unanswered: bool,
+}
+
+impl Sender {
+    /// For this agent and these targets.
+    pub fn new(identity: &Identity, targets: &Targets) -> Self {
+        let id = identity.id.to_path();
+        let collector =
+            targets.collector.as_ref().map(|url| format!("{}/heartbeat/{id}", url.trim_end_matches('/')));
+        let station = targets.station.as_ref().map(|(url, key)| {
+            let url = url.trim_end_matches('/');
+            let agents = if url.ends_with("/api/agents") { "" } else { "/api/agents" };
+            let authorization = key.as_ref().map(|key| format!("Bearer {}", key.reveal()));
+            (format!("{url}{agents}/{id}/heartbeat"), authorization)
+        });
+        let client = Client::new(USER_AGENT, &targets.roots);
+        Self { client, name: identity.name.clone(), collector, station, is_unanswered: false }
+    }
+
+    /// Whether there is a collector.
+    pub const fn has_collector(&self) -> bool {
+        self.collector.is_some()
+    }
+
+    /// The collector's URL, if there is one.
+    pub fn collector_url(&self) -> Option<&str> {
+        self.collector.as_deref()
+    }
+
+    /// Posts one heartbeat: to the collector first, then to the station. None
+    /// when it was `interrupted` between two tries: then nobody has taken it.
+    pub fn send(
+        &mut self,
+        mode: Mode,
+        uptime: Duration,
+        tries: Tries,
+        interrupted: &dyn Fn() -> bool,
+    ) -> Option<Sent> {
+        let (uptime_seconds, agent_name) = (uptime.as_secs_f64(), Some(self.name.as_str()));
+        let body = HeartbeatBody { mode, uptime_seconds, agent_name };
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let mut trouble = String::new();
+        for attempt in 0..tries.collector {
+            if attempt > 0 && interrupted() {
+                return None;
+            }
+            let Some(url) = &self.collector else { break };
+            let result =
+                post(&self.client.within(tries.collector_patience / (attempt + 1)), url, None, &body);
+            self.is_unanswered |= result.as_ref().is_err_and(|failure| failure.is_timeout);
+            match result {
+                Ok(()) => {
+                    self.is_unanswered = false;
+                    return Some(Sent { taken: Taken::Collector, trouble: String::new() });
+                }
+                Err(failure) => {
+                    trouble = format!("the collector: {}", failure.why);
+                    if !failure.is_passing {
+                        break;
+                    }
+                }
+            }
+        }
+        let (Some((url, authorization)), Some(patience)) = (&self.station, tries.station_patience) else {
+            return Some(Sent { taken: Taken::Nobody, trouble });
+        };
+        if interrupted() {
+            return None;
+        }
+        Some(match post(&self.client.within(patience), url, authorization.as_deref(), &body) {
+            Ok(()) => Sent { taken: Taken::Station, trouble },
+            Err(Failed { why, .. }) => {
+                let both = if trouble.is_empty() { "" } else { "; " };
+                Sent { taken: Taken::Nobody, trouble: format!("{trouble}{both}the station: {why}") }
+            }
+        })
+    }
+
+    /// Says goodbye to the collector; tries on for `longest`, and ends at most
+    /// two seconds after that.
+    ///
+    /// # Errors
+    /// Why it did not hear it; it will think that the agent died.
+    pub fn goodbye(&mut self, longest: Duration) -> Result<(), String> {
+        let Some(url) = &self.collector else { return Ok(()) };
+        let give_up = monotonic() + longest;
+        loop {
+            let agent = self.client.within(GOODBYE_PATIENCE);
+            let result = match contained(|| agent.delete(url).call()) {
+                // It does not know us: nothing is to be undone.
+                Ok((200..=299 | 404, _)) => Ok(()),
+                Ok((code, words)) => Err(format!("it answers {code}: {words}")),
+                Err((_, why)) => Err(why),
+            };
+            // A heartbeat that it has not answered may come after a goodbye.
+            let is_done = result.is_ok() && !std::mem::take(&mut self.is_unanswered);
+            if is_done || monotonic() + GOODBYE_PAUSE >= give_up {
+                return result;
+            }
+            let _ = never::<()>().recv_timeout(GOODBYE_PAUSE);
+        }
+    }
+}
+
+/// Why a post was not taken.
+struct Failed {
+    /// Whether another try at once makes sense.
+    is_passing: bool,
+    /// Nobody knows whether it will be taken yet.
+    is_timeout: bool,
+    why: String,
+}
+
+/// One post.
+fn post(agent: &ureq::Agent, url: &str, authorization: Option<&str>, body: &[u8]) -> Result<(), Failed> {
+    let mut request = agent.post(url).header("Content-Type", "application/json");
+    if let Some(authorization) = authorization {
+        request = request.header("Authorization", authorization);
+    }
+    let (code, words) = contained(|| request.send(body)).map_err(|(is_timeout, why)| Failed {
+        is_passing: true,
+        is_timeout,
+        why,
+    })?;
+    let failed = |is_passing| {
+        Err(Failed { is_passing, is_timeout: false, why: format!("it answers {code}: {words}") })
+    };
+    match (Reply::Status { code, retry_after: None }).outcome() {
+        Outcome::Taken => Ok(()),
+        Outcome::Failed(Failure::Unreachable | Failure::Busy, _) => failed(true),
+        Outcome::Failed(Failure::Misconfigured(_), _) | Outcome::Refused(_) => failed(false),
+    }
+}
+
+/// The status and the words of an answer, or whether it did not come in time
+/// and what happened. The client panics where it cannot start a thread.
+fn contained(
+    call: impl FnOnce() -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+) -> Result<(u16, String), (bool, String)> {
+    let answer = panics::contain(|| call().map(|answer| (answer.status().as_u16(), client::excerpt(answer))));
+    let is_timeout = |error: &ureq::Error| matches!(error, ureq::Error::Timeout(_));
+    answer.map_err(|why| (false, why))?.map_err(|error| (is_timeout(&error), client::trouble(&error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_made_as_the_collector_and_the_station_expect_them() {
+        let identity = Identity { id: AgentId::new("pluggedin/research@1.2.0").unwrap(), name: "r".into() };
+        let sender = |collector: &str, station: &str| {
+            let targets = Targets {
+                collector: Some(collector.into()),
+                station: Some((station.into(), None)),
+                roots: Vec::new(),
+            };
+            let sender = Sender::new(&identity, &targets);
+            (sender.collector.unwrap(), sender.station.unwrap().0)
+        };
+        let id = "pluggedin%2Fresearch%401.2.0";
+        let expected =
+            (format!("http://c:8080/heartbeat/{id}"), format!("https://s/api/agents/{id}/heartbeat"));
+        assert_eq!(sender("http://c:8080", "https://s"), expected);
+        assert_eq!(sender("http://c:8080/", "https://s/"), expected);
+        assert_eq!(sender("http://c:8080//", "https://s/api/agents"), expected);
+        assert_eq!(sender("http://c:8080", "https://s/api/agents/"), expected);
+        assert_eq!(sender("http://c/low", "https://s/x").0, format!("http://c/low/heartbeat/{id}"));
+    }
+}

@@ -1,0 +1,26 @@
+//! The real programs over real sockets, as their users have them. In one
+//! program, so that tests which wait for a deadline of ten seconds wait side by
+//! side.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::float_cmp,
+    clippy::cast_precision_loss,
+    reason = "a test ends where something is not as it should be, and may look at the time"
+)]
+
+#[path = "../support/agent.rs"]
+mod agent;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod check;
+mod daemon;
+mod heartbeat;
+mod idle;
+mod observe;
+mod readme;
+mod restart;
+mod upgrade;

@@ -1,0 +1,137 @@
+//! State files that older versions wrote are read for ever.
+//!
+//! `golden/state-v1.jsonl` was written by version 1.0.0. No test and no
+//! program writes it again: a new version of the format gets a new file beside
+//! it.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
+use std::time::Duration;
+
+use pap_collector::state_file::{Saved, read};
+use pap_core::alert::Kind;
+use pap_core::delivery::Outcome;
+use pap_core::heartbeat::{AgentId, Heartbeat, Mode};
+use pap_core::outbox::Limits;
+use pap_core::registry::{Registry, Resume, Rules};
+use pap_core::time::{Now, Tick, Wall};
+use pap_core::verdict::Verdict;
+
+const V1: &str = include_str!("golden/state-v1.jsonl");
+/// When it was saved, in seconds since the collector that wrote it started.
+const SAVED_AT: u64 = 55;
+const START: u64 = 1_764_669_600_000;
+
+const TOLD_DEAD: &str = "told/dead@1.2.0";
+const DEAD_AGAIN: &str = "550e8400-e29b-41d4-a716-000000000002";
+const BACK: &str = "550e8400-e29b-41d4-a716-000000000003";
+const SUSPECT: &str = "550e8400-e29b-41d4-a716-000000000005";
+const ALARMED: &str = "550e8400-e29b-41d4-a716-000000000006";
+const OWED: &str = "owed death";
+const RESTARTED: &str = "healthy, restarted";
+const NEW: &str = "🦀 plain";
+
+fn at(seconds: u64) -> Now {
+    Now { tick: Tick::from_start(Duration::from_secs(seconds)), wall: Wall(START + seconds * 1000) }
+}
+
+fn id(text: &str) -> AgentId {
+    AgentId::new(text).unwrap()
+}
+
+fn restored(saved: Saved, resume: Resume) -> Registry {
+    let mut registry = Registry::new(Rules {
+        max_agents: 100,
+        grace: Duration::from_secs(1),
+        retention: Duration::from_secs(3600),
+        recovery_alerts: true,
+        outbox: Limits { queue: 100, ttl: Duration::from_secs(300), senders: 1 },
+    });
+    assert_eq!(registry.restore(at(SAVED_AT), saved.agents, resume), 0);
+    registry.restore_events(at(SAVED_AT), saved.seq, saved.events);
+    registry.audit();
+    registry
+}
+
+#[test]
+fn version_1_is_read_whole() {
+    let saved = read("golden", V1.as_bytes()).unwrap();
+    assert_eq!((saved.instance.as_str(), saved.seq), ("f00dcafe", 14));
+    assert_eq!(saved.saved_at, START + SAVED_AT * 1000);
+    assert_eq!((saved.agents.len(), saved.events.len()), (8, 4));
+    let registry = restored(saved, Resume::Continued);
+    assert_eq!(registry.stats().by_status, [3, 2, 3]);
+    assert_eq!(registry.stats().by_mode, [5, 2, 1]);
+    assert_eq!(registry.alerted(), 3, "the station holds three to be dead");
+    assert_eq!((registry.outbox().owed(), registry.outbox().queued()), (4, 4));
+    assert_eq!(registry.outbox().seq(), 14);
+    let (emergency, idle) = (Mode::Emergency, Mode::Idle);
+    for (agent, name, mode, status, uptime, first_seen, last_seen, heartbeats) in [
+        (TOLD_DEAD, "töld \"dead\"", emergency, Verdict::Dead, 12.5, 0, 0, 1),
+        (DEAD_AGAIN, DEAD_AGAIN, emergency, Verdict::Dead, 120.0, 0, 20, 1),
+        (SUSPECT, "sus", idle, Verdict::Suspect, 3600.0, 10, 10, 1),
+        (BACK, "three", idle, Verdict::Healthy, 16.0, 20, 35, 1),
+        (OWED, OWED, emergency, Verdict::Dead, 7.0, 25, 25, 1),
+        (RESTARTED, "restarts", Mode::Sleep, Verdict::Healthy, 2.0, 35, 40, 1),
+        (ALARMED, "alarms", emergency, Verdict::Suspect, 3601.25, 44, 45, 2),
+        (NEW, NEW, emergency, Verdict::Healthy, 0.0, 50, 50, 1),
+    ] {
+        let view = registry.view(at(SAVED_AT), &id(agent)).unwrap();
+        assert_eq!((view.agent_uuid.to_string().as_str(), view.agent_name.as_str()), (agent, name));
+        assert_eq!((view.mode, view.status, view.consecutive_heartbeats), (mode, status, heartbeats));
+        assert!((view.uptime_seconds - uptime).abs() < f64::EPSILON, "{agent}");
+        let seen = [first_seen, last_seen].map(|seconds| Wall(START + seconds * 1000));
+        assert_eq!([view.first_seen, view.last_seen], seen, "{agent}");
+        assert_eq!(view.silence_ms, (SAVED_AT - last_seen) * 1000, "{agent}");
+    }
+}
+
+#[test]
+fn what_version_1_owed_is_told() {
+    let saved = read("golden", V1.as_bytes()).unwrap();
+    let mut registry = restored(saved, Resume::Continued);
+    let mut told = Vec::new();
+    while let Some(alert) = registry.next_alert(at(SAVED_AT)) {
+        registry.settle(at(SAVED_AT), &alert, Outcome::Taken);
+        told.push((alert.seq, alert.kind(), alert.agent.to_string(), (alert.at.wall.0 - START) / 1000));
+    }
+    let expected = [
+        (11, Kind::AgentDeath, OWED, 37),
+        (7, Kind::EmergencyMode, OWED, 25),
+        (13, Kind::EmergencyMode, ALARMED, 45),
+        (14, Kind::EmergencyMode, NEW, 50),
+        (5, Kind::AgentRecovered, DEAD_AGAIN, 20),
+        // Its second death waited for the recovery from the first.
+        (8, Kind::AgentDeath, DEAD_AGAIN, 32),
+        (10, Kind::AgentRecovered, BACK, 35),
+        (12, Kind::RestartDetected, RESTARTED, 40),
+    ];
+    assert_eq!(told, expected.map(|(seq, kind, agent, at)| (seq, kind, agent.to_owned(), at)));
+    assert_eq!(registry.alerted(), 3);
+    assert!(registry.outbox().is_empty());
+    registry.audit();
+}
+
+#[test]
+fn after_a_restart_the_living_of_version_1_get_a_full_deadline() {
+    let saved = read("golden", V1.as_bytes()).unwrap();
+    let mut registry = restored(saved, Resume::Restarted);
+    assert!(registry.sweep(at(SAVED_AT + 7), 100).changes.is_empty());
+    let late: Vec<_> = registry.sweep(at(SAVED_AT + 8), 100).changes;
+    assert_eq!(late.iter().map(|change| change.agent.agent_uuid.to_string()).collect::<Vec<_>>(), [NEW]);
+}
+
+#[test]
+fn an_emergency_alert_of_version_1_still_counts_against_the_next() {
+    let saved = read("golden", V1.as_bytes()).unwrap();
+    let mut registry = restored(saved, Resume::Continued);
+    let mut beat = |mode, seconds| {
+        let beat = Heartbeat { mode, uptime: 3700.0, name: Some("alarms".into()) };
+        registry.beat(at(seconds), &id(ALARMED), &beat).unwrap();
+        registry.outbox().queued()
+    };
+    let queued = beat(Mode::Idle, 60);
+    assert_eq!(beat(Mode::Emergency, 104), queued, "the one at 45 s was less than a minute before");
+    beat(Mode::Idle, 104);
+    assert_eq!(beat(Mode::Emergency, 105), queued + 1);
+}
