@@ -130,6 +130,10 @@ impl<S: Service> Common<S> {
         self.open.load(Ordering::SeqCst) >= self.most
     }
 
+    fn is_over_full(&self) -> bool {
+        self.open.load(Ordering::SeqCst) > self.most
+    }
+
     fn says_close(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
             || self.asked.load(Ordering::Relaxed) * 100 > self.most * CLOSE_FROM
@@ -425,7 +429,7 @@ impl<S: Service> Edge<S> {
         let mut budget = TURN_ACCEPT;
         for at in 0..self.listeners.len() {
             while self.listeners[at].is_ready && budget > 0 {
-                if self.common.is_full() && !self.give_way() {
+                if self.common.is_full() && self.candidate(None).is_none() {
                     // Somebody else may have one that can go.
                     self.common.wanted.fetch_add(1, Ordering::SeqCst);
                     self.common.edges().iter().for_each(Handle::wake);
@@ -439,12 +443,17 @@ impl<S: Service> Edge<S> {
                         let slot = self.insert(socket, place, Connection::default());
                         // What it asks has often come with it.
                         self.attend(slot);
+                        // One more than there may be, so that nobody is closed
+                        // for a connection that is not there.
+                        if self.common.is_over_full() {
+                            self.give_way(Some(slot));
+                        }
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         self.listeners[at].is_ready = false
                     }
                     Err(error) if is_exhaustion(&error) => {
-                        if !self.give_way() {
+                        if !self.give_way(None) {
                             self.exhausted_until = Some(now + ACCEPT_PAUSE);
                             return;
                         }
@@ -856,11 +865,17 @@ impl<S: Service> Edge<S> {
         }
     }
 
-    /// Closes one of ours to make room. Returns whether there was one.
-    fn give_way(&mut self) -> bool {
+    /// Who gives way next, other than `except`.
+    fn candidate(&self, except: Option<Slot>) -> Option<Slot> {
+        let first = self.order.first(Queue::Newcomers).filter(|&slot| Some(slot) != except);
+        first.or_else(|| self.order.first(Queue::Idle))
+    }
+
+    /// Closes one of ours, other than `except`, to make room. Returns whether
+    /// there was one.
+    fn give_way(&mut self, except: Option<Slot>) -> bool {
         for _ in 0..MOST_CANDIDATES {
-            let first = self.order.first(Queue::Newcomers).or_else(|| self.order.first(Queue::Idle));
-            let Some(slot) = first else { return false };
+            let Some(slot) = self.candidate(except) else { return false };
             let (queue, since) =
                 (self.entries[slot as usize].links.queue(), self.entries[slot as usize].since);
             // Its request may have come and not have been looked at.
@@ -876,7 +891,7 @@ impl<S: Service> Edge<S> {
 
     fn make_room_for_others(&mut self) {
         while self.common.wanted.load(Ordering::SeqCst) > 0 && self.common.is_full() {
-            if !self.give_way() {
+            if !self.give_way(None) {
                 return;
             }
             self.common.wanted.fetch_sub(1, Ordering::SeqCst);
