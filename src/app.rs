@@ -1,6 +1,7 @@
 //! The process: starts, names, stops and joins the threads, in order, and
 //! goes on in another image where it must.
 
+mod edge_watch;
 mod orders;
 mod parent;
 mod service_manager;
@@ -8,13 +9,13 @@ mod upgrade;
 
 use std::fmt;
 use std::io;
+use std::net::TcpListener;
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pap_core::alert::Alert;
-use pap_core::time::Uptime;
 use pap_process::cli::{BAD_CONFIG, BUG, IO_ERROR};
 use pap_process::logging::Log;
 use pap_process::panics;
@@ -25,14 +26,16 @@ use pap_process::throttle::Throttle;
 
 use crate::alert_client::AlertClient;
 use crate::alerter::{self, Posting};
+use crate::api::Api;
 use crate::config::Config;
+use crate::limits;
 use crate::parts::Parts;
 use crate::readiness::Phase;
-use crate::server::{self, Server};
 use crate::{VERSION, sweeper};
 pub use orders::SIGNALS;
 use orders::{Demands, Order};
 use parent::Parent;
+use upgrade::Inheritance;
 use upgrade::Program;
 pub use upgrade::{Start, inherit};
 
@@ -44,8 +47,6 @@ const JOIN: Duration = Duration::from_secs(3);
 const GOODBYES: Duration = Duration::from_secs(1);
 /// How long the log may take to go out.
 const FLUSH: Duration = Duration::from_millis(500);
-/// After a fresh image could not be had, it is tried again after this.
-const REFRESH_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why the process could not start.
 #[derive(Debug)]
@@ -66,7 +67,7 @@ impl fmt::Display for StartError {
             }
             Self::Listeners(count) => write!(
                 f,
-                "LISTEN_FDS is {count}, but only one socket can be served; keep one ListenStream= in the \
+                "LISTEN_FDS is {count}, more sockets than can be served; remove some ListenStream= from the \
                  .socket unit (a port alone serves IPv4 and IPv6)"
             ),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}; check the limit on processes"),
@@ -94,23 +95,23 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
         log::warn!("{remark}");
     }
     let mut program = Program::new(inherited.seats);
-    let (listener, handed_over) = upgrade::listen(config, inherited.inherited)?;
-    server::raise_descriptor_limit();
-    let (demands, asked, orders) = orders::obey(signals, log).map_err(StartError::Thread)?;
-    let parts = Arc::new(Parts::new(config, handed_over.as_ref()));
-    let continues = handed_over.is_some();
+    let Inheritance { listeners, state, connections } = upgrade::listen(config, inherited.inherited)?;
+    limits::raise_descriptor_limit();
+    let (demands, orders) = orders::obey(signals, log).map_err(StartError::Thread)?;
+    let parts = Arc::new(Parts::new(config, state.as_ref()));
+    let continues = state.is_some();
     if continues {
         // Whoever asks between two images learns nothing of the change.
         parts.readiness.enter(Phase::Ready);
     }
     // It is memory, as much as the state.
-    drop(handed_over);
-    let (server, ends) = Server::new(config, listener, &parts).map_err(StartError::Listen)?;
+    drop(state);
+    let server = Arc::new(serve(config, listeners, &parts).map_err(StartError::Listen)?);
+    server.adopt(connections);
     announce(config, &server, continues);
 
     let mut threads = Threads::default();
-    let (notifier, parent) =
-        start(config, &parts, &server, ends, asked, &mut threads).map_err(StartError::Thread)?;
+    let (notifier, parent) = start(config, &parts, &server, &mut threads).map_err(StartError::Thread)?;
     parts.readiness.enter(Phase::Ready);
     notifier.say("READY=1");
 
@@ -136,10 +137,19 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
     }
     parts.keeper.save(&parts.shared);
     log::info!("stopped");
-    // Requests that nobody took would be answered once more when they are
-    // dropped, and may wait for their clients; they end with the process.
-    std::mem::forget(server);
     Ok(())
+}
+
+/// The server of a collector's API.
+pub type Server = pap_http::server::Server<Api>;
+
+/// Makes the server.
+fn serve(config: &Config, listeners: Vec<TcpListener>, parts: &Arc<Parts>) -> io::Result<Server> {
+    let most = limits::most_connections(config.max_connections, config.max_observers);
+    let api = Arc::new(Api::new(config, Arc::clone(parts)));
+    let server = Server::new(api, listeners, config.http_workers, most)?;
+    server.service().count_connections(server.counter());
+    Ok(server)
 }
 
 /// Starts all threads, those first that others hand their work to.
@@ -147,17 +157,14 @@ fn start(
     config: &Config,
     parts: &Arc<Parts>,
     server: &Arc<Server>,
-    ends: server::Ends,
-    asked: Sender<Order>,
     threads: &mut Threads,
 ) -> io::Result<(Arc<Notifier>, Parent)> {
     let senders = start_senders(config, parts)?;
     let (swept, longest_sleep) = (Arc::clone(parts), config.longest_sleep);
     threads.spawn("sweeper", move || sweeper::run(&swept, &senders, longest_sleep))?;
-    server.start(ends, threads, move || {
-        // If an order waits already, this one comes again.
-        let _ = asked.try_send(Order::Refresh);
-    })?;
+    server.start(threads)?;
+    let (watched, watching) = (Arc::clone(server), Arc::clone(parts));
+    threads.spawn("watch", move || edge_watch::run(&watched, &watching))?;
     if let Some(interval) = parts.keeper.interval() {
         let parts = Arc::clone(parts);
         threads.spawn("state", move || parts.keeper.run(&parts.shared, &parts.stop, interval))?;
@@ -193,8 +200,6 @@ fn carry_out(
     notifier: &Notifier,
     demands: &Demands,
 ) {
-    let clock = parts.shared.clock();
-    let mut refresh_after = Uptime::default();
     // The thread that reads signals keeps the other end open.
     for order in orders {
         match order {
@@ -205,13 +210,6 @@ fn carry_out(
                     Ok(target) => upgrade::go_on(program, &target, server, parts, notifier, demands),
                     Err(error) => log::error!("{error}"),
                 }
-            }
-            Order::Refresh if clock.uptime() < refresh_after => {}
-            Order::Refresh => {
-                let target = program.itself();
-                upgrade::go_on(program, &target, server, parts, notifier, demands);
-                // It failed, and will again.
-                refresh_after = clock.uptime() + REFRESH_PAUSE;
             }
         }
         if demands.is_stop_asked() {
@@ -238,7 +236,9 @@ fn announce(config: &Config, server: &Server, continues: bool) {
         config.cluster_name.escape_debug()
     );
     let how = if continues { ", going on where the former image stopped" } else { "" };
-    log::info!("listening on {}{how}", server.address());
+    for address in server.addresses() {
+        log::info!("listening on {address}{how}");
+    }
     let rules = &config.rules;
     match &config.station {
         Some(station) => log::info!(
@@ -265,8 +265,11 @@ fn announce(config: &Config, server: &Server, continues: bool) {
         let url = parent.targets.collector.as_deref().unwrap_or_default();
         log::info!("beating as {id} to {url}, every {every:?}");
     }
-    if server.most_connections() < config.max_connections {
-        log::warn!("COLLECTOR_MAX_CONNECTIONS is {}, but the system bears fewer", config.max_connections);
+    if config.max_connections.is_some_and(|wanted| server.most_connections() < wanted) {
+        log::warn!(
+            "COLLECTOR_MAX_CONNECTIONS is lowered to {}: there are no descriptors for more (ulimit -n)",
+            server.most_connections()
+        );
     }
     for warning in &config.warnings {
         log::warn!("{warning}");

@@ -80,7 +80,7 @@ pub struct Config {
     /// Threads that answer requests.
     pub http_workers: usize,
     /// Beyond it the longest-idle connections are closed.
-    pub max_connections: usize,
+    pub max_connections: Option<usize>,
     /// The most watchers.
     pub max_observers: usize,
     /// Where the state survives a restart; none where it does not.
@@ -118,7 +118,7 @@ impl Config {
         let station = station(&mut from, &cluster_id, roots, &mut warnings)?;
         let interval = from.millis(&STATE_INTERVAL_MS)?;
         let state = from.path(&STATE_FILE)?.map(|path| StateConfig { path, interval });
-        let cpus = || available_parallelism().map_or(2, |cpus| cpus.get().max(2));
+        let cpus = || available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 4));
         let (bind, port) = place(&mut from)?;
         Ok(Self {
             port,
@@ -139,7 +139,7 @@ impl Config {
             },
             http_workers: from.value_or(&COLLECTOR_HTTP_WORKERS, cpus)?,
             max_observers: from.value(&COLLECTOR_MAX_OBSERVERS)?,
-            max_connections: from.value(&COLLECTOR_MAX_CONNECTIONS)?,
+            max_connections: from.value_if_any(&COLLECTOR_MAX_CONNECTIONS)?,
             state,
             parent,
             log_filter: from.value(&RUST_LOG)?,

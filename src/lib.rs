@@ -16,17 +16,18 @@
 
 pub mod alert_client;
 pub mod alerter;
+pub mod api;
 pub mod app;
 pub mod check;
 pub mod config;
 pub mod dispatch;
 pub mod emitter;
+pub mod limits;
 pub mod metrics;
 pub mod news;
 pub mod observers;
 pub mod parts;
 pub mod readiness;
-pub mod server;
 pub mod shared;
 pub mod state_file;
 pub mod state_keeper;

@@ -11,6 +11,7 @@ use pap_core::heartbeat::Mode;
 use pap_core::outbox::Tally;
 use pap_core::registry::{Counters, Registry, Stats};
 use pap_core::verdict::Verdict;
+use pap_http::service::States;
 use pap_process::clock::Clock;
 
 /// Buckets, in seconds, for what should take milliseconds.
@@ -111,20 +112,18 @@ labels! {
 labels! {
     /// Why a connection was closed by us.
     Closed {
-        /// A request whose body is not read.
-        Body = "unread_body",
-        /// It does not speak HTTP/1.0 or 1.1.
-        Malformed = "malformed",
-        /// Its end is the end of an answer, for HTTP/1.0.
+        /// A request was not taken.
+        Refused = "refused",
+        /// The answer said so.
         Done = "done",
-        /// Too long without a word.
+        /// Too long without a request.
         Idle = "idle",
-        /// A request that does not arrive, or an answer that is not taken.
+        /// A request that did not arrive, or an answer that was not taken.
         Stalled = "stalled",
-        /// Too much at once.
-        Flood = "flood",
-        /// Beyond the most connections, and the longest quiet.
+        /// It gave way to another connection.
         Surplus = "surplus",
+        /// The collector stops.
+        Stopping = "stopping",
     }
 }
 
@@ -140,9 +139,6 @@ pub struct Metrics {
     pub detection_lag: Histogram,
     /// One sweep.
     pub sweep: Histogram,
-    /// A request to our own port.
-    pub self_probe: Histogram,
-    rebuilt: AtomicU64,
 }
 
 impl Default for Metrics {
@@ -155,8 +151,6 @@ impl Default for Metrics {
             alert_delivery: Histogram::new(&SLOW),
             detection_lag: Histogram::new(&FAST),
             sweep: Histogram::new(&FAST),
-            self_probe: Histogram::new(&FAST),
-            rebuilt: AtomicU64::new(0),
         }
     }
 }
@@ -172,11 +166,6 @@ impl Metrics {
         self.refusals[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a new accept loop.
-    pub fn rebuilt(&self) {
-        self.rebuilt.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// Counts a connection that we closed.
     pub fn closed(&self, why: Closed) {
         self.closed[why as usize].fetch_add(1, Ordering::Relaxed);
@@ -186,10 +175,8 @@ impl Metrics {
 /// What the server's parts say of now.
 #[derive(Debug)]
 pub struct Gauges {
-    /// Open connections.
-    pub connections: usize,
-    /// Connections that were closed and are still held.
-    pub leaked: usize,
+    /// How many connections are in which state.
+    pub connections: States,
     /// Agents that somebody watches.
     pub watched: usize,
     /// Watchers.
@@ -374,10 +361,19 @@ impl Text {
                 &metrics.requests[route as usize],
             );
         }
-        self.one("connections", "gauge", "Connections that are open.", gauges.connections);
-        let help =
-            "Connections that were closed and are still held; past a budget the process replaces itself.";
-        self.one("connections_leaked", "gauge", help, gauges.leaked);
+        let States { open, reading, answering, held_back } = gauges.connections;
+        self.one("connections", "gauge", "Connections that are open.", open);
+        self.family("connections_by_state", "gauge", "Connections that are open, by state.");
+        let busy = [
+            ("reading", reading),
+            ("answering", answering),
+            ("held_back", held_back),
+            ("watching", gauges.observers),
+        ];
+        let idle = open.saturating_sub(busy.iter().map(|(_, count)| count).sum());
+        for (state, count) in [("idle", idle)].into_iter().chain(busy) {
+            self.sample("connections_by_state", &[("state", state)], count);
+        }
         self.family(
             "connections_closed_total",
             "counter",
@@ -387,19 +383,6 @@ impl Text {
             let count = metrics.closed[why as usize].load(Ordering::Relaxed);
             self.sample("connections_closed_total", &[("reason", why.as_str())], count);
         }
-        self.family(
-            "self_probe_seconds",
-            "histogram",
-            "A request to the collector's own port, once a second.",
-        );
-        self.histogram("self_probe_seconds", &[], &metrics.self_probe);
-        let rebuilt = metrics.rebuilt.load(Ordering::Relaxed);
-        self.one(
-            "accept_loops_rebuilt_total",
-            "counter",
-            "Accept loops that ended and were replaced.",
-            rebuilt,
-        );
         self.one(
             "observer_lagged_total",
             "counter",

@@ -9,15 +9,26 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use crate::state_file::Owner;
-use pap_core::alert::Alert;
+use pap_core::alert::{Alert, Body};
 use pap_core::fanout::{Audience, Fanout, Topic, Waiting};
 use pap_core::heartbeat::AgentId;
 use pap_core::registry::AgentView;
 use pap_core::time::Wall;
 use pap_process::clock::wall;
+
+/// Something that happened. Each observer's own thread writes it as JSON, so that
+/// nobody else waits for that.
+#[derive(Debug)]
+pub enum News {
+    /// A heartbeat was taken.
+    Heartbeat(AgentView, Wall),
+    /// A verdict has changed.
+    Status(AgentView, Wall),
+    /// An alert is told to the station.
+    Alert(Alert, Wall),
+}
 
 /// A message about an agent.
 #[derive(Serialize)]
@@ -35,7 +46,7 @@ struct OfAlert<'a> {
     #[serde(rename = "type")]
     kind: &'a str,
     cluster_id: &'a str,
-    alert: &'a RawValue,
+    alert: &'a Body,
     timestamp: Wall,
 }
 
@@ -46,7 +57,7 @@ pub struct Observers {
     /// As many as in `fanout`, for whoever only wants to know that there are none.
     count: AtomicUsize,
     ending: AtomicBool,
-    fanout: Mutex<Fanout<Arc<OwnedFd>>>,
+    fanout: Mutex<Fanout<Arc<OwnedFd>, News>>,
     /// A watcher has gone.
     gone: Condvar,
 }
@@ -98,28 +109,23 @@ impl Observers {
     /// A heartbeat was taken from an agent that is watched.
     pub fn heartbeat(&self, mut agent: AgentView) {
         agent.observation_mode = true;
-        self.publish(&agent.agent_uuid, Audience::Own, &self.of_agent("heartbeat", &agent));
+        let id = agent.agent_uuid.clone();
+        self.publish(&id, Audience::Own, News::Heartbeat(agent, wall()));
     }
 
     /// The verdict on an agent has changed.
     pub fn status(&self, agent: &AgentView) {
         if self.count() > 0 {
-            let agent = AgentView { observation_mode: self.is_watched(&agent.agent_uuid), ..agent.clone() };
-            self.publish(&agent.agent_uuid, Audience::Both, &self.of_agent("status", &agent));
+            let view = AgentView { observation_mode: self.is_watched(&agent.agent_uuid), ..agent.clone() };
+            self.publish(&agent.agent_uuid, Audience::Both, News::Status(view, wall()));
         }
     }
 
     /// An alert is told to the station. A repetition of it is no news.
     pub fn alert(&self, alert: &Alert) {
-        if self.count() == 0 || alert.attempts > 0 {
-            return;
+        if self.count() > 0 && alert.attempts == 0 {
+            self.publish(&alert.agent, Audience::All, News::Alert(alert.clone(), wall()));
         }
-        let body = alert.to_json(&self.owner.cluster_id, &self.owner.instance).ok();
-        let body = body.and_then(|body| String::from_utf8(body).ok());
-        let Some(body) = body.and_then(|body| RawValue::from_string(body).ok()) else { return };
-        let message =
-            OfAlert { kind: "alert", cluster_id: &self.owner.cluster_id, alert: &body, timestamp: wall() };
-        self.publish(&alert.agent, Audience::All, &serde_json::to_string(&message).unwrap_or_default());
     }
 
     /// Asks all watchers to end.
@@ -139,20 +145,32 @@ impl Observers {
         self.ending.store(false, Ordering::SeqCst);
     }
 
-    fn of_agent(&self, kind: &str, agent: &AgentView) -> String {
-        let message = OfAgent { kind, cluster_id: &self.owner.cluster_id, agent, timestamp: wall() };
-        // Text keys and finite numbers: it cannot fail.
-        serde_json::to_string(&message).unwrap_or_default()
+    /// The message that an observer is sent.
+    pub fn to_json(&self, news: &News) -> String {
+        let cluster_id = &self.owner.cluster_id;
+        let of_agent = |kind, agent, &timestamp: &Wall| {
+            serde_json::to_string(&OfAgent { kind, cluster_id, agent, timestamp })
+        };
+        let text = match news {
+            News::Heartbeat(agent, at) => of_agent("heartbeat", agent, at),
+            News::Status(agent, at) => of_agent("status", agent, at),
+            News::Alert(alert, at) => {
+                let alert = &alert.body(cluster_id, &self.owner.instance);
+                serde_json::to_string(&OfAlert { kind: "alert", cluster_id, alert, timestamp: *at })
+            }
+        };
+        debug_assert!(text.is_ok(), "news has text keys and finite numbers");
+        text.unwrap_or_default()
     }
 
-    fn publish(&self, agent: &AgentId, to: Audience, message: &str) {
-        let woken = self.lock().publish(agent, to, &message.into());
+    fn publish(&self, agent: &AgentId, to: Audience, news: News) {
+        let woken = self.lock().publish(agent, to, &Arc::new(news));
         for waker in woken {
             wake(&waker);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Fanout<Arc<OwnedFd>>> {
+    fn lock(&self) -> MutexGuard<'_, Fanout<Arc<OwnedFd>, News>> {
         self.fanout.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -171,10 +189,15 @@ pub struct Watch {
 
 impl Watch {
     /// Takes what waits.
-    pub fn take(&self) -> Waiting {
+    pub fn take(&self) -> Waiting<News> {
         // Whatever is published from here on wakes again.
         let _ = rustix::io::read(&*self.waker, &mut [0; 8]);
         self.observers.lock().take(self.key)
+    }
+
+    /// What all observers share.
+    pub fn observers(&self) -> &Observers {
+        &self.observers
     }
 
     /// Whether it is to end.

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use pap_core::time::{Uptime, millis};
 
-/// A sweeper or a probe that was not seen for so long is stuck.
+/// A sweeper that was not seen for so long is stuck.
 const STUCK: Duration = Duration::from_secs(5);
+/// The event loops are asked every five seconds.
+const STUCK_EDGE: Duration = Duration::from_secs(12);
 /// A post that takes so long is stuck: it has timeouts of its own.
 const STUCK_POST: Duration = Duration::from_secs(30);
 
@@ -14,7 +16,7 @@ const STUCK_POST: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Vitals {
     sweeper: AtomicU64,
-    probe: AtomicU64,
+    edge: AtomicU64,
     /// When each sender began its post, 0 while it has none.
     posts: Vec<AtomicU64>,
 }
@@ -24,7 +26,7 @@ impl Vitals {
     pub fn new(senders: usize) -> Self {
         Self {
             sweeper: AtomicU64::new(0),
-            probe: AtomicU64::new(0),
+            edge: AtomicU64::new(0),
             posts: (0..senders).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -34,9 +36,9 @@ impl Vitals {
         self.sweeper.store(millis(now.reading()), Ordering::Relaxed);
     }
 
-    /// Our own port answered.
+    /// Every event loop has given a sign of life.
     pub fn probed(&self, now: Uptime) {
-        self.probe.store(millis(now.reading()), Ordering::Relaxed);
+        self.edge.store(millis(now.reading()), Ordering::Relaxed);
     }
 
     /// A sender begins a post.
@@ -59,8 +61,8 @@ impl Vitals {
         };
         if late(&self.sweeper, STUCK) {
             Err("the sweeper is stuck")
-        } else if late(&self.probe, STUCK) {
-            Err("the own port does not answer")
+        } else if late(&self.edge, STUCK_EDGE) {
+            Err("an event loop is stuck")
         } else if self.posts.iter().any(|post| post.load(Ordering::Relaxed) > 0 && late(post, STUCK_POST)) {
             Err("a post is stuck")
         } else {
@@ -84,7 +86,7 @@ mod tests {
         vitals.posting(1, at(0));
         assert_eq!(vitals.check(at(12)), Ok(()));
         vitals.swept(at(40));
-        assert_eq!(vitals.check(at(40)), Err("the own port does not answer"));
+        assert_eq!(vitals.check(at(40)), Err("an event loop is stuck"));
         vitals.probed(at(40));
         assert_eq!(vitals.check(at(40)), Err("a post is stuck"));
         vitals.posted(1);

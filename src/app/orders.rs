@@ -6,7 +6,7 @@ use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use pap_process::cli::STOPPED;
 use pap_process::logging::Log;
 use pap_process::signals::{Signal, Signals};
@@ -27,8 +27,6 @@ pub enum Order {
     Stop,
     /// Go on in the image that is now at our path.
     Upgrade,
-    /// Go on in a fresh image: too much has piled up.
-    Refresh,
 }
 
 /// What signals have asked for and is not done yet; and the log, which both an
@@ -64,7 +62,7 @@ impl Demands {
 ///
 /// # Errors
 /// The thread cannot be started.
-pub fn obey(signals: Signals, log: &Log) -> io::Result<(Arc<Demands>, Sender<Order>, Receiver<Order>)> {
+pub fn obey(signals: Signals, log: &Log) -> io::Result<(Arc<Demands>, Receiver<Order>)> {
     let (asked, orders) = bounded(MOST_ORDERS);
     let demands = Arc::new(Demands {
         signals,
@@ -72,7 +70,7 @@ pub fn obey(signals: Signals, log: &Log) -> io::Result<(Arc<Demands>, Sender<Ord
         is_stop_asked: AtomicBool::new(false),
         is_upgrade_asked: AtomicBool::new(false),
     });
-    let (noted, order) = (Arc::clone(&demands), asked.clone());
+    let noted = Arc::clone(&demands);
     let work = move || loop {
         let again = Cell::new(false);
         let caught = noted.signals.next(|signal| match signal {
@@ -85,8 +83,8 @@ pub fn obey(signals: Signals, log: &Log) -> io::Result<(Arc<Demands>, Sender<Ord
         }
         let what = if caught.signal == Signal::SIGHUP { Order::Upgrade } else { Order::Stop };
         // The main thread is there as long as the process is.
-        let _ = order.send(what);
+        let _ = asked.send(what);
     };
     spawn("signals", work)?;
-    Ok((demands, asked, orders))
+    Ok((demands, orders))
 }

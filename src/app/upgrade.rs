@@ -1,7 +1,6 @@
-//! In-place upgrades: the process replaces its image by another program (re-exec)
-//! and keeps its number, its port and, where both programs know the same
-//! hand-over, its state and its connections. It also replaces its image by the
-//! same program, to get rid of what has piled up.
+//! In-place upgrades: the process replaces its program by another one (re-exec)
+//! and keeps its number, its ports and, where both programs know the same
+//! hand-over, its state and its connections.
 
 use std::env;
 use std::fs::File;
@@ -12,74 +11,50 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use pap_core::time::millis;
+use pap_http::listener;
+use pap_http::server::Adopted;
+use pap_process::clock::monotonic;
+use pap_process::reexec::{self, Image, Inherited, Memory, Seats, WRITTEN, memory, takes_ours};
+use pap_process::systemd::Notifier;
 use serde::{Deserialize, Serialize};
 
 use super::orders::Demands;
-use super::{FLUSH, StartError};
+use super::{FLUSH, Server, StartError};
 use crate::config::Config;
 use crate::parts::Parts;
-use crate::server::{self, ACCEPT_GATE, Server};
-use pap_process::clock::monotonic;
-use pap_process::reexec::{self, Connection, Image, Inherited, Memory, Seats, WRITTEN, memory, takes_ours};
-use pap_process::systemd::Notifier;
 
 /// The variable of the environment that names a hand-over.
 const HANDOVER: &str = "PAP_COLLECTOR_HANDOVER";
-/// Listeners that the server serves.
-const LISTENERS: usize = 1;
-
+/// The most sockets that a process listens on.
+const MOST_LISTENERS: usize = 8;
 /// How long posts to the station may take to end.
 const POSTS: Duration = Duration::from_secs(1);
-/// How long watchers may take to hear that they should come again.
+/// How long observers may take to hear that they should come again.
 const GOODBYES: Duration = Duration::from_millis(200);
-/// How long clients may take over a big answer before the first step.
+/// How long clients may take over an answer that a lane gives; the event loops
+/// serve everybody else meanwhile. Then their connections are closed.
 const BIG_ANSWERS: Duration = Duration::from_secs(3);
-/// The attempts at one re-exec. During an attempt nobody is let in, so each is
-/// short, and a client waits for 5 s at least. A machine that keeps up answers
-/// the requests in hand within milliseconds. If one is still unanswered after
-/// the first attempts, the last one cuts it off.
-const ATTEMPTS: [Rule; 3] = [
-    Rule { patience: Duration::from_secs(1), then: Then::GiveUp },
-    Rule { patience: Duration::from_secs(2), then: Then::GiveUp },
-    Rule { patience: Duration::from_secs(3), then: Then::CutOff },
-];
-/// How long everybody is let in between two attempts.
-const OPEN: Duration = Duration::from_secs(2);
+/// How long the event loops may take to end their turns.
+const STANDSTILL: Duration = Duration::from_secs(1);
 /// How often other demands are looked for meanwhile.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// How one attempt treats the requests that workers have in hand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Rule {
-    /// How long it waits for the answers.
-    patience: Duration,
-    /// What it does about those that are still missing.
-    then: Then,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Then {
-    /// It leaves the re-exec to the next attempt.
-    GiveUp,
-    /// It does the re-exec: the kernel closes their connections.
-    CutOff,
-}
-
-/// Why an attempt returned: the process still runs the same image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Attempt {
-    /// The re-exec was not possible; the log says why.
-    Failed,
-    /// Requests were in hand, and the rule was to give up.
-    Busy,
-    /// Another signal came, and goes first.
-    Cancelled,
-}
-
-/// What a hand-over says about a connection, beside its descriptor: nothing, as
-/// everything that this image read of it is answered.
+/// What a hand-over says about a connection, beside its descriptor.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct About {}
+#[serde(default)]
+pub struct About {
+    /// What was read and is not answered.
+    read: Vec<u8>,
+    /// What was answered and is not sent.
+    unsent: Vec<u8>,
+    /// How long ago the first byte of the unfinished request came.
+    request_age_ms: Option<u64>,
+    /// A whole request was read of it.
+    has_asked: bool,
+    /// It ends when all is sent.
+    is_ending: bool,
+}
 
 /// What the process starts with.
 pub type Start = reexec::Start<About>;
@@ -90,38 +65,52 @@ pub type Start = reexec::Start<About>;
 /// # Errors
 /// There are no descriptors left.
 pub fn inherit() -> io::Result<Start> {
-    Start::take(HANDOVER, LISTENERS)
+    Start::take(HANDOVER, MOST_LISTENERS)
 }
 
-/// Listens on what was inherited, or else on the configured address. Returns the
-/// state of the former image too, if it came along.
-pub fn listen(
-    config: &Config,
-    inherited: Inherited<About>,
-) -> Result<(TcpListener, Option<File>), StartError> {
-    let (listeners, state) = match inherited {
-        Inherited::Nothing => (Vec::new(), None),
-        Inherited::Listeners(listeners) if listeners.len() > LISTENERS => {
-            return Err(StartError::Listeners(listeners.len()));
-        }
-        Inherited::Listeners(listeners) => (listeners, None),
-        Inherited::Image(Image { listeners, state, connections }) => {
-            ACCEPT_GATE.hand_on(connections.into_iter().map(|connection| connection.socket).collect());
-            if listeners.len() > LISTENERS {
-                // An end would lose more.
-                log::error!(
-                    "the former image listened on {} sockets; this program serves the first and closes the others",
-                    listeners.len()
-                );
-            }
-            (listeners, state)
-        }
+/// What the process listens on, and what came along from the former program.
+pub struct Inheritance {
+    /// The sockets to serve; all of them.
+    pub listeners: Vec<TcpListener>,
+    /// The former program's state.
+    pub state: Option<File>,
+    /// The former program's connections.
+    pub connections: Vec<Adopted>,
+}
+
+/// Listens on what was inherited, or else on the configured address.
+///
+/// # Errors
+/// The address cannot be listened on, or there are too many sockets.
+pub fn listen(config: &Config, inherited: Inherited<About>) -> Result<Inheritance, StartError> {
+    let (listeners, state, connections) = match inherited {
+        Inherited::Nothing => (Vec::new(), None, Vec::new()),
+        Inherited::Listeners(listeners) => (listeners, None, Vec::new()),
+        Inherited::Image(Image { listeners, state, connections }) => (listeners, state, connections),
     };
-    let listener = match listeners.into_iter().next() {
-        Some(listener) => server::adopt(listener),
-        None => server::bind(config.bind, config.port),
-    };
-    Ok((listener.map_err(StartError::Listen)?, state))
+    if listeners.len() > MOST_LISTENERS {
+        return Err(StartError::Listeners(listeners.len()));
+    }
+    let mut adopted = listeners
+        .into_iter()
+        .map(listener::adopt)
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(StartError::Listen)?;
+    if adopted.is_empty() {
+        adopted.push(listener::bind(config.bind, config.port).map_err(StartError::Listen)?);
+    }
+    let connections = connections.into_iter().map(|connection| {
+        let About { read, unsent, request_age_ms, has_asked, is_ending } = connection.about;
+        Adopted {
+            descriptor: connection.socket,
+            input: read,
+            output: unsent,
+            request_age: request_age_ms.map(Duration::from_millis),
+            has_asked,
+            is_ending,
+        }
+    });
+    Ok(Inheritance { listeners: adopted, state, connections: connections.collect() })
 }
 
 /// What an image of this process is made of.
@@ -143,12 +132,6 @@ impl Program {
         Self { path: env::current_exe().ok(), seats }
     }
 
-    /// The program that runs now, even if its file is gone.
-    #[expect(clippy::unused_self, reason = "the other half of the choice")]
-    pub fn itself(&self) -> Target {
-        Target { path: PathBuf::from("/proc/self/exe"), takes_memory: true }
-    }
-
     /// Whatever is at the path that we were started from, if it would start with
     /// our configuration.
     ///
@@ -156,7 +139,8 @@ impl Program {
     /// What keeps it from that, in words for the log.
     pub fn now_at_path(&self) -> Result<Target, String> {
         match self.path.as_deref().filter(|path| path.exists()) {
-            None => Ok(self.itself()),
+            // Its file is gone, and it still runs.
+            None => Ok(Target { path: PathBuf::from("/proc/self/exe"), takes_memory: true }),
             Some(path) => match check(path) {
                 Ok(says) => Ok(Target { path: path.to_owned(), takes_memory: takes_ours(&says) }),
                 Err(error) => Err(failed(path, &error)),
@@ -182,7 +166,7 @@ fn check(path: &Path) -> Result<String, String> {
     }
 }
 
-/// Replaces the image of the process by the target. Returns only if that failed,
+/// Replaces the program of the process by the target. Returns only if that failed,
 /// or if there are other demands by then; all goes on as before.
 pub fn go_on(
     program: &mut Program,
@@ -192,7 +176,7 @@ pub fn go_on(
     notifier: &Notifier,
     demands: &Demands,
 ) {
-    let Parts { shared, keeper, .. } = parts;
+    let Parts { shared, keeper, observers, .. } = parts;
     log::info!("in-place upgrade: the process goes on in {}", target.path.display());
     if !target.takes_memory {
         let memory = match keeper.interval() {
@@ -200,144 +184,110 @@ pub fn go_on(
             None => "the agents and the owed verdicts are forgotten, as STATE_FILE is not set",
         };
         log::warn!(
-            "{} takes no hand-over that this program writes (version {WRITTEN}), so only the listener goes along: \
-             connections are closed, and {memory}",
+            "{} takes no hand-over that this program writes (version {WRITTEN}), so only the listeners go \
+             along: connections are closed, and {memory}",
             target.path.display()
         );
     }
-    // If the new image fails, a file is better than nothing.
+    // If the next program fails, a file is better than nothing.
     keeper.save(shared);
     let mut state = match memory("pap-collector-state") {
         Ok(state) => state,
         Err(error) => return log::error!("{}", failed(&target.path, &error)),
     };
-    let attempt = |rule| {
-        notifier.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic().reading().as_micros()));
-        let outcome = try_to_go_on((program, target), server, parts, &mut state, demands, rule);
-        notifier.say("READY=1");
-        outcome
-    };
-    in_attempts(attempt, || {
-        log::info!("in-place upgrade: requests are still in hand, so the next attempt follows in {OPEN:?}");
-        let until = shared.clock().uptime() + OPEN;
-        while shared.clock().uptime() < until && !demands.any() {
-            parts.stop.wait(LOOK_EVERY);
+    notifier.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic().reading().as_micros()));
+    // What is being posted is waited for, so that nothing is told twice.
+    shared.hold_alerts(true);
+    observers.end();
+    shared.await_deliveries(POSTS, |deliveries| !deliveries.is_posting);
+    observers.await_end(GOODBYES);
+    await_lanes(server, parts, demands);
+    demands.log.flush_within(FLUSH);
+    if let Some(standstill) = server.stand_still(STANDSTILL, target.takes_memory) {
+        let connections: Vec<_> = standstill
+            .connections
+            .iter()
+            .map(|parked| {
+                let about = About {
+                    read: parked.input.clone(),
+                    unsent: parked.output.clone(),
+                    request_age_ms: parked.request_age.map(millis),
+                    has_asked: parked.has_asked,
+                    is_ending: parked.is_ending,
+                };
+                (parked.descriptor, about)
+            })
+            .collect();
+        if target.takes_memory {
+            with_memory(program, target, server, parts, (&mut state, &connections), demands);
+        } else {
+            with_listeners(program, target, server, parts, demands);
         }
-        !demands.any()
-    });
+    } else {
+        log::error!("{}", failed(&target.path, &"an event loop does not end its turn"));
+    }
+    shared.hold_alerts(false);
+    observers.resume();
+    notifier.say("READY=1");
 }
 
-/// Makes attempts as long as requests are in hand. `pause` says whether there is
-/// to be another one.
-fn in_attempts(mut attempt: impl FnMut(Rule) -> Attempt, pause: impl Fn() -> bool) {
-    for rule in ATTEMPTS {
-        match attempt(rule) {
-            Attempt::Failed | Attempt::Cancelled => return,
-            Attempt::Busy => {
-                if !pause() {
-                    return;
-                }
-            }
-        }
+/// Waits until no client is being answered on a lane, or until there are other
+/// demands.
+fn await_lanes(server: &Server, parts: &Parts, demands: &Demands) {
+    let began = monotonic();
+    while !server.are_lanes_free() && !demands.any() && monotonic().since(began) < BIG_ANSWERS {
+        parts.stop.wait(LOOK_EVERY);
     }
 }
 
-/// One attempt.
-fn try_to_go_on(
-    (program, target): (&mut Program, &Target),
-    server: &Server,
-    parts: &Parts,
-    state: &mut File,
-    demands: &Demands,
-    rule: Rule,
-) -> Attempt {
-    let Parts { shared, observers, .. } = parts;
-    server.await_slow_lane(BIG_ANSWERS, || demands.any());
-    // What is being posted is waited for, so that nothing is told twice.
-    shared.hold_alerts(true);
-    shared.await_deliveries(POSTS, |deliveries| !deliveries.is_posting);
-    // Whoever connects from now on waits for the next image.
-    observers.end();
-    ACCEPT_GATE.close();
-    observers.await_end(rule.patience.min(GOODBYES));
-    let is_quiet = server.freeze(rule.patience);
-    let outcome = if !is_quiet && rule.then == Then::GiveUp {
-        Attempt::Busy
-    } else {
-        demands.log.flush_within(FLUSH);
-        if target.takes_memory {
-            with_memory(program, target, server, parts, state, demands)
-        } else {
-            with_listeners(program, target, server, parts, demands)
-        }
-    };
-    server.thaw();
-    shared.hold_alerts(false);
-    observers.resume();
-    ACCEPT_GATE.open();
-    outcome
-}
-
-/// Replaces the image; state and connections go along.
+/// Replaces the program; state and connections go along.
 fn with_memory(
     program: &mut Program,
     target: &Target,
     server: &Server,
     parts: &Parts,
-    state: &mut File,
+    (state, connections): (&mut File, &[(i32, About)]),
     demands: &Demands,
-) -> Attempt {
-    // From here on no heartbeat is taken by this image. The file is memory, so
-    // nothing is waited for under the lock.
+) {
+    // The file is memory, so nothing is waited for under the lock.
     parts.shared.with(|registry, now| {
         let _signals = demands.signals.hold();
-        if let Err(error) = write(state, &mut |out| parts.keeper.write(&mut |step| step(registry, now), out))
-        {
-            log::error!(
-                "{}",
-                failed(&target.path, &format_args!("the state cannot be handed over: {error}"))
-            );
-            return Attempt::Failed;
+        match write(state, &mut |out| parts.keeper.write(&mut |step| step(registry, now), out)) {
+            Ok(()) => exec(program, target, server, demands, Some(&Memory { state, connections })),
+            Err(error) => {
+                let why = format!("the state cannot be handed over: {error}");
+                log::error!("{}", failed(&target.path, &why));
+            }
         }
-        let sockets = server.not_begun().into_iter();
-        let connections: Vec<_> = sockets.map(|socket| Connection { socket, about: About {} }).collect();
-        exec(program, target, server, demands, Some(&Memory { state, connections: &connections }))
-    })
+    });
 }
 
-/// Saves the state and replaces the image; only the listener goes along.
-fn with_listeners(
-    program: &mut Program,
-    target: &Target,
-    server: &Server,
-    parts: &Parts,
-    demands: &Demands,
-) -> Attempt {
-    // While requests are frozen, no heartbeat comes after this.
-    if !parts.keeper.save(&parts.shared) {
+/// Saves the state and replaces the program; only the listeners go along.
+fn with_listeners(program: &mut Program, target: &Target, server: &Server, parts: &Parts, demands: &Demands) {
+    // While the event loops stand still, no heartbeat comes after this.
+    if parts.keeper.save(&parts.shared) {
+        let _signals = demands.signals.hold();
+        exec(program, target, server, demands, None);
+    } else {
         log::error!("{}", failed(&target.path, &"it would forget what STATE_FILE does not hold"));
-        return Attempt::Failed;
     }
-    let _signals = demands.signals.hold();
-    exec(program, target, server, demands, None)
 }
 
-/// Replaces the image. To be called while signals are held: one that was read
-/// would be lost with this image.
+/// Replaces the program. To be called while signals are held: one that was read
+/// would be lost with this program.
 fn exec(
     program: &mut Program,
     target: &Target,
     server: &Server,
     demands: &Demands,
     memory: Option<&Memory<'_, About>>,
-) -> Attempt {
+) {
     if demands.any() {
-        return Attempt::Cancelled;
+        return;
     }
-    let listeners = [server.listener().as_fd()];
+    let listeners: Vec<_> = server.listeners().iter().map(|listener| listener.as_fd()).collect();
     let error = reexec::replace(&target.path, HANDOVER, &mut program.seats, &listeners, memory);
     log::error!("{}", failed(&target.path, &error));
-    Attempt::Failed
 }
 
 /// Writes to a file from its start on, and leaves it ready to be read.
@@ -350,30 +300,4 @@ fn write(
     let mut out = BufWriter::with_capacity(64 * 1024, &mut *file);
     work(&mut out)?;
     out.into_inner()?.rewind()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_in_hand_is_cut_off_only_at_last() {
-        let made = |outcomes: &[Attempt], pauses: bool| {
-            let (mut made, mut outcomes) = (Vec::new(), outcomes.iter());
-            in_attempts(
-                |rule| {
-                    made.push((rule.patience.as_secs(), rule.then));
-                    *outcomes.next().unwrap()
-                },
-                || pauses,
-            );
-            made
-        };
-        let (first, second, last) = ((1, Then::GiveUp), (2, Then::GiveUp), (3, Then::CutOff));
-        assert_eq!(made(&[Attempt::Failed], true), [first]);
-        assert_eq!(made(&[Attempt::Cancelled], true), [first]);
-        assert_eq!(made(&[Attempt::Busy, Attempt::Failed], true), [first, second]);
-        assert_eq!(made(&[Attempt::Busy, Attempt::Busy, Attempt::Failed], true), [first, second, last]);
-        assert_eq!(made(&[Attempt::Busy], false), [first], "there are other demands");
-    }
 }

@@ -45,11 +45,12 @@ pap_process::settings! {
     COLLECTOR_MAX_AGENTS: Number(1..=10_000_000), Value("100000");
     /// the most watchers at once; more get 503
     COLLECTOR_MAX_OBSERVERS: Number(0..=1000), Value("64");
-    /// the most connections at once; beyond it others wait, and the longest-idle ones are
-    /// closed for them; fewer where the system's limits on descriptors or threads are low
-    COLLECTOR_MAX_CONNECTIONS: Number(8..=100_000), Value("1024");
-    /// threads that answer requests
-    COLLECTOR_HTTP_WORKERS: Number(1..=256), Words("the CPUs, at least 2");
+    /// the most connections at once; near it answers say Connection: close, beyond it those
+    /// that never sent a request, then the longest-idle ones are closed; fewer where there
+    /// are fewer descriptors
+    COLLECTOR_MAX_CONNECTIONS: Number(8..=1_000_000), Words("what the container's memory allows, at most 65536");
+    /// threads with an event loop each
+    COLLECTOR_HTTP_WORKERS: Number(1..=256), Words("the CPUs, 2 to 4");
     /// the file in which the state survives a restart
     STATE_FILE: Path, Words("none, it does not survive");
     /// how often the state is saved when something changed, in milliseconds

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use crate::support::station::{Answer as Reply, Station};
-use crate::support::{self, Answer, Collector, PATIENCE, program, uuid};
+use crate::support::{self, Answer, Collector, PATIENCE, program, said, uuid};
 use rustix::io::{FdFlags, fcntl_setfd};
 use tempfile::TempDir;
 
@@ -301,8 +301,9 @@ fn after_a_failed_re_exec_no_descriptor_is_left_for_others() {
 }
 
 #[test]
-fn two_sockets_of_systemd_are_refused_with_a_reason() {
+fn two_sockets_of_systemd_are_both_served_and_go_along() {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let ports = listeners.each_ref().map(|listener| listener.local_addr().unwrap().port());
     for listener in &listeners {
         fcntl_setfd(listener, FdFlags::empty()).unwrap();
     }
@@ -312,9 +313,13 @@ fn two_sockets_of_systemd_are_refused_with_a_reason() {
     let moves = format!("exec 30<&{first} 31<&{second}; exec 3<&30 4<&31 30<&- 31<&-");
     shell.args(["-c", &format!("{moves}; LISTEN_PID=$$ exec {}", program())]);
     shell.env_clear().env("CLUSTER_ID", "test-cluster").env("LISTEN_FDS", "2").stdin(Stdio::null());
-    let mut running = support::Running::spawn(shell.stdout(Stdio::null()));
-    assert_eq!(running.wait(), Some(78));
-    let log = running.log();
-    let lines: Vec<_> = log.iter().filter(|line| line.contains("LISTEN_FDS")).collect();
-    assert!(lines.len() == 1 && lines[0].contains("ListenStream"), "{log:?}");
+    let collector = Collector::spawn(shell.stdout(Stdio::null()));
+    drop(listeners);
+    for round in 1..3 {
+        for port in ports {
+            assert_eq!(try_get(port, "/ready").unwrap().status, 200, "round {round}");
+        }
+        collector.signal("HUP");
+        collector.await_logs(said::WENT_ON, 2 * round);
+    }
 }

@@ -55,13 +55,9 @@ fn three_thousand_connections_with_a_thousand_descriptors() {
 
 #[test]
 fn beyond_the_most_connections_the_longest_idle_go() {
-    if !slow("the guard looks after 5 s") {
-        return;
-    }
     let _alone = alone();
     attack(&[("COLLECTOR_MAX_CONNECTIONS", "50")], |collector| {
         let held = hold(collector, 400, b"");
-        // The guard looks now and then; until it has, the gauge is old.
         let closed = || collector.metric("connections_closed_total{reason=\"surplus\"}");
         collector
             .poll("the surplus is closed", || closed() > 300.0 && collector.metric("connections") <= 60.0);
@@ -138,40 +134,33 @@ fn a_system_without_threads() {
     });
 }
 
-/// Where threads are short again and again, accept loops end and are replaced;
-/// what they leave behind is freed.
 #[test]
-fn what_piles_up_is_freed_by_a_fresh_image() {
-    if !slow("accept loops end again and again, 20 s") {
-        return;
-    }
+fn with_no_threads_to_be_had_heartbeats_go_on() {
     let _alone = alone();
     let Some((mut collector, _directory)) = with_few_threads(400) else { return };
-    for number in 0..20 {
-        collector.beat(&uuid(number), "SLEEP", 7.0);
-    }
+    let threads = || status(&collector, "Threads:");
+    let before = threads();
     // Only its own user may set it.
-    let allow = |most: u32| {
-        let (id, limit) = (collector.child.id().to_string(), format!("--nproc={most}:400"));
-        let user = u32::try_from(status(&collector, "Uid:")).unwrap();
-        let mut prlimit = std::process::Command::new("prlimit");
-        assert!(prlimit.args(["--pid", &id, &limit]).uid(user).gid(user).status().unwrap().success());
-    };
-    for round in 1.. {
-        // More connections than there are idle threads.
-        allow(1);
-        let held = hold(&collector, 6, b"");
-        collector.poll("an accept loop ends", || collector.logged(said::NO_NEW_ACCEPT_LOOP) >= round);
-        allow(400);
-        collector.poll("it is replaced", || collector.get("/ready").status == 200);
-        drop(held);
-        if collector.logged(said::WENT_ON) > 0 {
-            break;
-        }
-        assert!(round < 30, "nothing is freed; log:\n{}", collector.log().join("\n"));
-    }
-    collector
-        .poll("the state is kept", || collector.get("/agents").json()["stats"]["by_mode"]["SLEEP"] == 20);
+    let (id, user) = (collector.child.id().to_string(), u32::try_from(status(&collector, "Uid:")).unwrap());
+    let mut prlimit = std::process::Command::new("prlimit");
+    assert!(prlimit.args(["--pid", &id, "--nproc=1:400"]).uid(user).gid(user).status().unwrap().success());
+    under_attack(&collector, |collector| drop(hold(collector, 300, b"GET / HTT")));
+    let headers = [
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ];
+    let text = format!("GET /observe HTTP/1.1\r\nHost: c\r\n{}\r\n\r\n", headers.join("\r\n"));
+    let mut stream = collector.connect();
+    stream.write_all(text.as_bytes()).unwrap();
+    let mut answer = [0; 1024];
+    let length = stream.read(&mut answer).unwrap();
+    assert_eq!(Answer::parse(&answer[..length]).status, 503, "an observer needs a thread");
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: c\r\nConnection: close\r\n\r\n").unwrap();
+    let length = stream.read(&mut answer).unwrap();
+    assert_eq!(Answer::parse(&answer[..length]).status, 200, "its connection goes on");
+    assert_eq!(threads(), before);
     assert!(collector.child.try_wait().unwrap().is_none());
 }
 

@@ -34,8 +34,6 @@ pub const IS_BACK: &str = "is back after being dead";
 pub const ANSWER_401: &str = "answer 401";
 /// A thread ended by a panic that is not ours.
 pub const BUG_IN: &str = "bug in";
-/// An accept loop ended, and there is no thread for the next.
-pub const NO_NEW_ACCEPT_LOOP: &str = "no new accept loop yet";
 
 /// `pap-heartbeat` has a process to watch, whose id ends the line.
 pub const VOUCHING: &str = "vouching for ";

@@ -34,38 +34,44 @@ pub enum Audience {
 }
 
 /// What a watcher has to send.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Waiting {
+#[derive(Debug, PartialEq, Eq)]
+pub struct Waiting<M: ?Sized> {
     /// Messages, in their order.
-    pub messages: VecDeque<Arc<str>>,
+    pub messages: VecDeque<Arc<M>>,
     /// Messages after those that found no room.
     pub missed: u64,
 }
 
+impl<M: ?Sized> Default for Waiting<M> {
+    fn default() -> Self {
+        Self { messages: VecDeque::new(), missed: 0 }
+    }
+}
+
 #[derive(Debug)]
-struct Watcher<W> {
+struct Watcher<W, M: ?Sized> {
     topic: Topic,
-    waiting: Waiting,
+    waiting: Waiting<M>,
     waker: W,
 }
 
-/// All watchers. `W` is what wakes one.
+/// All watchers. `W` wakes one, `M` is a message.
 #[derive(Debug)]
-pub struct Fanout<W> {
-    watchers: Slab<Watcher<W>>,
+pub struct Fanout<W, M: ?Sized> {
+    watchers: Slab<Watcher<W, M>>,
     all: Vec<usize>,
     by_agent: HashMap<AgentId, Vec<usize>>,
     /// Messages that found no room so far.
     missed: u64,
 }
 
-impl<W> Default for Fanout<W> {
+impl<W, M: ?Sized> Default for Fanout<W, M> {
     fn default() -> Self {
         Self { watchers: Slab::new(), all: Vec::new(), by_agent: HashMap::new(), missed: 0 }
     }
 }
 
-impl<W: Clone> Fanout<W> {
+impl<W: Clone, M: ?Sized> Fanout<W, M> {
     /// Adds a watcher.
     pub fn join(&mut self, topic: Topic, waker: W) -> usize {
         let key = self.watchers.insert(Watcher { topic: topic.clone(), waiting: Waiting::default(), waker });
@@ -92,7 +98,7 @@ impl<W: Clone> Fanout<W> {
     }
 
     /// Queues a message about `agent`. Returns who has to be woken.
-    pub fn publish(&mut self, agent: &AgentId, to: Audience, message: &Arc<str>) -> Vec<W> {
+    pub fn publish(&mut self, agent: &AgentId, to: Audience, message: &Arc<M>) -> Vec<W> {
         let all = if to == Audience::Own { &[] } else { self.all.as_slice() };
         let own = self.by_agent.get(agent).filter(|_| to != Audience::All);
         let of_one = own.into_iter().flatten();
@@ -114,7 +120,7 @@ impl<W: Clone> Fanout<W> {
     }
 
     /// Takes what waits for a watcher.
-    pub fn take(&mut self, key: usize) -> Waiting {
+    pub fn take(&mut self, key: usize) -> Waiting<M> {
         std::mem::take(&mut self.watchers[key].waiting)
     }
 

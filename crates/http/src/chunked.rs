@@ -47,9 +47,8 @@ pub fn decode(bytes: &[u8], content: &mut [u8]) -> Decoded {
         (at, length, framing) = (at + size, length + size, framing + 2);
         match bytes.get(at..at + 2) {
             Some(b"\r\n") => at += 2,
-            Some(_) => return Decoded::Malformed,
             None if bytes.get(at).is_none_or(|&byte| byte == b'\r') => return Decoded::Partial,
-            None => return Decoded::Malformed,
+            Some(_) | None => return Decoded::Malformed,
         }
         if framing > MAX_FRAMING {
             return Decoded::Malformed;

@@ -15,6 +15,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// What a connection keeps between two of its turns. While it is idle it keeps
 /// nothing.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 pub struct Connection {
     /// What was read and is not answered: a part of a request, or what stands
     /// behind answers that are not sent yet.

@@ -13,8 +13,8 @@ use pap_core::time::Monotonic;
 use pap_process::clock::monotonic;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::connection::{Connection, LaneJob};
-use crate::edge::{Command, Common, Place};
+use crate::common::{Command, Common, Item};
+use crate::connection::LaneJob;
 use crate::request::Version;
 use crate::response::{After, Content, Length, write_stream_head, write_whole};
 use crate::service::{Closed, Service};
@@ -31,20 +31,6 @@ const LONGEST_BEFORE_OTHERS: Duration = Duration::from_secs(3);
 const LOOK_UP: Duration = Duration::from_millis(500);
 /// What is read from a stream at once.
 const CHUNK: usize = 16 * 1024;
-
-/// A connection on its way through a lane.
-pub struct Item {
-    /// Which event loop it came from.
-    pub edge: usize,
-    /// Its socket, which does not block.
-    pub socket: TcpStream,
-    /// Its place among all connections.
-    pub place: Place,
-    /// What was read and not answered, and answered and not sent.
-    pub connection: Connection,
-    /// The answer to give.
-    pub job: LaneJob,
-}
 
 /// Gives answers until the server is stopped and none is left.
 pub fn run<S: Service>(
@@ -70,7 +56,8 @@ pub fn run<S: Service>(
 fn answer<S: Service>(common: &Arc<Common<S>>, waiting: &Receiver<Item>, item: Item) {
     let Item { edge, socket, place, mut connection, job } = item;
     let LaneJob { work, answering } = job;
-    let response = work();
+    let mut response = work();
+    let then = response.then.take();
     let mut out = Out { socket: &socket, began: monotonic(), waiting };
     let mut before = std::mem::take(&mut connection.output);
     let stamp = crate::response::stamp(S::NAME, common.service.wall().into());
@@ -88,6 +75,9 @@ fn answer<S: Service>(common: &Arc<Common<S>>, waiting: &Receiver<Item>, item: I
         write_whole(&mut before, &response, &stamp, after, answering.is_head);
         out.send(&before)
     };
+    if let Some(act) = then {
+        act();
+    }
     match sent {
         Ok(()) => {
             connection.answered(after, !connection.input.is_empty());
@@ -154,9 +144,4 @@ impl Out<'_> {
         let _ = poll(&mut [PollFd::new(self.socket, PollFlags::OUT)], wait.as_ref());
         Ok(())
     }
-}
-
-/// What is said where all lanes are taken.
-pub const fn busy() -> &'static str {
-    "Too many requests of this kind are waiting, try again"
 }

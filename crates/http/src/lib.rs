@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod chunked;
+mod common;
 mod connection;
 mod edge;
 mod lanes;

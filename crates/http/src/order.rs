@@ -118,7 +118,9 @@ mod tests {
             let (mut order, mut links) = (Order::default(), vec![Links::default(); 6]);
             let mut expected: [Vec<Slot>; 2] = Default::default();
             for (slot, to) in moves {
-                expected.iter_mut().for_each(|queue| queue.retain(|&other| other != slot));
+                for queue in &mut expected {
+                    queue.retain(|&other| other != slot);
+                }
                 let queue = [Queue::Newcomers, Queue::Idle, Queue::Busy][to];
                 if to < 2 {
                     expected[to].push(slot);

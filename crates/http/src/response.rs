@@ -23,6 +23,8 @@ pub struct Response {
     /// What follows the head.
     pub content: Content,
     headers: Vec<(&'static str, String)>,
+    /// Called when a lane has sent it, or has failed to.
+    pub(crate) then: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Response {
@@ -31,7 +33,7 @@ impl Response {
         let body = serde_json::to_vec(body);
         debug_assert!(body.is_ok(), "what is answered has text keys and finite numbers");
         let content = Content::Whole(body.unwrap_or_default());
-        Self { status, content_type: JSON, content, headers: Vec::new() }
+        Self { status, content_type: JSON, content, headers: Vec::new(), then: None }
     }
 
     /// JSON with an `error` that a person can act on.
@@ -42,17 +44,29 @@ impl Response {
     /// A 200 with JSON that is made while it is sent.
     pub fn stream(content: impl Read + Send + 'static) -> Self {
         let content = Content::Stream(Box::new(content));
-        Self { status: 200, content_type: JSON, content, headers: Vec::new() }
+        Self { status: 200, content_type: JSON, content, headers: Vec::new(), then: None }
     }
 
     /// A 200 with text of another type.
     pub fn text(content_type: &'static str, text: String) -> Self {
-        Self { status: 200, content_type, content: Content::Whole(text.into_bytes()), headers: Vec::new() }
+        Self {
+            status: 200,
+            content_type,
+            content: Content::Whole(text.into_bytes()),
+            headers: Vec::new(),
+            then: None,
+        }
     }
 
     /// Nothing but a status (RFC 9110 §15.3.5).
     pub fn no_content() -> Self {
-        Self { status: 204, content_type: "", content: Content::Whole(Vec::new()), headers: Vec::new() }
+        Self {
+            status: 204,
+            content_type: "",
+            content: Content::Whole(Vec::new()),
+            headers: Vec::new(),
+            then: None,
+        }
     }
 
     /// With another header. The value must not come from a client: it is not
@@ -65,6 +79,12 @@ impl Response {
     /// Asks the client to come back after so many seconds.
     pub fn retry_after(self, seconds: u32) -> Self {
         self.with("Retry-After", seconds.to_string())
+    }
+
+    /// With something to do when a lane has sent it, or has failed to.
+    pub fn then(mut self, act: impl FnOnce() + Send + 'static) -> Self {
+        self.then = Some(Box::new(act));
+        self
     }
 
     /// The answer to a request that is not taken.

@@ -11,23 +11,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pap_process::threads::Threads;
 
+use crate::common::{Command, Common, Handle, Item, Parked, Place};
 use crate::connection::Connection;
-use crate::edge::{Command, Common, Edge, Handle, Parked, Place};
-use crate::lanes::{self, Item, LANES, MOST_WAITING};
-use crate::service::Service;
-
-/// How many connections are in which state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct States {
-    /// All of them.
-    pub open: usize,
-    /// With an unfinished request.
-    pub reading: usize,
-    /// In a lane, or waiting for one.
-    pub answering: usize,
-    /// Not taking their answers.
-    pub held_back: usize,
-}
+use crate::edge::Edge;
+use crate::lanes::{self, LANES, MOST_WAITING};
+use crate::service::{Service, States};
 
 /// A connection that another program image has handed over.
 #[derive(Debug)]
@@ -46,12 +34,15 @@ pub struct Adopted {
     pub is_ending: bool,
 }
 
+/// The event loops and the lanes' queue, until their threads are started.
+type Unstarted<S> = (Vec<Edge<S>>, Receiver<Item>);
+
 /// A server whose threads share it.
 pub struct Server<S> {
     common: Arc<Common<S>>,
     listeners: Vec<TcpListener>,
     addresses: Vec<SocketAddr>,
-    unstarted: Mutex<Option<(Vec<Edge<S>>, Receiver<Item>)>>,
+    unstarted: Mutex<Option<Unstarted<S>>>,
     /// Dropped to let the lanes end.
     lanes_open: Mutex<Option<Sender<Infallible>>>,
     lanes_end: Receiver<Infallible>,
@@ -137,12 +128,18 @@ impl<S: Service> Server<S> {
 
     /// How many connections are in which state.
     pub fn states(&self) -> States {
-        States {
-            open: self.common.open.load(Ordering::Relaxed),
-            reading: self.common.reading.load(Ordering::Relaxed),
-            answering: self.common.in_lanes.load(Ordering::Relaxed),
-            held_back: self.common.held_back.load(Ordering::Relaxed),
-        }
+        self.common.states()
+    }
+
+    /// The same, for who outlives this borrow.
+    pub fn counter(&self) -> impl Fn() -> States + Send + Sync + 'static {
+        let common = Arc::downgrade(&self.common);
+        move || common.upgrade().map_or_else(States::default, |common| common.states())
+    }
+
+    /// Who answers.
+    pub fn service(&self) -> &S {
+        &self.common.service
     }
 
     /// Asks every event loop for a sign of life.
@@ -166,14 +163,14 @@ impl<S: Service> Server<S> {
     }
 
     /// Lets all event loops stand still between two turns; none if they do not
-    /// within `longest`.
-    pub fn stand_still(&self, longest: Duration) -> Option<Standstill> {
+    /// within `longest`. Where it `keeps` connections, an exec leaves them open.
+    pub fn stand_still(&self, longest: Duration, keeps: bool) -> Option<Standstill> {
         let (parked, connections) = bounded(self.common.edges().len());
         let mut until = Vec::new();
         for edge in self.common.edges() {
             let (sender, receiver) = bounded(0);
             until.push(sender);
-            edge.command(Command::Park(parked.clone(), receiver));
+            edge.command(Command::Park { keeps, parked: parked.clone(), until: receiver });
         }
         let mut all = Vec::new();
         for _ in self.common.edges() {

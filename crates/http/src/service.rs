@@ -66,6 +66,19 @@ pub enum Closed {
     Stopping,
 }
 
+/// How many connections are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct States {
+    /// All of them.
+    pub open: usize,
+    /// With an unfinished request.
+    pub reading: usize,
+    /// In a lane, or waiting for one.
+    pub answering: usize,
+    /// Not taking their answers.
+    pub held_back: usize,
+}
+
 /// Where an answer goes that is given in the loop.
 pub struct Reply<'a> {
     pub(crate) out: &'a mut Vec<u8>,

@@ -379,8 +379,9 @@ pub fn memory(name: &str) -> io::Result<File> {
 pub struct Memory<'a, A> {
     /// The state, ready to be read.
     pub state: &'a File,
-    /// The connections.
-    pub connections: &'a [Connection<A>],
+    /// The connections: descriptors that an exec does not close, and what the
+    /// program has to say about each.
+    pub connections: &'a [(RawFd, A)],
 }
 
 /// Replaces the image of this process by the program at `program`, with the same
@@ -397,7 +398,6 @@ pub fn replace<A: Serialize>(
     let mut along = Vec::new();
     if let Some(memory) = memory {
         along.push(memory.state.as_fd());
-        along.extend(memory.connections.iter().map(|it| it.socket.as_fd()));
     }
     let keep = |how: FdFlags| along.iter().try_for_each(|descriptor| fcntl_setfd(descriptor, how));
     let mut run = || -> io::Result<Infallible> {
@@ -432,7 +432,7 @@ fn manifest<A: Serialize>(listeners: usize, memory: &Memory<'_, A>) -> io::Resul
         connections: memory
             .connections
             .iter()
-            .map(|it| PassedConnection { fd: it.socket.as_raw_fd(), about: &it.about })
+            .map(|(fd, about)| PassedConnection { fd: *fd, about })
             .collect(),
     };
     let mut out = BufWriter::new(self::memory("hand-over")?);

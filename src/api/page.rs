@@ -5,10 +5,9 @@ use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use pap_http::request::Request;
+use pap_http::response::Response;
 use ring::digest::{SHA256, digest};
-use tiny_http::Header;
-
-use super::answer::Answer;
 
 const PAGE: &str = include_str!("page.html");
 
@@ -23,8 +22,8 @@ static POLICY: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The page.
-pub fn page() -> Answer {
-    Answer::text("text/html; charset=utf-8", PAGE.to_owned())
+pub fn page() -> Response {
+    Response::text("text/html; charset=utf-8", PAGE.to_owned())
         .with("Content-Security-Policy", POLICY.as_str())
         .with("X-Content-Type-Options", "nosniff")
         .with("Referrer-Policy", "no-referrer")
@@ -34,10 +33,14 @@ pub fn page() -> Answer {
 
 /// Whether a client would rather have HTML than JSON (RFC 9110 §12.5.1). One
 /// that takes anything gets JSON.
-pub fn is_preferred(headers: &[Header]) -> bool {
+pub fn is_preferred(request: &Request<'_>) -> bool {
+    is_html_preferred(request.tokens("Accept"))
+}
+
+fn is_html_preferred<'a>(ranges: impl Iterator<Item = &'a str>) -> bool {
     let (mut html, mut json) = (0.0, 0.0);
-    for header in headers.iter().filter(|header| header.field.equiv("Accept")) {
-        for range in header.value.as_str().split(',') {
+    {
+        for range in ranges {
             let mut parts = range.split(';').map(str::trim);
             let name = parts.next().unwrap_or_default();
             let quality =
@@ -87,12 +90,12 @@ mod tests {
 
     #[test]
     fn browsers_get_the_page_and_others_json() {
-        let prefers = |accept: &str| is_preferred(&[format!("Accept: {accept}").parse().unwrap()]);
+        let prefers = |accept: &str| is_html_preferred(accept.split(',').map(str::trim));
         assert!(prefers("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"));
         assert!(prefers("application/json;q=0.5, text/html"));
         assert!(!prefers("*/*"));
         assert!(!prefers("application/json, text/html;q=0.9"));
         assert!(!prefers("text/html;q=0"));
-        assert!(!is_preferred(&[]));
+        assert!(!prefers(""));
     }
 }

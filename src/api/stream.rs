@@ -1,30 +1,26 @@
-//! One watcher: a thread that sends what happens, answers what the client says
+//! One observer: a thread that sends what happens, answers what the client says
 //! and ends where either side is done. It waits for both at once.
 
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, select};
+use pap_core::fanout::{Topic, Waiting};
+use pap_core::time::Uptime;
+use pap_http::service::Upgraded;
+use pap_http::websocket::Accepted;
+use pap_process::clock::wall;
+use pap_process::panics;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use socket2::SockRef;
-use tiny_http::{ReadWrite, Request, Response};
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tungstenite::{Error, Message, WebSocket};
 
-use super::answer::Answer;
-use super::flow::let_go;
-use super::handshake::{self, Accepted, PROTOCOL};
-use super::{Server, socket};
-use crate::metrics::{Closed, Route};
+use super::Endpoints;
+use crate::metrics::Closed;
 use crate::observers::Watch;
-use pap_core::fanout::{Topic, Waiting};
-use pap_core::time::Uptime;
-use pap_process::clock::wall;
-use pap_process::panics;
 
 /// A ping goes out this often; a client that is there answers.
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -41,121 +37,49 @@ const MOST_UNSENT: usize = 512 * 1024;
 /// What is buffered in each direction, in bytes.
 const BUFFER: usize = 4096;
 
-/// Requests for a stream that may wait to be looked at.
-pub const MOST_CANDIDATES: usize = 64;
-
-/// A request for a stream.
-pub struct Candidate {
-    pub(super) request: Request,
-    pub(super) topic: Topic,
-    pub(super) arrived: Uptime,
-}
-
 /// The connection is over.
 struct Over;
 
-impl Server {
-    /// Opens streams until it is stopped.
-    pub fn open_streams(self: &Arc<Self>, asked: &Receiver<Candidate>) {
-        loop {
-            select! {
-                recv(asked) -> candidate => {
-                    if let Ok(candidate) = candidate {
-                        self.open_stream(candidate);
-                    }
+/// Serves a client that has opened a stream, to the end.
+pub fn serve(endpoints: &Endpoints, upgraded: Upgraded, accepted: &Accepted, watch: &Watch, topic: &Topic) {
+    let Upgraded { mut socket, read } = upgraded;
+    // The send buffer is empty, so this is one write.
+    if socket.write_all(&accepted.to_bytes()).is_err() {
+        return;
+    }
+    let initial = initial(endpoints, topic);
+    // Whatever the protocol's library makes of a client's bytes, it concerns this
+    // client alone.
+    let why = panics::contain(|| Stream::new(endpoints, socket, read, watch).run(&initial));
+    endpoints.parts.metrics.closed(why.unwrap_or(Closed::Done));
+}
+
+/// What an observer gets first.
+fn initial(endpoints: &Endpoints, topic: &Topic) -> String {
+    let Endpoints { parts, cluster_id, cluster_name, .. } = endpoints;
+    let initial = match topic {
+        Topic::All => {
+            let watched = parts.observers.watched();
+            let stats = parts.shared.with(|registry, _| registry.stats_view(&watched));
+            json!({ "type": "initial", "cluster_id": cluster_id, "cluster_name": cluster_name, "stats": stats })
+        }
+        Topic::One(id) => {
+            let agent = match parts.shared.with(|registry, now| registry.view(now, id)) {
+                Some(mut agent) => {
+                    agent.observation_mode = true;
+                    json!(agent)
                 }
-                recv(self.api.parts.stop.receiver()) -> _ => return,
-            }
+                None => json!({ "agent_uuid": id, "status": "unknown" }),
+            };
+            json!({ "type": "initial", "cluster_id": cluster_id, "agent": agent })
         }
-    }
-
-    fn open_stream(self: &Arc<Self>, candidate: Candidate) {
-        let Candidate { request, topic, arrived } = candidate;
-        let refuse = |request, answer| self.refuse_stream(request, answer, arrived);
-        let accepted = match handshake::check(&request, self.api.api_key.as_ref()) {
-            Ok(accepted) => accepted,
-            Err(answer) => return refuse(request, answer),
-        };
-        let watch = match self.api.parts.observers.join(topic.clone()) {
-            Ok(Some(watch)) if !watch.is_ending() => watch,
-            Ok(Some(_)) | Err(_) => return refuse(request, full("No stream can be opened now")),
-            Ok(None) => return refuse(request, full("As many watch as COLLECTOR_MAX_OBSERVERS allows")),
-        };
-        // Kept here, so that it is there to be refused when there is no thread:
-        // a request that is dropped as it is may panic.
-        let parked = Arc::new(Mutex::new(Some(request)));
-        let (server, request) = (Arc::clone(self), Arc::clone(&parked));
-        let thread = std::thread::Builder::new().name("observer".into());
-        let work = move || {
-            if let Some(request) = taken(&request) {
-                server.serve(request, &accepted, &watch, &topic, arrived);
-            }
-        };
-        if let Err(error) = thread.spawn(work) {
-            log::warn!("a watcher found no thread: {error}");
-            if let Some(request) = taken(&parked) {
-                refuse(request, full("No stream can be opened now"));
-            }
-        }
-    }
-
-    /// Answers a request that becomes no stream.
-    pub(super) fn refuse_stream(&self, request: Request, answer: Answer, arrived: Uptime) {
-        self.send(request, answer, Route::Observe, arrived);
-    }
-
-    fn serve(&self, request: Request, accepted: &Accepted, watch: &Watch, topic: &Topic, arrived: Uptime) {
-        let Some(&peer) = request.remote_addr() else { return let_go(request) };
-        self.pipeline.become_stream(peer);
-        let connections = socket::connections(self.address.port());
-        let connection = connections.iter().find(|connection| connection.peer == peer);
-        if let Some(connection) = connection
-            && let Some(socket) = connection.stream()
-        {
-            self.api
-                .parts
-                .metrics
-                .request(Route::Observe, self.api.parts.shared.clock().uptime().since(arrived));
-            let stream = request.upgrade("websocket", switching(accepted));
-            let mut stream = Stream::new(self, stream, socket, watch);
-            // Whatever the protocol's library makes of a client's bytes, it
-            // concerns this client alone.
-            let why = panics::contain(|| stream.run(&self.initial(topic))).unwrap_or(Closed::Done);
-            drop(stream);
-            self.close(connection, why);
-        } else {
-            let_go(request);
-        }
-    }
-
-    /// What a watcher gets first.
-    fn initial(&self, topic: &Topic) -> String {
-        let (cluster_id, cluster_name) = (&self.api.cluster_id, &self.api.cluster_name);
-        let initial = match topic {
-            Topic::All => {
-                let watched = self.api.parts.observers.watched();
-                let stats = self.api.parts.shared.with(|registry, _| registry.stats_view(&watched));
-                json!({ "type": "initial", "cluster_id": cluster_id, "cluster_name": cluster_name, "stats": stats })
-            }
-            Topic::One(id) => {
-                let agent = match self.api.parts.shared.with(|registry, now| registry.view(now, id)) {
-                    Some(mut agent) => {
-                        agent.observation_mode = true;
-                        json!(agent)
-                    }
-                    None => json!({ "agent_uuid": id, "status": "unknown" }),
-                };
-                json!({ "type": "initial", "cluster_id": cluster_id, "agent": agent })
-            }
-        };
-        initial.to_string()
-    }
+    };
+    initial.to_string()
 }
 
 struct Stream<'a> {
-    server: &'a Server,
-    socket: TcpStream,
-    web: WebSocket<Box<dyn ReadWrite + Send>>,
+    endpoints: &'a Endpoints,
+    web: WebSocket<TcpStream>,
     watch: &'a Watch,
     /// Since when the client has taken nothing of what is there.
     stuck_since: Option<Uptime>,
@@ -168,30 +92,25 @@ struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    fn new(
-        server: &'a Server,
-        stream: Box<dyn ReadWrite + Send>,
-        socket: TcpStream,
-        watch: &'a Watch,
-    ) -> Self {
+    fn new(endpoints: &'a Endpoints, socket: TcpStream, read: Vec<u8>, watch: &'a Watch) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(0)
             .max_write_buffer_size(MOST_UNSENT)
             .max_message_size(Some(MOST_RECEIVED))
             .max_frame_size(Some(MOST_RECEIVED));
-        let web = WebSocket::from_raw_socket(stream, Role::Server, Some(config));
-        let pinged = server.api.parts.shared.clock().uptime();
-        Self { server, socket, web, watch, stuck_since: None, pinged, closing_since: None, is_broken: false }
+        let web = WebSocket::from_partially_read(socket, read, Role::Server, Some(config));
+        let pinged = endpoints.parts.shared.clock().uptime();
+        Self { endpoints, web, watch, stuck_since: None, pinged, closing_since: None, is_broken: false }
     }
 
     /// Serves the client to the end, and says why it ended.
     fn run(&mut self, initial: &str) -> Closed {
         // From here on nothing blocks but the wait for both sides.
-        let socket = SockRef::from(&self.socket);
+        let socket = SockRef::from(self.web.get_ref());
         // Longer than for a request: a watcher may be lagging.
         let _ = socket.set_tcp_user_timeout(Some(2 * STUCK));
-        if self.socket.set_nonblocking(true).is_err() || self.send(Message::text(initial)).is_err() {
+        if self.send(Message::text(initial)).is_err() {
             return Closed::Done;
         }
         loop {
@@ -217,7 +136,7 @@ impl<'a> Stream<'a> {
         // First what waits, then the end: a wake-up stands for both.
         let waiting = if is_open { self.watch.take() } else { Waiting::default() };
         if self.watch.is_ending() && self.closing_since.is_none() {
-            let is_stopping = self.server.api.parts.stop.is_stopping();
+            let is_stopping = self.endpoints.parts.stop.is_stopping();
             let code = if is_stopping { CloseCode::Away } else { CloseCode::Restart };
             self.close(
                 code,
@@ -226,7 +145,7 @@ impl<'a> Stream<'a> {
         }
         if is_open && self.closing_since.is_none() {
             for message in waiting.messages {
-                self.send(Message::text(&*message))?;
+                self.send(Message::text(self.watch.observers().to_json(&message)))?;
             }
             if waiting.missed > 0 {
                 self.send(Message::text(json!({ "type": "lagged", "missed": waiting.missed }).to_string()))?;
@@ -280,7 +199,7 @@ impl<'a> Stream<'a> {
     fn drain(&mut self) -> Result<(), Over> {
         let mut scratch = [0; 1024];
         loop {
-            match self.socket.read(&mut scratch) {
+            match self.web.get_mut().read(&mut scratch) {
                 Ok(0) => return Err(Over),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
@@ -299,7 +218,7 @@ impl<'a> Stream<'a> {
     }
 
     fn close(&mut self, code: CloseCode, reason: &'static str) -> Result<(), Over> {
-        self.closing_since.get_or_insert(self.server.api.parts.shared.clock().uptime());
+        self.closing_since.get_or_insert(self.endpoints.parts.shared.clock().uptime());
         match self.web.close(Some(CloseFrame { code, reason: reason.into() })) {
             Ok(()) => self.flush(),
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => self.flush(),
@@ -332,7 +251,7 @@ impl<'a> Stream<'a> {
         };
         let is_stuck = self.stuck_since.is_some();
         let wanted = if is_stuck { PollFlags::OUT } else { PollFlags::IN };
-        let mut ready = [PollFd::new(&self.socket, wanted), PollFd::new(self.watch, PollFlags::IN)];
+        let mut ready = [PollFd::new(self.web.get_ref(), wanted), PollFd::new(self.watch, PollFlags::IN)];
         // News that cannot be sent now must not keep us awake; but the end can
         // come any time.
         let hears_news = !is_stuck && self.closing_since.is_none();
@@ -348,12 +267,8 @@ impl<'a> Stream<'a> {
     }
 
     fn now(&self) -> Uptime {
-        self.server.api.parts.shared.clock().uptime()
+        self.endpoints.parts.shared.clock().uptime()
     }
-}
-
-fn taken(parked: &Mutex<Option<Request>>) -> Option<Request> {
-    parked.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// The answer to a client's message.
@@ -364,20 +279,4 @@ fn reply(text: &str) -> String {
     } else {
         json!({ "type": "error", "error": "Only {\"type\":\"ping\"} is understood" }).to_string()
     }
-}
-
-fn switching(accepted: &Accepted) -> Response<io::Empty> {
-    let mut response = Response::empty(101);
-    let protocol = accepted.has_protocol.then_some(("Sec-WebSocket-Protocol", PROTOCOL));
-    for (name, value) in [("Sec-WebSocket-Accept", accepted.accept.as_str())].into_iter().chain(protocol) {
-        // Both are ASCII of ours.
-        if let Ok(header) = tiny_http::Header::from_bytes(name, value) {
-            response.add_header(header);
-        }
-    }
-    response
-}
-
-fn full(error: &str) -> Answer {
-    Answer::error(503, error).retry_after(30)
 }

@@ -1,0 +1,222 @@
+//! What the event loops, the lanes and the server share.
+
+use std::convert::Infallible;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::Waker;
+
+use crate::connection::{Connection, LaneJob};
+use crate::service::{Service, States};
+
+/// A connection that had an answer stays while there are no more than this share
+/// of the most connections, in percent; beyond it answers say `Connection: close`.
+const CLOSE_FROM: usize = 90;
+
+/// What all event loops and lanes of a server share.
+pub struct Common<S> {
+    pub service: Arc<S>,
+    pub most: usize,
+    /// Connections, lanes and streams included.
+    pub open: Arc<AtomicUsize>,
+    /// Those of them that had an answer and are in an event loop.
+    pub asked: AtomicUsize,
+    /// Those with an unfinished request.
+    pub reading: AtomicUsize,
+    /// Those that do not take their answers.
+    pub held_back: AtomicUsize,
+    /// Those in a lane, or waiting for one.
+    pub in_lanes: AtomicUsize,
+    /// Bytes that are kept for connections.
+    pub held: AtomicUsize,
+    /// Somebody waits for room.
+    pub wanted: AtomicUsize,
+    pub is_draining: AtomicBool,
+    pub lanes: Sender<Item>,
+    edges: OnceLock<Vec<Handle>>,
+}
+
+impl<S: Service> Common<S> {
+    pub fn new(service: Arc<S>, most: usize, lanes: Sender<Item>) -> Self {
+        Self {
+            service,
+            most,
+            open: Arc::default(),
+            asked: AtomicUsize::new(0),
+            reading: AtomicUsize::new(0),
+            held_back: AtomicUsize::new(0),
+            in_lanes: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            wanted: AtomicUsize::new(0),
+            is_draining: AtomicBool::new(false),
+            lanes,
+            edges: OnceLock::new(),
+        }
+    }
+
+    pub fn set_edges(&self, edges: Vec<Handle>) {
+        let set = self.edges.set(edges);
+        debug_assert!(set.is_ok(), "a server has its event loops once");
+    }
+
+    pub fn edges(&self) -> &[Handle] {
+        self.edges.get().map_or(&[], Vec::as_slice)
+    }
+
+    pub fn states(&self) -> States {
+        States {
+            open: self.open.load(Ordering::Relaxed),
+            reading: self.reading.load(Ordering::Relaxed),
+            answering: self.in_lanes.load(Ordering::Relaxed),
+            held_back: self.held_back.load(Ordering::Relaxed),
+        }
+    }
+
+    pub fn recount(&self, was: Counted, is: Counted) {
+        if was == is {
+            return;
+        }
+        let counter = |counted| match counted {
+            Counted::Idle => None,
+            Counted::Reading => Some(&self.reading),
+            Counted::HeldBack => Some(&self.held_back),
+        };
+        if let Some(former) = counter(was) {
+            former.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(present) = counter(is) {
+            present.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.open.load(Ordering::SeqCst) >= self.most
+    }
+
+    pub fn is_over_full(&self) -> bool {
+        self.open.load(Ordering::SeqCst) > self.most
+    }
+
+    pub fn says_close(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+            || self.asked.load(Ordering::Relaxed) * 100 > self.most * CLOSE_FROM
+    }
+}
+
+/// A place among all connections, given up when it is dropped.
+#[derive(Debug)]
+pub struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    pub fn take(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// What an event loop is told.
+pub enum Command {
+    /// A connection comes back from a lane, or along from another program.
+    Adopt(Box<(TcpStream, Place, Connection)>),
+    /// Stand still and say what there is, until the other channel is closed.
+    Park {
+        /// Whether an exec is to leave the connections open.
+        keeps: bool,
+        parked: Sender<Vec<Parked>>,
+        until: Receiver<Infallible>,
+    },
+    /// Answer what has come, close all and end.
+    Stop,
+}
+
+/// A connection that can go on in another program image.
+#[derive(Debug)]
+pub struct Parked {
+    /// Its descriptor, which is not closed by an exec as long as its event loop
+    /// is parked.
+    pub descriptor: i32,
+    /// What was read and is not answered.
+    pub input: Vec<u8>,
+    /// What was answered and is not sent.
+    pub output: Vec<u8>,
+    /// How long ago the first byte of the unfinished request came.
+    pub request_age: Option<Duration>,
+    /// A whole request was read of it.
+    pub has_asked: bool,
+    /// It ends when all is sent.
+    pub is_ending: bool,
+}
+
+/// The way to an event loop.
+pub struct Handle {
+    commands: Sender<Command>,
+    waker: Waker,
+    asked: AtomicU64,
+    answered: Arc<AtomicU64>,
+}
+
+impl Handle {
+    pub fn new(commands: Sender<Command>, waker: Waker, answered: Arc<AtomicU64>) -> Self {
+        Self { commands, waker, asked: AtomicU64::new(0), answered }
+    }
+
+    /// How often a sign of life was asked for.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Sends a command; waits while there is no room for it.
+    pub fn command(&self, command: Command) {
+        // An event loop that has ended needs none.
+        let _ = self.commands.send(command);
+        self.wake();
+    }
+
+    pub fn wake(&self) {
+        // If it fails, it is full, and so the loop is awake.
+        let _ = self.waker.wake();
+    }
+
+    /// Asks for a sign of life.
+    pub fn ask(&self) {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Whether it has come since.
+    pub fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::SeqCst) >= self.asked.load(Ordering::SeqCst)
+    }
+}
+
+/// As what a connection is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Counted {
+    #[default]
+    Idle,
+    Reading,
+    HeldBack,
+}
+
+/// A connection on its way through a lane.
+pub struct Item {
+    /// Which event loop it came from.
+    pub edge: usize,
+    /// Its socket, which does not block.
+    pub socket: TcpStream,
+    /// Its place among all connections.
+    pub place: Place,
+    /// What was read and not answered, and answered and not sent.
+    pub connection: Connection,
+    /// The answer to give.
+    pub job: LaneJob,
+}

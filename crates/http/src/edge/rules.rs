@@ -1,0 +1,119 @@
+//! Who is closed, and when: time-outs, too many connections, too many bytes.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Edge;
+use crate::common::Handle;
+use crate::order::{Queue, Slot};
+use crate::parse::Refused;
+use crate::service::{Closed, Service};
+
+/// A connection without a request is closed after this time. Agents beat every
+/// 5, 30 or 900 seconds: it must not fall near one of them.
+pub(super) const IDLE: Duration = Duration::from_secs(100);
+
+/// Unfinished requests and unsent answers of all connections, in bytes.
+const MOST_HELD: usize = 8 * 1024 * 1024;
+
+/// Connections that are looked at when one has to give way.
+const MOST_CANDIDATES: usize = 16;
+
+impl<S: Service> Edge<S> {
+    /// Who gives way next, other than `except`.
+    pub(super) fn candidate(&self, except: Option<Slot>) -> Option<Slot> {
+        let first = self.order.first(Queue::Newcomers).filter(|&slot| Some(slot) != except);
+        first.or_else(|| self.order.first(Queue::Idle))
+    }
+
+    /// Closes one of ours, other than `except`, to make room. Returns whether
+    /// there was one.
+    pub(super) fn give_way(&mut self, except: Option<Slot>) -> bool {
+        for _ in 0..MOST_CANDIDATES {
+            let Some(slot) = self.candidate(except) else { return false };
+            let (queue, since) =
+                (self.entries[slot as usize].links.queue(), self.entries[slot as usize].since);
+            // Its request may have come and not have been looked at.
+            self.attend(slot);
+            let Some(entry) = self.entries.get(slot as usize) else { return true };
+            if entry.links.queue() == queue && entry.since == since {
+                self.close(slot, Closed::Surplus);
+                return true;
+            }
+        }
+        false
+    }
+
+    pub(super) fn make_room_for_others(&mut self) {
+        while self.common.wanted.load(Ordering::SeqCst) > 0 && self.common.is_full() {
+            if !self.give_way(None) {
+                return;
+            }
+            self.common.wanted.fetch_sub(1, Ordering::SeqCst);
+            self.common.edges().iter().for_each(Handle::wake);
+        }
+        if !self.common.is_full() {
+            self.common.wanted.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// Ends what has taken too long, after a last look at each.
+    pub(super) fn expire(&mut self) {
+        let now = self.common.service.now();
+        while let Some(&(due, slot)) = self.deadlines.first() {
+            if due > now {
+                break;
+            }
+            let entry = &self.entries[slot as usize];
+            if entry.lingered.is_some() {
+                self.remove_ended(slot);
+                continue;
+            }
+            self.attend(slot);
+            // Whoever has moved on has another deadline.
+            let Some(entry) = self.entries.get(slot as usize) else { continue };
+            if entry.deadline != Some(due) {
+                continue;
+            }
+            if entry.unsent_since.is_some() {
+                self.close(slot, Closed::Stalled);
+            } else {
+                self.refuse(slot, Refused::Timeout);
+            }
+        }
+        for queue in [Queue::Newcomers, Queue::Idle] {
+            while let Some(slot) = self.order.first(queue) {
+                let since = self.entries[slot as usize].since;
+                if since + IDLE > now {
+                    break;
+                }
+                self.attend(slot);
+                if self
+                    .entries
+                    .get(slot as usize)
+                    .is_some_and(|entry| entry.since == since && entry.links.queue() == queue)
+                {
+                    self.close(slot, Closed::Idle);
+                }
+            }
+        }
+    }
+
+    /// Gives up unfinished requests, the biggest first, while all of them
+    /// together hold too much.
+    pub(super) fn keep_to_budget(&mut self) {
+        while self.common.held.load(Ordering::Relaxed) > MOST_HELD {
+            let biggest = self.deadlines.iter().max_by_key(|&&(_, slot)| self.entries[slot as usize].held);
+            let Some(&(_, slot)) = biggest else { return };
+            let entry = &self.entries[slot as usize];
+            if entry.held == 0 {
+                return;
+            }
+            if entry.unsent_since.is_some() {
+                self.close(slot, Closed::Stalled);
+            } else {
+                self.refuse(slot, Refused::Timeout);
+            }
+        }
+    }
+}
