@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 
 use crate::attack::{alone, attack, hold, status, under_attack, usage};
-use crate::support::{self, Answer, Collector, command, said, skipped, slow, uuid};
+use crate::support::{self, Answer, Collector, command, skipped, slow};
 
 #[test]
 fn requests_and_heads_fill_no_memory() {
