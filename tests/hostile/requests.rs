@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use crate::attack::{alone, attack, await_closed, hold};
-use crate::support::{Answer, Collector, PATIENCE};
+use crate::support::{Answer, Collector, PATIENCE, said};
 
 #[test]
 fn lengths_that_lie() {
