@@ -1,5 +1,5 @@
-//! The station: posts one alert and says how that ended. Without a station
-//! the alert goes to the log, and that never fails.
+//! The alert client posts one alert to the station and says how the post
+//! ended. Without a station the alert goes to the log, and that never fails.
 
 use std::time::Duration;
 
@@ -17,8 +17,9 @@ use pap_process::clock::wall;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one post may take as a whole.
 const POST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A kept connection is not used again after this: servers commonly close at
-/// 5 s, and a post that meets a closed connection is lost and sent twice.
+/// A connection that was idle for longer is not used again. Many servers close
+/// idle connections after 5 s, and a post on a closed connection is lost and has
+/// to be sent again.
 const KEEP_IDLE: Duration = Duration::from_secs(2);
 
 /// Where alerts go.
@@ -33,16 +34,16 @@ struct Post {
     authorization: String,
 }
 
-/// How a post ended, and what to say about it.
+/// How a post ended.
 pub struct Told {
-    /// For the decision what to do next.
+    /// The station's answer, which decides what happens next.
     pub reply: Reply,
-    /// For the log: the station's words, or what went wrong.
+    /// The station's words, or what went wrong; for the log.
     pub remark: String,
 }
 
 impl Told {
-    /// There was no post.
+    /// The station gave no answer, or there was no post.
     pub fn nothing(why: String) -> Self {
         Self { reply: Reply::None, remark: why }
     }
@@ -64,7 +65,7 @@ impl AlertClient {
         self.post.is_none()
     }
 
-    /// Tells one alert. Waits for the station for at most 10 seconds.
+    /// Posts or logs one alert. Waits for the station for at most 10 seconds.
     pub fn tell(&self, alert: &Alert) -> Told {
         let body = match alert.to_json(&self.owner.cluster_id, &self.owner.instance) {
             Ok(body) => body,

@@ -1,4 +1,5 @@
-//! The threads that post alerts: receive, tell the station, settle.
+//! The threads that post alerts, the senders. A sender receives an alert, posts it,
+//! and reports the outcome to the registry.
 
 use crossbeam_channel::Receiver;
 
@@ -14,12 +15,12 @@ use pap_process::throttle::Throttle;
 pub struct Posting {
     /// Where alerts go.
     pub station: AlertClient,
-    /// What is wrong, by what the station answered.
+    /// What was last wrong, by the status of the station's answer; limits the log.
     pub troubles: Throttle<Option<u16>>,
 }
 
-/// Tells alerts until the channel is closed. `number` is which of the senders
-/// this is, for its signs of life.
+/// Posts alerts until the channel is closed. `number` says which of the senders
+/// this is; the watchdog looks at each of them.
 pub fn run(parts: &Parts, posting: &Posting, number: usize, alerts: &Receiver<Alert>) {
     let Parts { shared, metrics, vitals, .. } = parts;
     let Posting { station, troubles } = posting;
@@ -63,6 +64,6 @@ fn log_failure(now: Uptime, troubles: &Throttle<Option<u16>>, alert: &Alert, fai
     let level = if troubles.is_news(answer, now) { log::Level::Warn } else { log::Level::Debug };
     log::log!(
         level, agent_uuid:% = alert.agent;
-        "{} not told yet, it will be tried again: {answer_text}: {}{advice}", alert.kind().as_str(), told.remark
+        "{} is not told yet and will be tried again: {answer_text}: {}{advice}", alert.kind().as_str(), told.remark
     );
 }

@@ -1,6 +1,6 @@
-//! What each endpoint does: from a request to an answer. The contract's table, in
-//! code. Heartbeats, goodbyes and what is small are answered in the event loop;
-//! lists, metrics and the page go to a lane, streams to threads of their own.
+//! What each endpoint does: from a request to an answer, as docs/contract.md
+//! lists them. The event loop answers heartbeats, goodbyes and other small requests.
+//! A lane answers lists, metrics and the page. Each stream gets its own thread.
 
 mod agents;
 mod auth;
@@ -8,7 +8,9 @@ mod page;
 mod stream;
 mod target;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use pap_core::fanout::Topic;
 use pap_core::heartbeat::{AgentId, Heartbeat, HeartbeatError, IdError, Mode};
@@ -35,10 +37,10 @@ use target::{Listing, Target};
 
 /// The subprotocol of the stream.
 const PROTOCOL: &str = "pap.observe";
-/// An observer that found no room may try again after so many seconds.
+/// `Retry-After` for an observer that found no room, in seconds.
 const RETRY_WHEN_CROWDED: u32 = 30;
 
-/// A new agent that found no room may try again after so many seconds.
+/// `Retry-After` for a new agent that found no room, in seconds.
 const RETRY_WHEN_FULL: u32 = 30;
 
 /// The answer to an accepted heartbeat.
@@ -50,7 +52,7 @@ struct Taken {
     next_heartbeat_ms: u64,
 }
 
-/// The answer to an agent that is forgotten.
+/// The answer to a goodbye, or to the removal of an agent.
 #[derive(Serialize)]
 struct Removed<'a> {
     removed: bool,
@@ -103,16 +105,18 @@ struct HealthStation {
 pub struct Endpoints {
     /// What all threads share.
     parts: Arc<Parts>,
-    /// Whether there is a station to tell.
+    /// Whether a station is configured.
     has_station: bool,
     /// The id the station knows this cluster by.
     cluster_id: String,
     /// The cluster's name for people.
     cluster_name: String,
-    /// What `/agents` and `/observe` ask for.
+    /// The key that `/agents` and `/observe` ask for.
     api_key: Option<Secret>,
-    /// How many connections are in which state.
+    /// Counts the connections by state; set once the server is made.
     connections: OnceLock<Box<dyn Fn() -> States + Send + Sync>>,
+    /// When the last heartbeat or goodbye came, in milliseconds of uptime.
+    heard: AtomicU64,
 }
 
 /// The collector's API.
@@ -128,10 +132,16 @@ impl Api {
             cluster_name: config.cluster_name.clone(),
             api_key: config.api_key.clone(),
             connections: OnceLock::new(),
+            heard: AtomicU64::new(0),
         }))
     }
 
-    /// Says who counts the connections.
+    /// When the last heartbeat or goodbye came.
+    pub fn last_heard(&self) -> Uptime {
+        Uptime::new(Duration::from_millis(self.0.heard.load(Ordering::Relaxed)))
+    }
+
+    /// Sets the function that counts the connections.
     pub fn count_connections(&self, count: impl Fn() -> States + Send + Sync + 'static) {
         let set = self.0.connections.set(Box::new(count));
         debug_assert!(set.is_ok(), "there is one server");
@@ -144,6 +154,9 @@ impl Service for Api {
     fn call(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Next {
         let arrived = self.0.uptime();
         let target = Target::parse(request.method, request.target);
+        if let Target::Heartbeat(_) | Target::Goodbye(_) = target {
+            self.0.heard.store(millis(arrived.reading()), Ordering::Relaxed);
+        }
         let next = self.0.answer(&target, request, reply, arrived);
         if matches!(next, Next::Answered) {
             self.0.count(target.route(), arrived);
@@ -166,7 +179,7 @@ impl Service for Api {
         | Refused::LongBody
         | Refused::Expectation = why
         {
-            // Only heartbeats have bodies.
+            // Only heartbeats have bodies, so a refused body is a refused heartbeat.
             self.0.parts.metrics.refusal(Refusal::Body);
         }
     }
@@ -193,7 +206,7 @@ impl Endpoints {
     ) -> Next {
         let key = self.api_key.as_ref().filter(|_| target.is_protected());
         let is_stream = matches!(target, Target::Observe(None | Some(Ok(_))));
-        // A stream's key may come in another way.
+        // The key for a stream may also come as a subprotocol.
         if !is_stream && key.is_some_and(|key| !auth::has_key(request, key)) {
             reply.send(&auth::unauthorized());
             return Next::Answered;
@@ -252,7 +265,7 @@ impl Endpoints {
         Next::Answered
     }
 
-    /// Leaves an answer to a lane, and counts it when it is sent.
+    /// Leaves an answer to a lane. It is counted when the lane has sent it.
     fn on_lane(
         self: &Arc<Self>,
         route: Route,
@@ -276,14 +289,14 @@ impl Endpoints {
         auth::may_observe(request, self.api_key.as_ref())?;
         let accepted = websocket::accept(request, PROTOCOL)?;
         let full = |why| Response::error(503, why).retry_after(RETRY_WHEN_CROWDED);
-        let watch = match self.parts.observers.join(topic.clone()) {
-            Ok(Some(watch)) if !watch.is_ending() => watch,
+        let observation = match self.parts.observers.join(topic.clone()) {
+            Ok(Some(observation)) if !observation.is_ending() => observation,
             Ok(Some(_)) | Err(_) => return Err(full("No stream can be opened now")),
             Ok(None) => return Err(full("As many watch as COLLECTOR_MAX_OBSERVERS allows")),
         };
         let endpoints = Arc::clone(self);
         Ok(Next::Stream(Box::new(move |upgraded| {
-            stream::serve(&endpoints, upgraded, &accepted, &watch, &topic);
+            stream::serve(&endpoints, upgraded, &accepted, &observation, &topic);
         })))
     }
 
@@ -409,7 +422,7 @@ impl Endpoints {
 
     fn ready(&self) -> Response {
         let reason = match self.parts.readiness.phase() {
-            Phase::Ready if self.parts.readiness.is_reachable() => {
+            Phase::Ready if self.parts.readiness.is_alive() => {
                 return Response::json(200, &json!({ "ready": true }));
             }
             Phase::Ready => "an event loop does not answer",

@@ -1,5 +1,5 @@
-//! The process: starts, names, stops and joins the threads, in order, and
-//! goes on in another image where it must.
+//! The process: starts, names, stops and joins the threads, in order. On request
+//! it starts an in-place upgrade.
 
 mod edge_watch;
 mod orders;
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pap_core::alert::Alert;
+use pap_core::time::Uptime;
 use pap_process::cli::{BAD_CONFIG, BUG, IO_ERROR};
 use pap_process::logging::Log;
 use pap_process::panics;
@@ -39,13 +40,16 @@ use upgrade::Inheritance;
 use upgrade::Program;
 pub use upgrade::{Start, inherit};
 
-/// How long the alerts may take to go out when the process is to stop.
+/// How long the senders may take to post the owed alerts when the process stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// After SIGTERM, this long without a heartbeat means that nobody sends them here
+/// any more.
+const QUIET: Duration = Duration::from_secs(2);
 /// How long the threads may take to end after that.
 const JOIN: Duration = Duration::from_secs(3);
-/// How long observers may take to hear of it.
+/// How long observers may take to be told that the collector stops.
 const GOODBYES: Duration = Duration::from_secs(1);
-/// How long the log may take to go out.
+/// How long writing the rest of the log may take.
 const FLUSH: Duration = Duration::from_millis(500);
 
 /// Why the process could not start.
@@ -53,7 +57,7 @@ const FLUSH: Duration = Duration::from_millis(500);
 pub enum StartError {
     /// It cannot listen on its port.
     Listen(io::Error),
-    /// systemd passed this many sockets, and the server serves one.
+    /// The process inherited this many sockets, more than the server serves.
     Listeners(usize),
     /// It cannot start a thread.
     Thread(io::Error),
@@ -67,8 +71,8 @@ impl fmt::Display for StartError {
             }
             Self::Listeners(count) => write!(
                 f,
-                "LISTEN_FDS is {count}, more sockets than can be served; remove some ListenStream= from the \
-                 .socket unit (a port alone serves IPv4 and IPv6)"
+                "{count} sockets were inherited (LISTEN_FDS), more than the collector serves; remove some \
+                 ListenStream= from the .socket unit (a port alone serves IPv4 and IPv6)"
             ),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}; check the limit on processes"),
         }
@@ -101,10 +105,10 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
     let parts = Arc::new(Parts::new(config, state.as_ref()));
     let continues = state.is_some();
     if continues {
-        // Whoever asks between two images learns nothing of the change.
+        // A client that asks during an in-place upgrade must not see "starting".
         parts.readiness.enter(Phase::Ready);
     }
-    // It is memory, as much as the state.
+    // This file is memory, as large as the state.
     drop(state);
     let server = Arc::new(serve(config, listeners, &parts).map_err(StartError::Listen)?);
     server.adopt(connections);
@@ -117,13 +121,19 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
 
     carry_out(&orders, &mut program, &server, &parts, &notifier, &demands);
 
-    log::info!("stopping: finishing what is in hand");
+    log::info!("stopping: answering the requests in hand and posting the owed alerts");
     notifier.say("STOPPING=1");
+    let began = parts.shared.clock().uptime();
     parent.say_goodbye();
     parts.readiness.enter(Phase::Draining);
+    server.drain();
+    parts.keeper.save(&parts.shared);
     if !parts.shared.await_deliveries(DRAIN, |deliveries| deliveries.is_done) {
         let owed = parts.shared.with(|registry, _| registry.outbox().owed());
         log::warn!("stopping with {owed} verdicts still owed to the station");
+    }
+    if demands.is_grace_asked() {
+        serve_on(&server, &parts, began, config.shutdown_grace);
     }
     parent.await_end();
     parts.stop.stop();
@@ -132,8 +142,8 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
     server.stop();
     parts.observers.await_end(GOODBYES);
     if let Err(late) = threads.join(JOIN) {
-        // One of the slow lanes may still have a client that takes its time.
-        log::warn!("threads that do not end in time: {}", late.join(", "));
+        // A lane may still have a client that reads its answer slowly.
+        log::warn!("stopping although these threads did not end in time: {}", late.join(", "));
     }
     parts.keeper.save(&parts.shared);
     log::info!("stopped");
@@ -152,7 +162,8 @@ fn serve(config: &Config, listeners: Vec<TcpListener>, parts: &Arc<Parts>) -> io
     Ok(server)
 }
 
-/// Starts all threads, those first that others hand their work to.
+/// Starts all threads. A thread that receives work starts before those that send
+/// the work.
 fn start(
     config: &Config,
     parts: &Arc<Parts>,
@@ -177,8 +188,8 @@ fn start(
     Ok((notifier, Parent::start(config.parent.as_ref(), parts)?))
 }
 
-/// Starts the threads that post alerts. They are not joined: at the end one may
-/// still wait for the station.
+/// Starts the threads that post alerts. They are not joined: at the end of the
+/// process one of them may still wait for the station.
 fn start_senders(config: &Config, parts: &Arc<Parts>) -> io::Result<Sender<Alert>> {
     let count = config.rules.outbox.senders;
     let (senders, alerts) = bounded(count);
@@ -191,7 +202,7 @@ fn start_senders(config: &Config, parts: &Arc<Parts>) -> io::Result<Sender<Alert
     Ok(senders)
 }
 
-/// Carries out orders until one is to stop.
+/// Carries out orders until one of them is to stop.
 fn carry_out(
     orders: &Receiver<Order>,
     program: &mut Program,
@@ -200,7 +211,7 @@ fn carry_out(
     notifier: &Notifier,
     demands: &Demands,
 ) {
-    // The thread that reads signals keeps the other end open.
+    // The thread "signals" holds the sending end, and never ends.
     for order in orders {
         match order {
             Order::Stop => return,
@@ -213,6 +224,19 @@ fn carry_out(
             }
         }
         if demands.is_stop_asked() {
+            return;
+        }
+    }
+}
+
+/// Serves heartbeats on: whoever sends them may not know yet that we stop. It ends
+/// after `longest`, or when nobody has sent one for a while.
+fn serve_on(server: &Server, parts: &Parts, began: Uptime, longest: Duration) {
+    loop {
+        let now = parts.shared.clock().uptime();
+        let heard = server.service().last_heard().max(began);
+        let left = (began + longest).min(heard + QUIET).since(now);
+        if left.is_zero() || parts.stop.wait(left) {
             return;
         }
     }
@@ -235,7 +259,7 @@ fn announce(config: &Config, server: &Server, continues: bool) {
         config.cluster_id,
         config.cluster_name.escape_debug()
     );
-    let how = if continues { ", going on where the former image stopped" } else { "" };
+    let how = if continues { ", continuing after an in-place upgrade" } else { "" };
     for address in server.addresses() {
         log::info!("listening on {address}{how}");
     }
@@ -247,7 +271,7 @@ fn announce(config: &Config, server: &Server, continues: bool) {
             rules.outbox.senders,
             if rules.recovery_alerts { "told" } else { "not told" },
         ),
-        None => log::info!("alerts: to this log"),
+        None => log::info!("alerts: to this log only, no station is configured"),
     }
     log::info!(
         "at most {} agents on {} connections, dead after 2 intervals + {:?}, forgotten after {:?}",
@@ -258,16 +282,16 @@ fn announce(config: &Config, server: &Server, continues: bool) {
     );
     match &config.state {
         Some(state) => log::info!("state: in {}, every {:?}", state.path.display(), state.interval),
-        None => log::info!("state: not saved, a restart forgets (STATE_FILE is not set)"),
+        None => log::info!("state: not saved, so a restart forgets all agents; set STATE_FILE to keep them"),
     }
     if let Some(parent) = &config.parent {
         let (id, every) = (&parent.identity.id, parent.rhythm.interval());
         let url = parent.targets.collector.as_deref().unwrap_or_default();
-        log::info!("beating as {id} to {url}, every {every:?}");
+        log::info!("heartbeats of this collector: as {id} to {url}, every {every:?}");
     }
     if config.max_connections.is_some_and(|wanted| server.most_connections() < wanted) {
         log::warn!(
-            "COLLECTOR_MAX_CONNECTIONS is lowered to {}: there are no descriptors for more (ulimit -n)",
+            "COLLECTOR_MAX_CONNECTIONS is lowered to {}: the limit on descriptors allows no more; raise it (ulimit -n)",
             server.most_connections()
         );
     }

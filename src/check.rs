@@ -1,5 +1,6 @@
-//! `pap-collector check`: asks a running collector how it is, where there is
-//! no curl and no shell. It opens one connection and starts no thread.
+//! `pap-collector check`: asks a running collector whether it is well, for
+//! containers without curl and shell. It starts no thread and opens one connection,
+//! or a second one where the host lacks the first address.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -7,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use pap_process::clock::deadline_in;
 
-/// How long connecting, asking and being answered may take together.
+/// How long connecting, asking and waiting for the answer may take together.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The longest answer that is read, in bytes; ours have a few hundred.
+/// The longest answer that it reads, in bytes. A collector's has a few hundred.
 const LONGEST_ANSWER: u64 = 16 * 1024;
 
-/// What is asked.
+/// What it asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
     /// `/health`: whether it runs.
@@ -21,24 +22,26 @@ pub enum Question {
     Ready,
 }
 
-/// Asks the collector that listens on `bind` (none for all addresses) and
-/// `port`.
+/// Asks the collector that listens on `port` of `bind`; None stands for all
+/// addresses.
 ///
 /// # Errors
-/// It is not well, or does not answer; the text is one line for people.
+/// The collector is not well, or does not answer. The text is one line for people.
 pub fn ask(question: Question, bind: Option<IpAddr>, port: u16) -> Result<String, String> {
     let (path, well, unwell) = match question {
         Question::Live => ("/health", "live", "not live"),
         Question::Ready => ("/ready", "ready", "not ready"),
     };
     if port == 0 {
-        return Err(format!("{unwell}: COLLECTOR_PORT is 0, say which port the collector was given"));
+        return Err(format!(
+            "{unwell}: COLLECTOR_PORT is 0, set it to the port that the log of the collector names"
+        ));
     }
     let deadline = deadline_in(PATIENCE);
     let (first, other) = addresses(bind);
     let mut address = SocketAddr::new(first, port);
     let mut answer = get(address, path, deadline);
-    // The other one is for hosts that lack the first.
+    // Some hosts lack IPv4 or IPv6.
     if let Some(other) = other.map(|other| SocketAddr::new(other, port))
         && answer.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::TimedOut)
         && let Ok(text) = get(other, path, deadline)
@@ -54,7 +57,8 @@ pub fn ask(question: Question, bind: Option<IpAddr>, port: u16) -> Result<String
     }
 }
 
-/// Where one who listens on `bind` is to be found from the same host.
+/// The addresses at which a collector that listens on `bind` is reached from the
+/// same host: one to try first, and another where there is one.
 fn addresses(bind: Option<IpAddr>) -> (IpAddr, Option<IpAddr>) {
     let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
     match bind {
@@ -77,7 +81,7 @@ fn get(address: SocketAddr, path: &str, deadline: Instant) -> io::Result<String>
     let mut answer = Vec::new();
     let mut piece = [0; 1024];
     loop {
-        // Each piece may be late; all of them together may not.
+        // One deadline holds for all pieces together.
         stream.set_read_timeout(Some(left()?))?;
         match (&stream).take(LONGEST_ANSWER - answer.len() as u64).read(&mut piece).map_err(told)? {
             0 => return Ok(String::from_utf8_lossy(&answer).into_owned()),
@@ -90,7 +94,7 @@ fn no_answer() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {PATIENCE:?}"))
 }
 
-/// The same error in words that say what is the matter.
+/// The same error in plain words.
 fn told(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => no_answer(),

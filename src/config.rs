@@ -21,8 +21,8 @@ use settings::{
     AGENT_RETENTION_MS, ALERT_QUEUE_MAX_SIZE, ALERT_QUEUE_TTL_MS, ALERT_RECOVERY, ALERT_SENDERS, CLUSTER_ID,
     CLUSTER_NAME, COLLECTOR_API_KEY, COLLECTOR_BIND, COLLECTOR_HTTP_WORKERS, COLLECTOR_MAX_AGENTS,
     COLLECTOR_MAX_CONNECTIONS, COLLECTOR_MAX_OBSERVERS, COLLECTOR_PORT, HEARTBEAT_GRACE_MS, PAP_AGENT_ID,
-    PAP_COLLECTOR_URL, SETTINGS, STATE_FILE, STATE_INTERVAL_MS, STATION_ALERT_KEY, STATION_ALERT_URL,
-    STATION_CA_FILE, ZOMBIE_CHECK_INTERVAL_MS,
+    PAP_COLLECTOR_URL, SETTINGS, SHUTDOWN_GRACE_MS, STATE_FILE, STATE_INTERVAL_MS, STATION_ALERT_KEY,
+    STATION_ALERT_URL, STATION_CA_FILE, ZOMBIE_CHECK_INTERVAL_MS,
 };
 
 pub use switches::{Switches, Task};
@@ -52,9 +52,9 @@ pub struct StateConfig {
 pub struct Parent {
     /// `collector/<CLUSTER_ID>`, or another id, and the cluster's name.
     pub identity: Identity,
-    /// How often it beats.
+    /// How often it sends a heartbeat.
     pub rhythm: Rhythm,
-    /// To whom.
+    /// Where its heartbeats go.
     pub targets: Targets,
 }
 
@@ -67,38 +67,39 @@ pub struct Config {
     pub cluster_name: String,
     /// The port to listen on; 0 lets the system pick one.
     pub port: u16,
-    /// The address to listen on; none for all, IPv4 and IPv6.
+    /// The address to listen on; None for all, IPv4 and IPv6.
     pub bind: Option<IpAddr>,
-    /// What `/agents` and `/observe` ask for; none leaves them open.
+    /// The key that `/agents` and `/observe` ask for; None leaves them open.
     pub api_key: Option<Secret>,
-    /// The station; none when alerts are only logged.
+    /// The station; None when alerts are only logged.
     pub station: Option<StationAccess>,
     /// The longest the sweeper sleeps.
     pub longest_sleep: Duration,
-    /// By what the registry judges.
+    /// The rules by which the registry judges agents.
     pub rules: Rules,
-    /// Threads that answer requests.
+    /// Threads that run an event loop each.
     pub http_workers: usize,
-    /// Beyond it the longest-idle connections are closed.
+    /// The most connections, if it is set; beyond it the longest-idle ones are closed.
     pub max_connections: Option<usize>,
-    /// The most watchers.
+    /// The most observers.
     pub max_observers: usize,
-    /// Where the state survives a restart; none where it does not.
+    /// The longest that heartbeats are served on after SIGTERM.
+    pub shutdown_grace: Duration,
+    /// Where the state survives a restart; None if it does not.
     pub state: Option<StateConfig>,
-    /// The collector above, to which this one is an agent; none at the top.
+    /// The parent: a collector to which this one is an agent; None without one.
     pub parent: Option<Parent>,
     /// What is logged, in the syntax of `RUST_LOG`.
     pub log_filter: String,
     /// How log lines look.
     pub log_format: LogFormat,
-    /// What is likely a mistake, though allowed.
+    /// What is allowed but probably a mistake, for the log.
     pub warnings: Vec<String>,
     effective: String,
 }
 
 impl Config {
-    /// The configuration from flags and, where there is no flag, from the
-    /// environment.
+    /// The configuration from flags and from the environment; a flag wins.
     ///
     /// # Errors
     /// The first variable that is wrong. Nothing has been started.
@@ -110,7 +111,7 @@ impl Config {
         let api_key = from.secret(&COLLECTOR_API_KEY)?;
         if api_key.is_none() {
             warnings.push(
-                "COLLECTOR_API_KEY is not set: /agents is open to everyone who reaches this port".into(),
+                "COLLECTOR_API_KEY is not set: everyone who reaches this port can read /agents and /observe; set it to ask for a key".into(),
             );
         }
         let roots = from.certificates(&STATION_CA_FILE)?;
@@ -140,6 +141,7 @@ impl Config {
             http_workers: from.value_or(&COLLECTOR_HTTP_WORKERS, cpus)?,
             max_observers: from.value(&COLLECTOR_MAX_OBSERVERS)?,
             max_connections: from.value_if_any(&COLLECTOR_MAX_CONNECTIONS)?,
+            shutdown_grace: from.millis(&SHUTDOWN_GRACE_MS)?,
             state,
             parent,
             log_filter: from.value(&RUST_LOG)?,
@@ -151,8 +153,8 @@ impl Config {
         })
     }
 
-    /// The address and the port to listen on, whatever the rest may be: who
-    /// checks a collector needs no more.
+    /// The address and the port to listen on, for `check`. Other settings are not
+    /// looked at, so they may be wrong.
     ///
     /// # Errors
     /// One of the two is wrong.
@@ -170,7 +172,7 @@ fn place(from: &mut Reader<'_>) -> Result<(Option<IpAddr>, u16), ConfigError> {
     Ok((from.value_if_any(&COLLECTOR_BIND)?, from.value(&COLLECTOR_PORT)?))
 }
 
-/// The collector above, if there is one.
+/// The parent collector, if one is configured.
 fn parent(
     from: &mut Reader<'_>,
     cluster_id: &str,
@@ -197,8 +199,14 @@ fn station(
     match (url, from.secret(&STATION_ALERT_KEY)?) {
         (Some(url), Some(key)) => return Ok(Some(StationAccess { url, key, roots })),
         (None, None) => {}
-        (Some(_), None) => warnings.push("STATION_ALERT_KEY is not set: alerts are only logged".into()),
-        (None, Some(_)) => warnings.push("STATION_ALERT_URL is not set: alerts are only logged".into()),
+        (Some(_), None) => warnings.push(
+            "STATION_ALERT_KEY is not set, so alerts are only logged; set it to post them to the station"
+                .into(),
+        ),
+        (None, Some(_)) => warnings.push(
+            "STATION_ALERT_URL is not set, so alerts are only logged; set it to post them to the station"
+                .into(),
+        ),
     }
     Ok(None)
 }

@@ -1,8 +1,9 @@
-//! An agent's half: heartbeats, posted in time, that mean something.
+//! The emitter: posts the heartbeats of one agent in time, while that agent lives.
 //!
-//! `pap-heartbeat` runs one for an agent that cannot speak for itself; a
-//! collector runs one to be watched by the collector above it. [`Pace`]
-//! decides when, [`subject`] whether, [`ways`] posts; this file is the loop.
+//! `pap-heartbeat` runs one for an agent that cannot send heartbeats itself. A
+//! collector runs one to be an agent of its parent collector. [`Pace`] decides when
+//! a heartbeat is due, a [`LivenessSource`] whether the agent lives, and [`targets`]
+//! posts the heartbeat. This file is the loop.
 
 pub mod command;
 pub mod config;
@@ -31,30 +32,29 @@ pub use mode_file::ModeFile;
 pub use status::{Status, StatusFile};
 pub use targets::{Identity, Sender, Sent, Targets};
 
-/// How we introduce ourselves.
+/// The `User-Agent` of our requests.
 const USER_AGENT: &str = concat!("pap-heartbeat/", env!("CARGO_PKG_VERSION"));
 
-/// For how long a goodbye is tried at the end: the collector may be restarting
-/// just now.
+/// How long the last goodbye is tried: the collector may just be restarting.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(3);
 
 /// What an emitter is told while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Another mode, to be told at once.
+    /// The mode changes; a heartbeat says so at once.
     Mode(Mode),
     /// The agent was asked to stop and may need a while.
     Leaving,
     /// The agent is gone.
     End {
-        /// As planned, so no death is to follow.
+        /// The end is planned: a goodbye keeps the collector from reporting a death.
         planned: bool,
         /// What the process is to exit with.
         code: i32,
     },
 }
 
-/// What was last said in the log, so that only news is said.
+/// What the log last said, so that only news is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Remark {
     Taken(Taken),
@@ -68,24 +68,25 @@ pub struct Emitter {
     source: Box<dyn LivenessSource>,
     sender: Sender,
     pace: Pace,
-    /// After so many failed looks it beats in EMERGENCY instead of not at all.
+    /// After this many failed looks in a row it sends heartbeats in EMERGENCY; None:
+    /// a failed look means silence.
     emergency_after: Option<u32>,
     mode_file: Option<ModeFile>,
     status: Option<(StatusFile, Status)>,
-    /// Failed looks in a row.
+    /// Failed looks at the liveness source in a row.
     unwell: u32,
-    /// The uptime at the last good look, and when that was.
+    /// The agent's uptime at the last good look, and the time of that look.
     lived: Option<(Duration, Monotonic)>,
-    /// It said goodbye and has not beaten since.
+    /// The goodbye was taken, and no heartbeat was sent after it.
     is_gone: bool,
     remark: Option<Remark>,
     is_status_written: bool,
-    /// The last heartbeat was given up for news.
+    /// An event interrupted the tries of the last heartbeat.
     was_interrupted: bool,
 }
 
 impl Emitter {
-    /// For this agent, these ways and what it vouches for.
+    /// An emitter for this agent, these targets and this liveness source.
     pub fn new(
         identity: &Identity,
         rhythm: Rhythm,
@@ -112,28 +113,28 @@ impl Emitter {
         }
     }
 
-    /// After so many failed looks it beats in EMERGENCY.
+    /// After this many failed looks in a row it sends heartbeats in EMERGENCY.
     pub fn emergency_after(mut self, failures: Option<u32>) -> Self {
         self.emergency_after = failures;
         self
     }
 
-    /// What is in this file is the mode.
+    /// Takes the mode from this file.
     pub fn mode_file(mut self, file: Option<ModeFile>) -> Self {
         self.mode_file = file;
         self
     }
 
-    /// How it goes is kept in this file.
+    /// Keeps its status in this file.
     pub fn status_file(mut self, file: StatusFile, identity: &Identity) -> Self {
         self.status = Some((file, Status::new(identity, self.source.describe())));
         self
     }
 
-    /// Beats until the end; returns what the process is to exit with, 0 if
-    /// nobody can say so any more.
+    /// Sends heartbeats until [`Event::End`], and returns its exit code; 0 if the
+    /// channel is closed.
     pub fn run(mut self, events: &Receiver<Event>) -> i32 {
-        // Nothing has been sent: the first heartbeat keeps its moment.
+        // No heartbeat was sent yet, so a mode from the file does not hurry the first.
         self.follow_mode_file(self.pace.due());
         self.write_status();
         let code = loop {
@@ -152,7 +153,7 @@ impl Emitter {
             }
             self.follow_mode_file(monotonic());
             if self.pace.due() <= monotonic() {
-                // News comes first, though not for ever.
+                // Events come first, but may not delay a heartbeat twice.
                 let may_wait = std::mem::take(&mut self.was_interrupted);
                 self.beat(&|| !may_wait && !events.is_empty());
             }
@@ -163,16 +164,17 @@ impl Emitter {
         code
     }
 
-    /// Follows an event; the exit code if that is the end.
+    /// Handles an event; returns the exit code if it is the end.
     fn hear(&mut self, event: Event) -> Option<i32> {
         match event {
             Event::Mode(mode) => self.change(mode, monotonic()),
             Event::Leaving if self.is_gone => {}
             Event::Leaving => {
-                // If it is not heard, there is the end for another.
+                // One try: if it fails, the goodbye at the end is tried for longer.
                 self.goodbye(Duration::ZERO);
                 if self.is_gone {
-                    // Nothing for as long as it would have been waited for.
+                    // Silence for two intervals. An agent that still lives after them
+                    // is an agent again.
                     self.pace.change(monotonic() + 2 * self.pace.interval(), self.pace.interval());
                 }
             }
@@ -213,16 +215,16 @@ impl Emitter {
                 (Mode::Emergency, self.lived.map_or(Duration::ZERO, since))
             }
         };
-        // It may be taken even if we never hear of it.
+        // The collector may take it even if its answer never comes.
         self.is_gone = false;
         let tries = self.pace.tries();
         let Some(sent) = self.sender.send(mode, uptime, tries, interrupted) else {
-            // What is due stays due.
+            // The heartbeat stays due.
             self.was_interrupted = true;
             return;
         };
         self.pace.settle(monotonic(), sent.taken);
-        // Where only the collector was tried, the station has one of ours.
+        // If only the collector was tried, the station has already taken this heartbeat.
         let is_news = sent.taken != Taken::Nobody || tries.station_patience.is_some();
         if is_news && !self.is_emergency() {
             self.note(Remark::Taken(sent.taken), &sent.trouble);
@@ -230,19 +232,19 @@ impl Emitter {
         self.tried(sent.taken, &sent.trouble);
     }
 
-    /// Whether too many looks have failed for silence.
+    /// Whether so many looks failed that it sends heartbeats in EMERGENCY.
     fn is_emergency(&self) -> bool {
-        // One that has never been well is only starting.
+        // An agent that was never well is still starting.
         self.lived.is_some() && self.emergency_after.is_some_and(|failures| self.unwell >= failures)
     }
 
-    /// Another mode, with a heartbeat at `due`, unless there is a reason for
-    /// none.
+    /// Changes the mode, and sends a heartbeat at `due`; not after a goodbye, and
+    /// not in EMERGENCY by failed looks.
     fn change(&mut self, mode: Mode, due: Monotonic) {
         if mode == self.rhythm.mode {
             return;
         }
-        log::info!("beating in {mode} from now on, not in {}", self.rhythm.mode);
+        log::info!("the mode changes to {mode}, from {}", self.rhythm.mode);
         self.rhythm.mode = mode;
         if !self.is_emergency() {
             let due = if self.is_gone { self.pace.due() } else { due };
@@ -260,15 +262,15 @@ impl Emitter {
         match self.sender.goodbye(longest) {
             Ok(()) => self.is_gone = true,
             Err(why) => {
-                log::warn!("the collector did not hear our goodbye and will call this a death: {why}");
+                log::warn!("the collector did not take our goodbye, so it will report a death: {why}");
             }
         }
     }
 
-    /// Says in the log what is new.
+    /// Logs a remark if it is news.
     fn note(&mut self, remark: Remark, trouble: &str) {
         if self.remark.replace(remark) == Some(remark) {
-            return log::debug!("still so: {remark:?} {trouble}");
+            return log::debug!("unchanged: {remark:?} {trouble}");
         }
         let collector = self.sender.collector_url();
         match (remark, collector) {
@@ -280,7 +282,7 @@ impl Emitter {
                 log::warn!("the station takes our heartbeats in the collector's place: {trouble}");
             }
             (Remark::Taken(Taken::Nobody), _) => {
-                log::warn!("nobody takes our heartbeats, trying on: {trouble}");
+                log::warn!("nobody takes our heartbeats, they will be tried again: {trouble}");
             }
             (Remark::NotWell, _) => log::warn!("not beating: {trouble}"),
             (Remark::Emergency, _) => log::warn!("beating in EMERGENCY: {trouble}"),
@@ -303,7 +305,9 @@ impl Emitter {
         if let Err(error) = &result
             && self.is_status_written
         {
-            log::warn!("the status cannot be kept, so --check fails (PAP_STATUS_FILE): {error}");
+            log::warn!(
+                "the status cannot be kept, so --check will fail; set PAP_STATUS_FILE to a file that can be written: {error}"
+            );
         }
         self.is_status_written = result.is_ok();
     }

@@ -1,18 +1,19 @@
-//! The collector, and `pap-heartbeat`, the half that beats for an agent.
+//! The collector, and `pap-heartbeat`, which sends the heartbeats of an agent.
 //!
 //! ```text
 //!  agents --HTTP--> server --Heartbeat--> registry --Change--> log, observers
-//!                   (pool)           (mutex)  \
+//!               (event loops)        (mutex)  \
 //!                                      ^       `--Alert--> bounded channel --> alerters --HTTPS--> station
-//!                                   sweeper                                    (owed again when not taken)
+//!                                   sweeper                                    (still owed if not taken)
 //! ```
 //!
 //! Heartbeats flow from left to right; nothing on the right can make the left
-//! wait. What decides is in `pap-core`; here are the threads that perform:
-//! [`app`] starts and ends them, [`parts`] is what they share, [`shared`] their
-//! one mutex. [`server`] takes requests, [`sweeper`] waits for deadlines,
-//! [`dispatch`] hands out alerts, [`alerter`] and [`alert_client`] post them,
-//! [`observers`] are told what happens, [`emitter`] beats.
+//! wait. The code that decides is in `pap-core`; the threads that perform are here.
+//! [`app`] starts and ends the threads, [`parts`] holds what they share, [`shared`]
+//! has their one mutex. [`pap_http`] takes requests and [`api`] answers them,
+//! [`sweeper`] waits for deadlines, [`dispatch`] hands out alerts, [`alerter`] and
+//! [`alert_client`] post them, [`observers`] tells the observers what happens,
+//! [`emitter`] sends heartbeats.
 
 pub mod alert_client;
 pub mod alerter;

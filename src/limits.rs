@@ -1,18 +1,18 @@
-//! How many connections the system allows us. Each takes a descriptor and memory
-//! of the kernel, which a container is charged for.
+//! How many connections the system allows us. Each connection takes a descriptor,
+//! and memory of the kernel, which counts against the container's limit.
 
 use std::fs::read_to_string;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors for everything that is no connection of ours.
+/// Descriptors for everything other than connections of clients.
 const OTHER_DESCRIPTORS: u64 = 64;
 /// Memory that a container needs without connections, in bytes.
 const OTHER_MEMORY: u64 = 24 * 1024 * 1024;
-/// What one connection costs a container, in bytes: the kernel's part of an idle
-/// one is about half of it.
+/// Memory that one connection takes from a container, in bytes. For an idle
+/// connection the kernel takes about half of this.
 const CONNECTION_MEMORY: u64 = 8 * 1024;
-/// The most connections where nothing else says so.
+/// The most connections, if neither the setting nor the container says less.
 const MOST: u64 = 65_536;
 /// The fewest that make sense.
 const LEAST: u64 = 8;
@@ -20,13 +20,13 @@ const LEAST: u64 = 8;
 /// Raises the limit on descriptors to what the system allows us.
 pub fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
-    // If it fails, the limit stays, and is respected below.
+    // If this fails, the old limit stays, and `most_connections` respects it.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-/// The most connections to keep: what is `configured`, or else what the memory of
-/// the container allows; in any case no more than there are descriptors, of which
-/// each observer takes one more.
+/// The most connections to keep: as many as are `configured`, or else as many as
+/// the memory of the container allows. The limit on descriptors may lower either;
+/// each observer takes one descriptor more.
 pub fn most_connections(configured: Option<usize>, observers: usize) -> usize {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let descriptors = descriptors.saturating_sub(OTHER_DESCRIPTORS + observers as u64);
@@ -41,7 +41,7 @@ fn by_memory(limit: Option<u64>) -> u64 {
     limit.map_or(u64::MAX, |limit| limit.saturating_sub(OTHER_MEMORY) / CONNECTION_MEMORY)
 }
 
-/// What the container allows, if it is one (cgroups(7), versions 2 and 1).
+/// The memory limit of the container, if we run in one (cgroups(7), versions 2 and 1).
 fn memory_limit() -> Option<u64> {
     let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
     let limit = files.into_iter().find_map(|path| read_to_string(path).ok())?;

@@ -1,7 +1,7 @@
 //! Counters, histograms and their text (Prometheus exposition format 0.0.4).
 //!
-//! A label's value never comes from a client: all of them are listed here or
-//! in the core, so the number of series is bounded whatever is sent.
+//! No label's value comes from a client: all values are listed here or in the
+//! core. So clients cannot make the number of series grow.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,16 +14,16 @@ use pap_core::verdict::Verdict;
 use pap_http::service::States;
 use pap_process::clock::Clock;
 
-/// Buckets, in seconds, for what should take milliseconds.
+/// Buckets, in seconds, for work that should take milliseconds.
 pub const FAST: [f64; 12] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
-/// Buckets, in seconds, for what may take as long as an outage.
+/// Buckets, in seconds, for work that may take as long as an outage.
 pub const SLOW: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0];
 
-/// How often something took how long.
+/// Counts durations by length.
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [f64],
-    /// One more than there are bounds: the last holds what exceeds them all.
+    /// One for each bound, and a last one for durations beyond all bounds.
     counts: Vec<AtomicU64>,
     sum_nanos: AtomicU64,
 }
@@ -114,28 +114,28 @@ labels! {
     Closed {
         /// A request was not taken.
         Refused = "refused",
-        /// The answer said so.
+        /// The answer said that the connection ends.
         Done = "done",
-        /// Too long without a request.
+        /// No request came for too long.
         Idle = "idle",
         /// A request that did not arrive, or an answer that was not taken.
         Stalled = "stalled",
-        /// It gave way to another connection.
+        /// It made room for another connection.
         Surplus = "surplus",
         /// The collector stops.
         Stopping = "stopping",
     }
 }
 
-/// What the threads count, besides what the registry counts.
+/// What threads count outside the registry.
 #[derive(Debug)]
 pub struct Metrics {
     requests: Vec<Histogram>,
     refusals: Vec<AtomicU64>,
     closed: Vec<AtomicU64>,
-    /// From the event to the station's taking it.
+    /// From an event until the station took its alert, or the log did.
     pub alert_delivery: Histogram,
-    /// From the deadline of a death to its alert being queued.
+    /// From the deadline of a death until its alert was queued.
     pub detection_lag: Histogram,
     /// One sweep.
     pub sweep: Histogram,
@@ -172,20 +172,20 @@ impl Metrics {
     }
 }
 
-/// What the server's parts say of now.
+/// Numbers of this moment from outside the registry.
 #[derive(Debug)]
 pub struct Gauges {
     /// How many connections are in which state.
     pub connections: States,
-    /// Agents that somebody watches.
+    /// Agents that have an observer of their own.
     pub watched: usize,
-    /// Watchers.
+    /// Observers.
     pub observers: usize,
-    /// Messages that watchers were too slow for, so far.
+    /// Messages that were dropped because an observer was too slow, so far.
     pub missed: u64,
 }
 
-/// What the registry counts, copied so that it can be written without the lock.
+/// A copy of what the registry counts, so that it can be written without the lock.
 #[derive(Debug)]
 pub struct Numbers {
     stats: Stats,
@@ -221,7 +221,7 @@ pub fn render(cluster: &str, numbers: &Numbers, metrics: &Metrics, clock: &Clock
     text.family(
         "paused_seconds_total",
         "counter",
-        "Time in which the collector itself was not awake; it counts as nobody's silence.",
+        "Time in which the collector was not awake; it does not count as silence of agents.",
     );
     text.sample("paused_seconds_total", &[], clock.paused().as_secs_f64());
     text.family("sweep_duration_seconds", "histogram", "Time one sweep took.");
@@ -288,19 +288,24 @@ impl Text {
         for mode in Mode::ALL {
             self.sample("agents_by_mode", &[("mode", mode.as_str())], stats.by_mode[mode as usize]);
         }
-        self.one("observations_active", "gauge", "Agents that somebody watches.", gauges.watched);
-        self.one("observers", "gauge", "Watchers that are connected.", gauges.observers);
+        self.one(
+            "observations_active",
+            "gauge",
+            "Agents that have an observer of their own.",
+            gauges.watched,
+        );
+        self.one("observers", "gauge", "Observers that are connected.", gauges.observers);
         self.family("heartbeats_total", "counter", "Heartbeats accepted, by mode.");
         for mode in Mode::ALL {
             self.sample("heartbeats_total", &[("mode", mode.as_str())], counters.heartbeats[mode as usize]);
         }
-        self.one("deaths_total", "counter", "Verdicts that turned dead.", counters.deaths);
+        self.one("deaths_total", "counter", "Agents that were found dead.", counters.deaths);
         self.one("recoveries_total", "counter", "Dead agents that came back.", counters.recoveries);
-        self.one("restarts_total", "counter", "Agents that were started anew.", counters.restarts);
+        self.one("restarts_total", "counter", "Restarts of agents that were noticed.", counters.restarts);
         self.family(
             "detection_lag_seconds",
             "histogram",
-            "From the deadline of a death to its alert being queued.",
+            "Time from the deadline of a death until its alert was queued.",
         );
         self.histogram("detection_lag_seconds", &[], &metrics.detection_lag);
     }
@@ -310,11 +315,16 @@ impl Text {
         self.one(
             "alert_queue_size",
             "gauge",
-            "Alerts in the queue, those under way included.",
+            "Alerts in the queue, including those that are being posted.",
             numbers.queued,
         );
-        self.one("alerted_agents", "gauge", "Agents that the station holds to be dead.", numbers.alerted);
-        self.one("alerts_owed", "gauge", "Verdicts that the station has still to be told.", numbers.owed);
+        self.one(
+            "alerted_agents",
+            "gauge",
+            "Agents that are dead as far as the station knows.",
+            numbers.alerted,
+        );
+        self.one("alerts_owed", "gauge", "Verdicts that are still to be told to the station.", numbers.owed);
         self.family("alerts_delivered_total", "counter", "Alerts that the station took, by type.");
         for (kind, count) in &tally.delivered {
             self.sample("alerts_delivered_total", &[("type", kind.as_str())], count);
@@ -331,7 +341,11 @@ impl Text {
                 count,
             );
         }
-        self.family("alerts_dropped_total", "counter", "Alerts that will not be told, by type and reason.");
+        self.family(
+            "alerts_dropped_total",
+            "counter",
+            "Alerts that were dropped and will not be posted, by type and reason.",
+        );
         for ((kind, reason), count) in &tally.dropped {
             self.sample(
                 "alerts_dropped_total",
@@ -339,7 +353,11 @@ impl Text {
                 count,
             );
         }
-        self.family("alert_delivery_seconds", "histogram", "From the event to the station's taking it.");
+        self.family(
+            "alert_delivery_seconds",
+            "histogram",
+            "Time from an event until the station took its alert.",
+        );
         self.histogram("alert_delivery_seconds", &[], &metrics.alert_delivery);
     }
 
@@ -352,7 +370,7 @@ impl Text {
         self.family(
             "http_request_duration_seconds",
             "histogram",
-            "From a request's arrival at a worker to its answer, by route.",
+            "Time from a whole request to its answer, by route.",
         );
         for &route in Route::ALL {
             self.histogram(
@@ -386,7 +404,7 @@ impl Text {
         self.one(
             "observer_lagged_total",
             "counter",
-            "Messages that watchers were too slow for.",
+            "Messages that were dropped because an observer was too slow.",
             gauges.missed,
         );
     }

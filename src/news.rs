@@ -1,4 +1,4 @@
-//! A change of a verdict, told to the log and to whoever watches.
+//! Tells the log and the observers when a verdict changes.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The watchers, as the rest of the program sees them: something happened, and
-//! whoever watches is told.
+//! The observers, as the rest of the program sees them: when something happens,
+//! those that observe it are told.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,8 +18,8 @@ use pap_core::registry::AgentView;
 use pap_core::time::Wall;
 use pap_process::clock::wall;
 
-/// Something that happened. Each observer's own thread writes it as JSON, so that
-/// nobody else waits for that.
+/// Something that happened. Each observer's own thread turns it into JSON, so no
+/// other thread waits for that.
 #[derive(Debug)]
 pub enum News {
     /// A heartbeat was taken.
@@ -50,30 +50,30 @@ struct OfAlert<'a> {
     timestamp: Wall,
 }
 
-/// All watchers.
+/// All observers.
 pub struct Observers {
     owner: Owner,
     most: usize,
-    /// As many as in `fanout`, for whoever only wants to know that there are none.
+    /// How many observers are in `fanout`; read without taking its lock.
     count: AtomicUsize,
     ending: AtomicBool,
     fanout: Mutex<Fanout<Arc<OwnedFd>, News>>,
-    /// A watcher has gone.
+    /// Notified when an observer has gone.
     gone: Condvar,
 }
 
 impl Observers {
-    /// Nobody yet, and at most `most`.
+    /// No observers yet, and at most `most` at once.
     pub fn new(owner: Owner, most: usize) -> Self {
         let (count, ending) = (AtomicUsize::new(0), AtomicBool::new(false));
         Self { owner, most, count, ending, fanout: Mutex::default(), gone: Condvar::new() }
     }
 
-    /// Adds a watcher, if there is room for one.
+    /// Adds an observer; None if there are as many as allowed.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn join(self: &Arc<Self>, topic: Topic) -> io::Result<Option<Watch>> {
+    pub fn join(self: &Arc<Self>, topic: Topic) -> io::Result<Option<Observation>> {
         let waker = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let mut fanout = self.lock();
         if fanout.len() >= self.most {
@@ -82,31 +82,31 @@ impl Observers {
         let key = fanout.join(topic, Arc::clone(&waker));
         self.count.store(fanout.len(), Ordering::SeqCst);
         drop(fanout);
-        Ok(Some(Watch { observers: Arc::clone(self), key, waker }))
+        Ok(Some(Observation { observers: Arc::clone(self), key, waker }))
     }
 
-    /// Whether somebody watches `agent` itself. With nobody anywhere this is one
-    /// look at a number.
+    /// Whether somebody observes exactly this agent. Without any observers it reads
+    /// one number and takes no lock.
     pub fn is_watched(&self, agent: &AgentId) -> bool {
         self.count() > 0 && self.lock().is_watched(agent)
     }
 
-    /// The agents that are watched.
+    /// The agents that have an observer of their own.
     pub fn watched(&self) -> Vec<AgentId> {
         if self.count() == 0 { Vec::new() } else { self.lock().watched().cloned().collect() }
     }
 
-    /// How many watchers there are.
+    /// How many observers there are.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// How many messages watchers were too slow for.
+    /// How many messages were dropped because an observer was too slow.
     pub fn missed(&self) -> u64 {
         self.lock().missed()
     }
 
-    /// A heartbeat was taken from an agent that is watched.
+    /// A heartbeat was taken from an agent that has an observer.
     pub fn heartbeat(&self, mut agent: AgentView) {
         agent.observation_mode = true;
         let id = agent.agent_uuid.clone();
@@ -121,31 +121,31 @@ impl Observers {
         }
     }
 
-    /// An alert is told to the station. A repetition of it is no news.
+    /// An alert is about to be posted. Only the first attempt is told.
     pub fn alert(&self, alert: &Alert) {
         if self.count() > 0 && alert.attempts == 0 {
             self.publish(&alert.agent, Audience::All, News::Alert(alert.clone(), wall()));
         }
     }
 
-    /// Asks all watchers to end.
+    /// Asks all observers' threads to end their streams.
     pub fn end(&self) {
         self.ending.store(true, Ordering::SeqCst);
         self.lock().wakers().for_each(|waker| wake(waker));
     }
 
-    /// Waits until all watchers have gone, at most for `longest`.
+    /// Waits until all observers have gone, at most for `longest`.
     pub fn await_end(&self, longest: Duration) {
         let gone = self.gone.wait_timeout_while(self.lock(), longest, |fanout| !fanout.is_empty());
         drop(gone);
     }
 
-    /// Goes on after [`end`](Self::end).
+    /// Lets observers join again after [`end`](Self::end).
     pub fn resume(&self) {
         self.ending.store(false, Ordering::SeqCst);
     }
 
-    /// The message that an observer is sent.
+    /// The message for an observer, as JSON.
     pub fn to_json(&self, news: &News) -> String {
         let cluster_id = &self.owner.cluster_id;
         let of_agent = |kind, agent, &timestamp: &Wall| {
@@ -176,44 +176,44 @@ impl Observers {
 }
 
 fn wake(waker: &OwnedFd) {
-    // If it is full, it is awake.
+    // A write fails only if the counter is full, and then the thread wakes anyway.
     let _ = rustix::io::write(waker, &1_u64.to_ne_bytes());
 }
 
-/// One watcher's place. It is given up when this is dropped.
-pub struct Watch {
+/// One observer's place among the observers. Dropping it gives the place up.
+pub struct Observation {
     observers: Arc<Observers>,
     key: usize,
     waker: Arc<OwnedFd>,
 }
 
-impl Watch {
-    /// Takes what waits.
+impl Observation {
+    /// Takes the messages that wait for this observer.
     pub fn take(&self) -> Waiting<News> {
-        // Whatever is published from here on wakes again.
+        // Reset first: a message that comes after this line wakes the thread again.
         let _ = rustix::io::read(&*self.waker, &mut [0; 8]);
         self.observers.lock().take(self.key)
     }
 
-    /// What all observers share.
+    /// The observers to which this one belongs.
     pub fn observers(&self) -> &Observers {
         &self.observers
     }
 
-    /// Whether it is to end.
+    /// Whether this observer is asked to end.
     pub fn is_ending(&self) -> bool {
         self.observers.ending.load(Ordering::SeqCst)
     }
 }
 
-impl AsFd for Watch {
-    /// Becomes readable when something waits.
+impl AsFd for Observation {
+    /// Becomes readable when a message waits, or when this observer is asked to end.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.waker.as_fd()
     }
 }
 
-impl Drop for Watch {
+impl Drop for Observation {
     fn drop(&mut self) {
         let mut fanout = self.observers.lock();
         fanout.leave(self.key);

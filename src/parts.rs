@@ -13,17 +13,17 @@ use crate::shared::Shared;
 use crate::state_keeper::StateKeeper;
 use crate::vitals::Vitals;
 
-/// One of each; every thread holds the same.
+/// One of each, shared by all threads.
 pub struct Parts {
     /// The registry behind its lock, and the clock.
     pub shared: Shared,
-    /// Saves the registry, and has restored it.
+    /// Restored the registry at the start, and saves it.
     pub keeper: StateKeeper,
-    /// Where threads count what they do.
+    /// Counters and durations, which threads record here.
     pub metrics: Metrics,
-    /// When each thread was last seen.
+    /// When each thread last gave a sign of life.
     pub vitals: Vitals,
-    /// Who watches.
+    /// The observers.
     pub observers: Arc<Observers>,
     /// Whether agents should be sent here.
     pub readiness: Readiness,
@@ -32,8 +32,8 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// A collector whose clock starts now, with the state that the program
-    /// before handed over, or that the state file holds.
+    /// A collector whose clock starts now. Its state is the one that an in-place
+    /// upgrade handed over, or else the one in the state file.
     pub fn new(config: &Config, handed_over: Option<&File>) -> Self {
         let shared = Shared::new(config.rules);
         let keeper = StateKeeper::new(config, &shared, handed_over);

@@ -1,4 +1,4 @@
-//! What `/ready` and `/health` are asked: whether agents should be sent here.
+//! What `/ready` answers: whether agents should send their heartbeats here.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -9,22 +9,22 @@ pub enum Phase {
     Starting,
     /// It takes heartbeats.
     Ready,
-    /// It was told to stop, and finishes what is in hand. No verdict is passed
-    /// any more: an agent that is silent here may be talking to the collector
-    /// that takes our place.
+    /// It was told to stop, and finishes the work in hand. It passes no verdicts
+    /// any more: an agent that is silent here may already send its heartbeats to
+    /// the collector that replaces this one.
     Draining,
 }
 
-/// Whether agents should be sent here.
+/// Whether agents should send their heartbeats here.
 #[derive(Debug)]
 pub struct Readiness {
     phase: AtomicU8,
-    is_reachable: AtomicBool,
+    is_alive: AtomicBool,
 }
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self { phase: AtomicU8::new(Phase::Starting as u8), is_reachable: AtomicBool::new(true) }
+        Self { phase: AtomicU8::new(Phase::Starting as u8), is_alive: AtomicBool::new(true) }
     }
 }
 
@@ -43,13 +43,13 @@ impl Readiness {
         self.phase.store(phase as u8, Ordering::SeqCst);
     }
 
-    /// Whether our own port can be reached.
-    pub fn is_reachable(&self) -> bool {
-        self.is_reachable.load(Ordering::SeqCst)
+    /// Whether every event loop answers.
+    pub fn is_alive(&self) -> bool {
+        self.is_alive.load(Ordering::SeqCst)
     }
 
-    /// Takes note of whether our own port can be reached.
-    pub fn set_reachable(&self, is_reachable: bool) {
-        self.is_reachable.store(is_reachable, Ordering::SeqCst);
+    /// Takes note of whether every event loop answers.
+    pub fn set_alive(&self, is_alive: bool) {
+        self.is_alive.store(is_alive, Ordering::SeqCst);
     }
 }

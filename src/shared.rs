@@ -1,9 +1,9 @@
-//! The registry behind the one mutex. Critical sections are short, and nobody
-//! is notified before the lock is released. Whoever asks "can it deadlock" has
-//! this page to read: no code outside it locks the registry.
+//! The registry behind the one mutex. Critical sections are short, and no thread
+//! is notified before the lock is released. To answer "can it deadlock", read this
+//! page: no code outside it locks the registry.
 //!
-//! Only the sweeper sleeps on the registry's mutex. Who waits for alerts to be
-//! delivered waits for what the sweeper reports, on a mutex of its own.
+//! Only the sweeper sleeps on the registry's mutex. A thread that waits until
+//! alerts are delivered waits on another mutex, for a report of the sweeper.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,13 +16,13 @@ use pap_process::clock::Clock;
 
 struct Guarded {
     registry: Registry,
-    /// The sweeper is to look again before its deadline.
+    /// The sweeper is to look again at once, not at its deadline.
     is_woken: bool,
-    /// No alert is to be handed out.
+    /// The senders get no alerts for now.
     alerts_held: bool,
 }
 
-/// How far the alerts are, as the sweeper last saw it.
+/// What the sweeper last reported about alerts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deliveries {
     /// An alert is being posted.
@@ -34,7 +34,7 @@ pub struct Deliveries {
 /// The registry and the clock, for all threads.
 pub struct Shared {
     guarded: Mutex<Guarded>,
-    /// Wakes the sweeper, who is the only one to wait on it.
+    /// Wakes the sweeper. No other thread waits on it.
     sweeper: Condvar,
     clock: Clock,
     deliveries: Mutex<Option<Deliveries>>,
@@ -54,16 +54,16 @@ impl Shared {
         }
     }
 
-    /// Runs `f` under the lock. It must do no I/O, and nothing in proportion
-    /// to the number of agents. The moment is read under the lock too, so
-    /// that moments and changes come in the same order.
+    /// Runs `f` under the lock. `f` must do no I/O, and its work must not grow with
+    /// the number of agents. The clock is read under the lock too, so changes
+    /// have the same order as their times.
     pub fn with<R>(&self, f: impl FnOnce(&mut Registry, Now) -> R) -> R {
         let mut guarded = self.lock();
         let now = self.clock.now();
         f(&mut guarded.registry, now)
     }
 
-    /// The same for the sweeper, who renews the lease on awake time.
+    /// The same for the sweeper, which also renews the lease on awake time.
     pub fn with_renewed<R>(&self, f: impl FnOnce(&mut Registry, Now) -> R) -> R {
         let mut guarded = self.lock();
         guarded.is_woken = false;
@@ -71,7 +71,8 @@ impl Shared {
         f(&mut guarded.registry, now)
     }
 
-    /// The next alerts to post, unless they are held. Reports how far they are.
+    /// The next alerts to post; none while alerts are held back. Also reports to
+    /// [`await_deliveries`](Self::await_deliveries).
     pub fn next_alerts(&self) -> Vec<Alert> {
         let mut guarded = self.lock();
         let now = self.clock.now();
@@ -91,8 +92,7 @@ impl Shared {
         alerts
     }
 
-    /// Takes note of how the post of an alert ended, and lets the sweeper hand
-    /// out the next.
+    /// Records the outcome of a post, and lets the sweeper hand out the next alert.
     pub fn settle(&self, alert: &Alert, outcome: Outcome) {
         self.with(|registry, now| registry.settle(now, alert, outcome));
         self.wake();
@@ -110,9 +110,9 @@ impl Shared {
         self.sweeper.notify_one();
     }
 
-    /// The sweeper's sleep: until the next deadline, at most `longest`, or
-    /// until it is woken. Where it passes no verdicts, their deadlines do not
-    /// keep it awake.
+    /// The sweeper's sleep: until the next deadline, until another thread wakes it,
+    /// or for `longest`, whichever comes first. A sweeper that passes no verdicts
+    /// ignores their deadlines.
     pub fn sleep(&self, longest: Duration, passes_verdicts: bool) {
         let guarded = self.lock();
         let registry = &guarded.registry;
@@ -122,15 +122,15 @@ impl Shared {
         let deadline = alerts.into_iter().chain(verdicts).min();
         let sleep = deadline.map_or(longest, |deadline| deadline.since(now)).min(longest);
         self.clock.renew(sleep);
-        // Waking for nothing is harmless: the sweeper then finds nothing due.
+        // A spurious wake-up is harmless: the sweeper then finds nothing due.
         drop(self.sweeper.wait_timeout_while(guarded, sleep, |guarded| !guarded.is_woken));
     }
 
-    /// Waits until the sweeper reports that deliveries are so, at most for
-    /// `longest`. Returns whether it did.
+    /// Waits until the sweeper reports deliveries for which `are_so` is true, at
+    /// most for `longest`. Returns whether that happened.
     pub fn await_deliveries(&self, longest: Duration, are_so: impl Fn(Deliveries) -> bool) -> bool {
         let mut reported = self.deliveries.lock().unwrap_or_else(PoisonError::into_inner);
-        // What was reported before now may be over.
+        // Only a new report counts: an older one may no longer be true.
         *reported = None;
         self.wake();
         let is_waiting = |reported: &mut Option<Deliveries>| !reported.is_some_and(&are_so);
@@ -139,14 +139,14 @@ impl Shared {
         !timeout.timed_out()
     }
 
-    /// The clock, for what needs no lock.
+    /// The clock, which needs no lock.
     pub const fn clock(&self) -> &Clock {
         &self.clock
     }
 
     fn lock(&self) -> MutexGuard<'_, Guarded> {
-        // A thread of ours that panics ends the process (panics.rs), so nobody
-        // gets to see a poisoned lock.
+        // A panic in a thread of ours ends the process (panics.rs), so no thread
+        // sees a poisoned lock.
         self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,9 +1,9 @@
-//! The registry on its way through a restart: into a file and back.
+//! Writes the registry into a file, and reads it back after a restart.
 //!
-//! A line of JSON for the whole, one for each agent and each event, and a last
-//! one that proves the text complete. A file is written beside its place,
-//! synced and renamed, so that there is a whole one at any moment; one that
-//! cannot be read is set aside, never overwritten.
+//! Each line is a JSON object: first a head, then one line for each agent and each
+//! event, and at the end a line that proves the file complete. A new file is written
+//! beside the old one, synced and renamed, so a whole file exists at any moment. A
+//! file that cannot be read is set aside, never overwritten.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -19,15 +19,15 @@ use pap_process::clock::wall;
 use pap_process::files::{Durability, replace};
 
 /// The format's name and version. A change that an older program would
-/// misread gets a new version.
+/// misread needs a new version.
 const FORMAT: &str = "pap-collector-state";
 const VERSION: u32 = 1;
-/// Agents copied while the lock is held.
+/// How many agents are copied each time the lock is held.
 const STEP: usize = 1024;
 
 /// One bounded step on the registry.
 pub type Step<'a> = dyn FnMut(&Registry, Now) + 'a;
-/// Takes such a step under the lock.
+/// Runs such a step under the lock.
 pub type Locked<'a> = dyn FnMut(&mut Step<'_>) + 'a;
 
 /// What a saved state begins with.
@@ -36,7 +36,7 @@ struct Head {
     format: String,
     version: u32,
     cluster_id: String,
-    /// Whose `seq` it is: the first part of its event ids.
+    /// The first part of the event ids that go with `seq`.
     instance: String,
     seq: u64,
     saved_at: u64,
@@ -61,16 +61,16 @@ pub struct Saved {
     pub saved_at: u64,
     /// The agents.
     pub agents: Vec<SavedAgent>,
-    /// The events that waited.
+    /// The events that were not yet told.
     pub events: Vec<SavedEvent>,
 }
 
-/// Why a state cannot be used. Nothing has been changed.
+/// Why a state cannot be used. The registry is unchanged.
 #[derive(Debug)]
 pub enum Unusable {
     /// It cannot be read at all.
     Io(io::Error),
-    /// It is not what this program writes, or not all of it.
+    /// It has another format, or a part of it is missing.
     Broken(String),
     /// It belongs to another cluster, or to a newer version of this program.
     Foreign(String),
@@ -81,7 +81,7 @@ impl fmt::Display for Unusable {
         match self {
             Self::Io(error) => write!(f, "it cannot be read: {error}"),
             Self::Broken(what) => write!(f, "it is broken: {what}"),
-            Self::Foreign(what) => write!(f, "it is not ours: {what}"),
+            Self::Foreign(what) => write!(f, "it belongs to another collector or program: {what}"),
         }
     }
 }
@@ -95,8 +95,7 @@ pub struct Owner {
     pub instance: String,
 }
 
-/// Writes the state. `locked` runs a closure on the registry; it is called for
-/// one bounded step after the other.
+/// Writes the state in bounded steps. `locked` runs each step on the registry.
 ///
 /// # Errors
 /// Those of `out`.
@@ -148,7 +147,7 @@ pub fn read(cluster_id: &str, input: impl BufRead) -> Result<Saved, Unusable> {
         return Err(Unusable::Foreign(format!("{} version {}", head.format, head.version)));
     }
     if head.cluster_id != cluster_id {
-        return Err(Unusable::Foreign(format!("it is of cluster {}", head.cluster_id)));
+        return Err(Unusable::Foreign(format!("cluster {}", head.cluster_id)));
     }
     let (mut agents, mut events) = (Vec::new(), Vec::new());
     for (number, text) in lines.enumerate() {
@@ -186,7 +185,7 @@ impl StateFile {
         Self { path: path.to_owned() }
     }
 
-    /// Reads the state, none if there is no file.
+    /// Reads the state; None if there is no file.
     ///
     /// # Errors
     /// Every [`Unusable`], as they say.
@@ -198,10 +197,10 @@ impl StateFile {
         }
     }
 
-    /// Gives a file that cannot be used another name, and returns that.
+    /// Renames a file that cannot be used, and returns the new name.
     ///
     /// # Errors
-    /// The file cannot be renamed; it stays, and must not be overwritten.
+    /// The file cannot be renamed. It keeps its name and must not be overwritten.
     pub fn set_aside(&self) -> io::Result<PathBuf> {
         let mut name = self.path.clone().into_os_string();
         name.push(format!(".broken-{}", wall().0));
@@ -212,7 +211,7 @@ impl StateFile {
     /// Replaces the file with the present state.
     ///
     /// # Errors
-    /// The file system's own; the former file is still there.
+    /// Those of the file system. The former file is still there.
     pub fn save(&self, owner: &Owner, locked: &mut Locked<'_>) -> io::Result<()> {
         replace(&self.path, ".new", Durability::Synced, |file| {
             let mut out = BufWriter::with_capacity(64 * 1024, file);

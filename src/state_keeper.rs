@@ -1,4 +1,4 @@
-//! Keeps the state: loads it at the start, saves it now and then.
+//! Loads the state at the start, and saves it at intervals.
 
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
@@ -15,19 +15,21 @@ use pap_process::clock::wall;
 use pap_process::stop::Stop;
 use pap_process::throttle::Throttle;
 
-/// More alerts than can be told between two saves.
+/// How far `seq` skips ahead after a kill: more alerts than a collector can post
+/// between two saves.
 const UNSAVED_ALERTS: u64 = 1 << 20;
 
 /// The keeper of the state.
 pub struct StateKeeper {
     owner: Owner,
     file: Option<(StateFile, Duration)>,
-    /// The file is not ours to write to: it could not be set aside.
+    /// An unusable file could not be set aside, so it must not be overwritten.
     hands_off: AtomicBool,
 }
 
 impl StateKeeper {
-    /// Restores what the former image handed over, or what the file holds.
+    /// Restores the state that an in-place upgrade handed over, or else the state in
+    /// the file.
     pub fn new(config: &Config, shared: &Shared, handed: Option<&File>) -> Self {
         let owner = Owner { cluster_id: config.cluster_id.clone(), instance: new_instance() };
         let file = config.state.as_ref().map(|state| (StateFile::new(&state.path), state.interval));
@@ -35,7 +37,9 @@ impl StateKeeper {
         if let Some(state) = handed {
             match state_file::read(&keeper.owner.cluster_id, BufReader::new(state)) {
                 Ok(saved) => return keeper.restored(shared, saved, Resume::Continued),
-                Err(error) => log::error!("the former image's state is lost: {error}"),
+                Err(error) => {
+                    log::error!("the state that the former program handed over is not used: {error}");
+                }
             }
         }
         let loaded = keeper.file.as_ref().map(|(file, _)| file.load(&keeper.owner.cluster_id));
@@ -54,7 +58,7 @@ impl StateKeeper {
         let (agents, events) = (saved.agents.len(), saved.events.len());
         let no_room = shared.with(|registry, now| {
             let no_room = registry.restore(now, saved.agents, resume);
-            // After a kill, numbers beyond the saved one may have been used.
+            // A collector that was killed may have used numbers beyond the saved one.
             let skipped = if resume == Resume::Restarted { UNSAVED_ALERTS } else { 0 };
             registry.restore_events(now, saved.seq + skipped, saved.events);
             no_room
@@ -63,7 +67,7 @@ impl StateKeeper {
         let age = Duration::from_millis(wall().0.saturating_sub(saved.saved_at));
         log::info!("restored {agents} agents and {events} events, saved {age:.1?} ago");
         if no_room > 0 {
-            log::warn!("{no_room} agents found no room: COLLECTOR_MAX_AGENTS is lower than it was");
+            log::warn!("{no_room} saved agents are dropped: COLLECTOR_MAX_AGENTS is lower than before");
         }
         self
     }
@@ -71,9 +75,11 @@ impl StateKeeper {
     fn set_aside(&self) {
         let Some((file, _)) = &self.file else { return };
         match file.set_aside() {
-            Ok(name) => log::warn!("it was set aside as {}", name.display()),
+            Ok(name) => log::warn!("the unusable state file was set aside as {}", name.display()),
             Err(error) => {
-                log::error!("it cannot be set aside ({error}), so nothing is saved");
+                log::error!(
+                    "the unusable state file cannot be set aside ({error}), so the state is not saved; move it and restart"
+                );
                 self.hands_off.store(true, Ordering::Relaxed);
             }
         }
@@ -84,13 +90,13 @@ impl StateKeeper {
         &self.owner
     }
 
-    /// How often it is saved, if it is.
+    /// How often the state is saved; None if it is not.
     pub fn interval(&self) -> Option<Duration> {
         let hands_off = self.hands_off.load(Ordering::Relaxed);
         self.file.as_ref().filter(|_| !hands_off).map(|(_, interval)| *interval)
     }
 
-    /// Saves every `interval` when something changed, until it is stopped.
+    /// Saves the state every `interval` if something changed, until `stop`.
     pub fn run(&self, shared: &Shared, stop: &Stop, interval: Duration) {
         let (mut saved, troubles) = (0, Throttle::default());
         while !stop.wait(interval) {
@@ -104,14 +110,14 @@ impl StateKeeper {
                     troubles.clear();
                 }
                 Err(error) if troubles.is_news((), shared.clock().uptime()) => {
-                    log::error!("the state cannot be saved, trying on: {error}");
+                    log::error!("the state cannot be saved and will be tried again: {error}");
                 }
                 Err(_) => {}
             }
         }
     }
 
-    /// Saves once. Returns false if there is a file and it does not hold the state.
+    /// Saves once. Returns false if STATE_FILE is set but does not hold the state.
     pub fn save(&self, shared: &Shared) -> bool {
         if self.interval().is_none() {
             return self.file.is_none();
@@ -124,7 +130,7 @@ impl StateKeeper {
         file.save(&self.owner, &mut |step| shared.with(|registry, now| step(registry, now)))
     }
 
-    /// Writes the state elsewhere.
+    /// Writes the state to `out`, for an in-place upgrade.
     ///
     /// # Errors
     /// The writer's own.
@@ -133,7 +139,7 @@ impl StateKeeper {
     }
 }
 
-/// Something that no other run of a collector has, for the ids of its alerts.
+/// A text that no other run of a collector has. Event ids begin with it.
 fn new_instance() -> String {
     format!("{:016x}", RandomState::new().hash_one((process::id(), wall().0)))
 }

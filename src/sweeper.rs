@@ -16,10 +16,10 @@ use crate::readiness::Phase;
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// The most verdicts passed while the lock is held.
 const BUDGET: usize = 256;
-/// From here on a pause of ours is worth a line in the log.
+/// A pause of this process is logged if it is longer.
 const NOTABLE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Sweeps until told to stop.
+/// Sweeps until it is told to stop.
 pub fn run(parts: &Parts, senders: &Sender<Alert>, longest_sleep: Duration) {
     let Parts { shared, metrics, vitals, observers, .. } = parts;
     let clock = shared.clock();
@@ -36,7 +36,8 @@ pub fn run(parts: &Parts, senders: &Sender<Alert>, longest_sleep: Duration) {
                 },
             );
         metrics.sweep.record(clock.uptime().since(started));
-        // The station comes first; observers hear of it in the order of events.
+        // Alerts go to the senders first. Observers then hear of the changes, and of
+        // the alerts that follow from them, in this order.
         let alerts = dispatch(shared, senders);
         for change in &swept.changes {
             if let Some(late) = change.late {
@@ -49,11 +50,13 @@ pub fn run(parts: &Parts, senders: &Sender<Alert>, longest_sleep: Duration) {
         }
         let pause = clock.paused().saturating_sub(paused);
         if pause > NOTABLE_PAUSE {
-            log::warn!("this collector was not awake for {pause:.1?}; it counts as nobody's silence");
+            log::warn!(
+                "this collector was not awake for {pause:.1?}; this time does not count as silence of agents"
+            );
         }
         paused += pause;
         if swept.forgotten > 0 {
-            log::info!("forgot {} agents that were dead for long", swept.forgotten);
+            log::info!("forgot {} agents that were dead for longer than AGENT_RETENTION_MS", swept.forgotten);
         }
         if !swept.more {
             shared.sleep(longest_sleep, passes_verdicts);

@@ -1,18 +1,18 @@
-//! Signs of life of our own threads, for the watchdog.
+//! Signs of life of our own threads, for systemd's watchdog and for the parent.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pap_core::time::{Uptime, millis};
 
-/// A sweeper that was not seen for so long is stuck.
+/// A sweeper without a sign of life for this long is stuck.
 const STUCK: Duration = Duration::from_secs(5);
-/// The event loops are asked every five seconds.
+/// The same for the event loops, which are asked every five seconds.
 const STUCK_EDGE: Duration = Duration::from_secs(12);
-/// A post that takes so long is stuck: it has timeouts of its own.
+/// A post that takes this long is stuck: its own timeouts are shorter.
 const STUCK_POST: Duration = Duration::from_secs(30);
 
-/// When each thread was last seen, in milliseconds since the start.
+/// When each thread last gave a sign of life, in milliseconds since the start.
 #[derive(Debug)]
 pub struct Vitals {
     sweeper: AtomicU64,
@@ -22,7 +22,7 @@ pub struct Vitals {
 }
 
 impl Vitals {
-    /// For so many senders.
+    /// For this many senders.
     pub fn new(senders: usize) -> Self {
         Self {
             sweeper: AtomicU64::new(0),
@@ -51,10 +51,10 @@ impl Vitals {
         self.posts[sender].store(0, Ordering::Relaxed);
     }
 
-    /// Whether all of them are well.
+    /// Whether all threads are well.
     ///
     /// # Errors
-    /// Who is not.
+    /// Which thread is stuck.
     pub fn check(&self, now: Uptime) -> Result<(), &'static str> {
         let late = |since: &AtomicU64, allowed: Duration| {
             millis(now.reading()).saturating_sub(since.load(Ordering::Relaxed)) > millis(allowed)
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_not_seen_is_named() {
+    fn a_stuck_thread_is_named() {
         let at = |seconds| Uptime::new(Duration::from_secs(seconds));
         let vitals = Vitals::new(2);
         assert_eq!(vitals.check(at(4)), Ok(()));

@@ -1,5 +1,5 @@
-//! Many agents, each a process of `pap-heartbeat`. `FLEET_SECONDS` sets how
-//! long the collector restarts, `FLEET_SEED` repeats a run.
+//! Many agents, each a process of `pap-heartbeat`. `FLEET_SECONDS` sets how long the
+//! collector is restarted again and again, `FLEET_SEED` repeats a run.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ use support::{Collector, PATIENCE, Port, is_slow_run, let_pass, slow, uuid};
 
 const URGENT: (&str, &str) = ("HEARTBEAT_MODE", "EMERGENCY");
 
-/// One after the other: each uses the whole machine.
+/// These tests run one after the other, as each uses the whole machine.
 static TURN: Mutex<()> = Mutex::new(());
 
 #[test]
@@ -39,8 +39,8 @@ fn five_hundred_that_start_at_once_spread_over_the_interval() {
         for post in posts {
             all.entry(post.path.clone()).or_default().push(post.at.duration_since(first).as_millis());
         }
-        // From the third on each is well within its steady phase. A machine that
-        // stops for a moment makes some late, and none early.
+        // From the third heartbeat on an agent keeps its phase. A slow machine makes
+        // some heartbeats late and none early, so the earliest shows the phase.
         let phase = |times: Vec<u128>| {
             let rounds = times.get(2..6)?.iter().zip(0..);
             rounds.map(|(&at, round)| at.saturating_sub(round * 5000)).min()
@@ -53,14 +53,14 @@ fn five_hundred_that_start_at_once_spread_over_the_interval() {
         tenths[usize::try_from(phase % 5000 / 500).unwrap()] += 1;
     }
     println!("heartbeats in each tenth of an interval: {tenths:?}");
-    // 50 each, give or take what chance allows (six standard deviations).
+    // 50 are expected in each; the bounds are six standard deviations away.
     assert!(tenths.iter().all(|count| (10..90).contains(count)), "{tenths:?}");
 }
 
 #[test]
 fn a_collector_in_a_restart_loop_loses_no_agent() {
     let _turn = TURN.lock();
-    // The short form has few agents and few restarts, but all that can happen.
+    // The short form has few agents and few restarts, but covers every case.
     let (usual, agents, longest_run, longest_gap) =
         if is_slow_run() { (30, 200, 14_000, 4_000) } else { (4, 20, 2_000, 1_000) };
     let seconds = std::env::var("FLEET_SECONDS").map_or(usual, |seconds| seconds.parse().unwrap());
@@ -82,7 +82,7 @@ fn a_collector_in_a_restart_loop_loses_no_agent() {
     ];
     let start = || Collector::with_station(&station, &variables);
     let mut collector = start();
-    // Half of them have the station to turn to.
+    // Half of the agents also have the station as a target.
     let url = format!("http://127.0.0.1:{}", station.port);
     let with_station = [URGENT, ("PAP_STATION_URL", url.as_str()), ("PAP_AGENT_KEY", "k")];
     let agents: Vec<Agent> = (0..agents)

@@ -1,4 +1,4 @@
-//! How little the static program takes: `.ci/ship` runs this with it.
+//! How much memory the static program takes. `.ci/ship` runs these tests with it.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,16 +18,16 @@ use std::time::Duration;
 
 use support::{Collector, is_slow_run, let_pass, program, skipped, uuid};
 
-/// Some kernels map a whole large folio of a file at a touch, and how large
-/// they are depends on how the file was written. Written like this, every page
-/// is one.
+/// Copies the program page by page. Some kernels map a whole folio of a file when one
+/// page is touched, and large writes make large folios. After this copy every page is
+/// its own folio.
 fn copy_by_pages(to: &Path) {
     let mut copy = File::create(to).unwrap();
     fs::read(program()).unwrap().chunks(4096).for_each(|page| copy.write_all(page).unwrap());
     copy.set_permissions(Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Whether the program under test is the static one, for which the bounds are.
+/// Whether the program under test is the static one: the bounds hold only for it.
 fn is_static() -> bool {
     let is_static = is_slow_run() && std::env::var_os("PAP_COLLECTOR_PROGRAM").is_some();
     if !is_static {
@@ -36,7 +36,7 @@ fn is_static() -> bool {
     is_static
 }
 
-/// Starts a copy for a station behind TLS.
+/// Starts a copy of the program, with a station behind TLS.
 fn start(directory: &Path) -> Collector {
     let path = directory.join("pap-collector");
     copy_by_pages(&path);
@@ -44,7 +44,7 @@ fn start(directory: &Path) -> Collector {
     let variables = [
         ("CLUSTER_ID", "test-cluster"),
         ("COLLECTOR_PORT", "0"),
-        // Else as many as there are processors.
+        // Otherwise the number depends on the machine's processors.
         ("COLLECTOR_HTTP_WORKERS", "2"),
         ("RUST_LOG", "pap_collector=debug"),
         ("STATE_FILE", state.to_str().unwrap()),
@@ -56,8 +56,8 @@ fn start(directory: &Path) -> Collector {
     Collector::spawn(&mut command)
 }
 
-/// What is resident, in KB. Some kernels only estimate what is in
-/// proc_pid_status(5).
+/// The resident memory, in KB. It does not come from proc_pid_status(5), where some
+/// kernels only give an estimate.
 fn resident(collector: &Collector) -> usize {
     let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", collector.child.id())).unwrap();
     let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
@@ -71,7 +71,7 @@ fn an_idle_collector_takes_three_megabytes() {
     }
     let directory = tempfile::tempdir().unwrap();
     let collector = start(directory.path());
-    // What it does when idle it does each second.
+    // An idle collector repeats all of its work each second.
     let most = (0..10).map(|_| {
         let_pass(Duration::from_secs(1));
         resident(&collector)

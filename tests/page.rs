@@ -30,7 +30,7 @@ fn counts(text: &str) -> String {
     format!("document.querySelector('#count').textContent === {}", json!(text))
 }
 
-/// The names in sight, from the top.
+/// The names of the visible rows, from the top.
 const NAMES: &str = "[...document.querySelectorAll('#rows .row:not([hidden])')]\
     .sort((a, b) => a.getAttribute('aria-rowindex') - b.getAttribute('aria-rowindex'))\
     .map(row => row.querySelector('b').textContent).join(' ')";
@@ -55,7 +55,7 @@ fn beat(collector: &Collector, agent: &str, name: &str, mode: &str, uptime: u32)
     assert_eq!(answer.status, 200, "{}", answer.body);
 }
 
-/// A tab that shows this collector, with the stream open.
+/// Opens a tab with the page of this collector, and waits until its stream is open.
 fn watching(browser: &Browser, collector: &Collector) -> Tab {
     let mut tab = browser.tab();
     tab.resize(1280, 800);
@@ -92,9 +92,9 @@ fn a_death_is_shown_by_the_stream_alone() {
     beat(&collector, &id, "canary", "EMERGENCY", 100);
     let mut tab = watching(&browser, &collector);
     tab.poll("the agent is shown", &counts("1 agent"));
-    // It lives, however long the page took.
+    // The agent is alive now, however long the page took to load.
     beat(&collector, &id, "canary", "EMERGENCY", 101);
-    // From here on only the stream can tell the page.
+    // From here on the page can learn of changes only from the stream.
     tab.evaluate("window.fetch = () => new Promise(() => {}); 0");
     let (told, shown) = thread::scope(|scope| {
         let told = scope.spawn(|| {
@@ -141,7 +141,7 @@ fn it_filters_searches_sorts_and_obeys_the_keyboard() {
     search(&mut tab, &uuid(3)[24..]);
     assert_eq!(tab.evaluate(NAMES), "Caesar", "an id is found too");
     click(&mut tab, "#clear");
-    // She would be suspect by now on a slow machine.
+    // On a slow machine dora would be suspect by now.
     beat(&collector, &uuid(4), "dora", "EMERGENCY", 51);
     click(&mut tab, "[data-status=healthy]");
     tab.poll("all are healthy", &counts("4 of 4 agents"));
@@ -217,7 +217,7 @@ fn names_and_ids_are_text_and_never_markup() {
     click(&mut tab, "#rows .row");
     tab.poll("the agent is opened", "document.querySelector('#one').open");
     assert_eq!((tab.text("#one-name"), tab.text("#one-id")), (evil.to_owned(), id.to_owned()));
-    // A restart brings the name into the feed and into the alerts.
+    // A restart of the agent shows its name in the feed and in the alerts.
     beat(&collector, id, evil, "IDLE", 3);
     tab.poll("the feed tells", "document.querySelector('#feed').textContent.includes('restarted')");
     assert!(tab.text("#feed .link").contains(evil));
@@ -228,7 +228,7 @@ fn names_and_ids_are_text_and_never_markup() {
     assert_eq!(tab.complaints(), [""; 0], "nothing was even tried");
 }
 
-/// Posts heartbeats of the agents in `numbers`, all on one connection.
+/// Posts a heartbeat of each agent in `numbers`, all on one connection.
 fn fill(collector: &Collector, numbers: std::ops::Range<usize>) {
     let mut stream = collector.connect();
     stream.set_nodelay(true).unwrap();
@@ -266,8 +266,8 @@ fn it_holds_twenty_thousand_agents_and_searches_them_at_once() {
     tab.poll("all are there", &counts("20,000 agents"));
     let rows = tab.evaluate("document.querySelectorAll('#rows .row').length").as_u64().unwrap();
     assert!((10..60).contains(&rows), "{rows} rows exist");
-    // From the event to rows that are laid out, for several searches each; and
-    // what it costs this machine to look through as many names, as a measure.
+    // Measures the time from an input event until the rows are laid out, for several
+    // searches; and, to compare, how long this machine takes to scan as many names.
     let measured = tab.evaluate(
         "(() => {
             const field = document.querySelector('#search'), best = [];
@@ -374,7 +374,7 @@ fn it_fits_a_phone_and_is_photographed() {
     beat(&collector, &long, &long, "IDLE", 50);
     let mut tab = watching(&browser, &collector);
     tab.poll("all are shown", &counts("241 agents"));
-    // Three die, two become suspect, five live; all in EMERGENCY.
+    // Of ten agents in EMERGENCY three die, two become suspect and five live.
     let emergency = |numbers: std::ops::Range<usize>, uptime| {
         numbers.for_each(|number| agent(number * 11 + 6, "EMERGENCY", uptime));
     };
@@ -387,7 +387,7 @@ fn it_fits_a_phone_and_is_photographed() {
         emergency(3..10, 5 + usize::try_from(second).unwrap());
     }
     beat(&collector, &uuid(8 * 7_919 + 1_000_003), "ingest-02", "IDLE", 2);
-    // With the grace they are dead after 20 s: the two after the three.
+    // The grace makes them dead after 20 s: first the three, later the two.
     let (done, is_done) = crossbeam_channel::bounded::<()>(0);
     let mut tab = thread::scope(|scope| {
         scope.spawn(|| {

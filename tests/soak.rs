@@ -1,9 +1,9 @@
-//! All attacks at random, from a seed, beside agents that live and die, while the
-//! image of the process changes every few seconds: no death is invented and none
-//! missed, and every heartbeat is answered.
+//! Random attacks from a seed, beside agents that live and die, while the collector is
+//! upgraded in place every few seconds. No death is invented, none is missed, and every
+//! heartbeat is answered.
 //!
-//! A short run has 60 agents for 6 seconds, a slow one 500 for a minute.
-//! `SOAK_SECONDS` sets the length, `SOAK_SEED` repeats one.
+//! A short run has 60 agents for 6 seconds, a slow run 500 for a minute.
+//! `SOAK_SECONDS` sets the length, `SOAK_SEED` repeats a run.
 
 #![allow(
     clippy::unwrap_used,
@@ -43,14 +43,14 @@ fn a_soak_invents_no_death_and_misses_none() {
             })
         })
         .collect();
-    // Agents in EMERGENCY; every tenth falls silent on the way.
+    // All agents are in EMERGENCY. Every tenth falls silent during the run.
     let started = Instant::now();
     let dies = move |agent: u64| -> Option<Duration> {
         let earliest = seconds.min(5);
         let latest = seconds.saturating_sub(16).max(earliest + 1);
         (agent.is_multiple_of(10)).then(|| Duration::from_secs(earliest + agent * 7919 % (latest - earliest)))
     };
-    // Each has its own thread, as none waits for another in the world either.
+    // Each agent has its own thread, because real agents do not wait for each other.
     let beats: Vec<_> = (0..agents)
         .map(|agent| {
             let work = move || -> Result<Duration, String> {
@@ -79,7 +79,7 @@ fn a_soak_invents_no_death_and_misses_none() {
         let_pass(Duration::from_millis(rng.u64(1000..5000)));
         collector.signal("HUP");
     }
-    collector.await_log(said::WENT_ON);
+    collector.await_log(said::UPGRADED);
     let mut slowest = Duration::ZERO;
     for beat in beats {
         match beat.join().unwrap() {
@@ -90,8 +90,8 @@ fn a_soak_invents_no_death_and_misses_none() {
     for attacker in attackers {
         attacker.join().unwrap();
     }
-    let changes = collector.logged(said::WENT_ON);
-    println!("{changes} changes of image, the slowest heartbeat took {slowest:?}");
+    let changes = collector.logged(said::UPGRADED);
+    println!("{changes} in-place upgrades, the slowest heartbeat took {slowest:?}");
     assert!(changes > 0);
     let deaths = |posts: &[support::station::Post]| -> Vec<String> {
         let deaths = posts.iter().filter(|post| post.text("type") == "AGENT_DEATH");
@@ -113,10 +113,10 @@ fn a_soak_invents_no_death_and_misses_none() {
     );
 }
 
-/// Who stops beating, and does not want to be called dead.
+/// The goodbye of an agent that stops as planned.
 fn say_goodbye(port: u16, agent: u64) -> Result<(), String> {
     match ask(port, "DELETE", agent, "").or_else(|_| ask(port, "DELETE", agent, "")) {
-        // Of the first attempt only the answer may have been lost.
+        // 404: the first attempt succeeded, and only its answer was lost.
         Ok(200 | 404) => Ok(()),
         other => Err(format!("the goodbye of agent {agent}: {other:?}")),
     }
@@ -130,8 +130,8 @@ fn soak_beat(port: u16, agent: u64, round: u64) -> Result<(), String> {
     }
 }
 
-/// One request as a common client sends it. An answer that is late makes its
-/// agent late too, and so a death that nobody expects.
+/// One request as a common client sends it. A late answer would make the next
+/// heartbeat late too, and so cause a death that the test does not expect.
 fn ask(port: u16, method: &str, agent: u64, body: &str) -> Result<u16, String> {
     let ask = || -> std::io::Result<u16> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
@@ -154,7 +154,7 @@ fn ask(port: u16, method: &str, agent: u64, body: &str) -> Result<u16, String> {
     ask().map_err(|error| error.to_string())
 }
 
-/// One attack of any kind. Connections go on in the background for a while.
+/// One random attack. Its connections may stay open in the background for a while.
 fn harass(port: u16, rng: &mut fastrand::Rng) {
     let attacks: [&[u8]; 14] = [
         b"",

@@ -1,8 +1,7 @@
 //! State files that older versions wrote are read for ever.
 //!
-//! `golden/state-v1.jsonl` was written by version 1.0.0. No test and no
-//! program writes it again: a new version of the format gets a new file beside
-//! it.
+//! Version 1.0.0 wrote `golden/state-v1.jsonl`. Do not change this file: a new version
+//! of the format gets a new file beside it.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
@@ -18,7 +17,8 @@ use pap_core::time::{Now, Tick, Wall};
 use pap_core::verdict::Verdict;
 
 const V1: &str = include_str!("golden/state-v1.jsonl");
-/// When it was saved, in seconds since the collector that wrote it started.
+/// When the state was saved, in seconds since the start of the collector that wrote
+/// it.
 const SAVED_AT: u64 = 55;
 const START: u64 = 1_764_669_600_000;
 
@@ -62,7 +62,7 @@ fn version_1_is_read_whole() {
     let registry = restored(saved, Resume::Continued);
     assert_eq!(registry.stats().by_status, [3, 2, 3]);
     assert_eq!(registry.stats().by_mode, [5, 2, 1]);
-    assert_eq!(registry.alerted(), 3, "the station holds three to be dead");
+    assert_eq!(registry.alerted(), 3, "three agents are dead as far as the station knows");
     assert_eq!((registry.outbox().owed(), registry.outbox().queued()), (4, 4));
     assert_eq!(registry.outbox().seq(), 14);
     let (emergency, idle) = (Mode::Emergency, Mode::Idle);
@@ -101,7 +101,7 @@ fn what_version_1_owed_is_told() {
         (13, Kind::EmergencyMode, ALARMED, 45),
         (14, Kind::EmergencyMode, NEW, 50),
         (5, Kind::AgentRecovered, DEAD_AGAIN, 20),
-        // Its second death waited for the recovery from the first.
+        // Its second death had to wait until its first recovery was told.
         (8, Kind::AgentDeath, DEAD_AGAIN, 32),
         (10, Kind::AgentRecovered, BACK, 35),
         (12, Kind::RestartDetected, RESTARTED, 40),

@@ -20,7 +20,7 @@ use tungstenite::{Error, Message, WebSocket};
 
 use super::Endpoints;
 use crate::metrics::Closed;
-use crate::observers::Watch;
+use crate::observers::Observation;
 
 /// A ping goes out this often; a client that is there answers.
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -41,7 +41,13 @@ const BUFFER: usize = 4096;
 struct Over;
 
 /// Serves a client that has opened a stream, to the end.
-pub fn serve(endpoints: &Endpoints, upgraded: Upgraded, accepted: &Accepted, watch: &Watch, topic: &Topic) {
+pub fn serve(
+    endpoints: &Endpoints,
+    upgraded: Upgraded,
+    accepted: &Accepted,
+    watch: &Observation,
+    topic: &Topic,
+) {
     let Upgraded { mut socket, read } = upgraded;
     // The send buffer is empty, so this is one write.
     if socket.write_all(&accepted.to_bytes()).is_err() {
@@ -80,7 +86,7 @@ fn initial(endpoints: &Endpoints, topic: &Topic) -> String {
 struct Stream<'a> {
     endpoints: &'a Endpoints,
     web: WebSocket<TcpStream>,
-    watch: &'a Watch,
+    watch: &'a Observation,
     /// Since when the client has taken nothing of what is there.
     stuck_since: Option<Uptime>,
     /// When the last ping went out.
@@ -92,7 +98,7 @@ struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    fn new(endpoints: &'a Endpoints, socket: TcpStream, read: Vec<u8>, watch: &'a Watch) -> Self {
+    fn new(endpoints: &'a Endpoints, socket: TcpStream, read: Vec<u8>, watch: &'a Observation) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(BUFFER)
             .write_buffer_size(0)

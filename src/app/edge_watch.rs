@@ -1,14 +1,14 @@
-//! Asks the event loops for signs of life. Whoever beats for this collector, and
-//! the service manager, go by the answer.
+//! The thread that asks the event loops for signs of life. `/ready`, systemd's
+//! watchdog and the heartbeats of this collector depend on the answer.
 
 use std::time::Duration;
 
 use super::Server;
 use crate::parts::Parts;
 
-/// How often they are asked.
+/// How often it asks them.
 const EVERY: Duration = Duration::from_secs(5);
-/// How long an event loop may take to end its turn after that.
+/// How long an event loop may take to end its turn after it was asked.
 const LONGEST_TURN: Duration = Duration::from_secs(2);
 
 /// Asks until the threads are to end.
@@ -19,11 +19,13 @@ pub fn run(server: &Server, parts: &Parts) {
             return;
         }
         let is_alive = server.is_alive();
-        parts.readiness.set_reachable(is_alive);
+        parts.readiness.set_alive(is_alive);
         if is_alive {
             parts.vitals.probed(parts.shared.clock().uptime());
         } else {
-            log::error!("an event loop has not ended its turn within {LONGEST_TURN:?}");
+            log::error!(
+                "an event loop has not ended its turn within {LONGEST_TURN:?}, so /ready answers 503"
+            );
         }
         if parts.stop.wait(EVERY.saturating_sub(LONGEST_TURN)) {
             return;

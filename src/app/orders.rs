@@ -1,4 +1,4 @@
-//! What the main thread is asked for, by signals and by the server.
+//! What signals ask the main thread to do.
 
 use std::cell::Cell;
 use std::io;
@@ -20,38 +20,45 @@ const MOST_ORDERS: usize = 16;
 /// The signals that a collector obeys.
 pub const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
-/// What the main thread is asked for.
+/// What the main thread is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Finish and end.
     Stop,
-    /// Go on in the image that is now at our path.
+    /// Start an in-place upgrade to the program that is now at our path.
     Upgrade,
 }
 
-/// What signals have asked for and is not done yet; and the log, which both an
-/// end and a fresh image would cut short.
+/// What signals have asked for and is not done yet, and what a re-exec has to
+/// look after: the signals and the log.
 pub struct Demands {
     /// The signals of this process.
     pub signals: Signals,
-    /// The log, to be flushed before this image ends.
+    /// The log, to be flushed before a re-exec.
     pub log: Log,
     is_stop_asked: AtomicBool,
+    is_grace_asked: AtomicBool,
     is_upgrade_asked: AtomicBool,
 }
 
 impl Demands {
+    /// Whether the end was asked for by a service manager or an orchestrator
+    /// (SIGTERM), whose clients still find us for a while.
+    pub fn is_grace_asked(&self) -> bool {
+        self.is_grace_asked.load(Ordering::SeqCst)
+    }
+
     /// Whether a signal has asked for something.
     pub fn any(&self) -> bool {
         self.is_stop_asked() || self.is_upgrade_asked.load(Ordering::SeqCst)
     }
 
-    /// Whether a signal has asked for the end.
+    /// Whether a signal has asked the process to stop.
     pub fn is_stop_asked(&self) -> bool {
         self.is_stop_asked.load(Ordering::SeqCst)
     }
 
-    /// The upgrade that was asked for begins: the next signal asks for another.
+    /// The requested upgrade begins. A signal from now on asks for another one.
     pub fn begin_upgrade(&self) {
         self.is_upgrade_asked.store(false, Ordering::SeqCst);
     }
@@ -68,21 +75,25 @@ pub fn obey(signals: Signals, log: &Log) -> io::Result<(Arc<Demands>, Receiver<O
         signals,
         log: log.clone(),
         is_stop_asked: AtomicBool::new(false),
+        is_grace_asked: AtomicBool::new(false),
         is_upgrade_asked: AtomicBool::new(false),
     });
     let noted = Arc::clone(&demands);
     let work = move || loop {
         let again = Cell::new(false);
-        let caught = noted.signals.next(|signal| match signal {
-            Signal::SIGHUP => noted.is_upgrade_asked.store(true, Ordering::SeqCst),
-            _ => again.set(noted.is_stop_asked.swap(true, Ordering::SeqCst)),
+        let caught = noted.signals.next(|signal| {
+            if signal == Signal::SIGHUP {
+                return noted.is_upgrade_asked.store(true, Ordering::SeqCst);
+            }
+            noted.is_grace_asked.store(signal == Signal::SIGTERM, Ordering::SeqCst);
+            again.set(noted.is_stop_asked.swap(true, Ordering::SeqCst));
         });
         if again.get() {
             noted.log.flush_within(FLUSH);
             process::exit(STOPPED);
         }
         let what = if caught.signal == Signal::SIGHUP { Order::Upgrade } else { Order::Stop };
-        // The main thread is there as long as the process is.
+        // The main thread holds the receiving end, and ends with the process.
         let _ = asked.send(what);
     };
     spawn("signals", work)?;

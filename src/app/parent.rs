@@ -1,4 +1,4 @@
-//! This collector as an agent of another one, the parent.
+//! This collector as an agent of another collector, its parent.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::parts::Parts;
 /// How long the parent may take to hear our goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
 
-/// Vouches for the sweeper, the senders and our own port.
+/// This collector lives while its sweeper, its senders and its event loops do.
 struct Ourselves(Arc<Parts>);
 
 impl LivenessSource for Ourselves {
@@ -30,12 +30,12 @@ impl LivenessSource for Ourselves {
     }
 }
 
-/// The thread that beats to the parent, where there is one.
+/// The thread that sends heartbeats to the parent; none without a parent.
 #[derive(Default)]
 pub struct Parent(Option<(Sender<Event>, Threads)>);
 
 impl Parent {
-    /// Starts to beat.
+    /// Starts to send heartbeats.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -50,20 +50,23 @@ impl Parent {
         Ok(Self(Some((events, thread))))
     }
 
-    /// Lets the parent know that only this collector ends, as planned: its agents go on.
+    /// Tells the parent that the end of this collector is planned. The goodbye is
+    /// for this collector alone, not for its agents.
     pub fn say_goodbye(&self) {
         if let Some((events, _)) = &self.0 {
-            // Nothing else was sent, so there is room.
+            // Nothing else was sent, so the channel has room.
             let _ = events.try_send(Event::End { planned: true, code: STOPPED });
         }
     }
 
-    /// Waits until the goodbye was heard or given up.
+    /// Waits until the parent took the goodbye, or the emitter gave up.
     pub fn await_end(self) {
         if let Some((_, thread)) = self.0
             && thread.join(GOODBYE).is_err()
         {
-            log::warn!("the collector above did not hear our goodbye in time and will call this a death");
+            log::warn!(
+                "the parent collector did not take our goodbye in time, so it will report a death of this collector"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Tells the service manager (systemd) how we are.
+//! Tells systemd, the service manager, whether this collector is well.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +7,11 @@ use pap_process::systemd::Notifier;
 
 use crate::parts::Parts;
 
-/// How often it is told, if it does not ask for more.
+/// How often systemd is told, unless its watchdog needs to be told more often.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Reports until the threads are to end, and keeps the watchdog quiet only while
-/// none of our threads is stuck.
+/// Reports until the threads are to end. Resets systemd's watchdog only while none
+/// of our threads is stuck; otherwise systemd restarts the collector.
 pub fn report(notifier: &Arc<Notifier>, parts: &Parts) {
     let every = notifier.watchdog.map_or(EVERY, |watchdog| (watchdog / 3).min(EVERY));
     loop {
@@ -20,7 +20,7 @@ pub fn report(notifier: &Arc<Notifier>, parts: &Parts) {
         match parts.vitals.check(parts.shared.clock().uptime()) {
             Ok(()) => notifier.say(&format!("WATCHDOG=1\n{summary}")),
             Err(who) => {
-                log::error!("the watchdog is not told that all is well: {who}");
+                log::error!("systemd's watchdog is not reset, so systemd may restart this collector: {who}");
                 notifier.say(&format!("{summary}; {who}"));
             }
         }

@@ -30,37 +30,37 @@ const HANDOVER: &str = "PAP_COLLECTOR_HANDOVER";
 const MOST_LISTENERS: usize = 8;
 /// How long posts to the station may take to end.
 const POSTS: Duration = Duration::from_secs(1);
-/// How long observers may take to hear that they should come again.
+/// How long observers may take to be told that they should connect again.
 const GOODBYES: Duration = Duration::from_millis(200);
-/// How long clients may take over an answer that a lane gives; the event loops
-/// serve everybody else meanwhile. Then their connections are closed.
+/// How long clients may take to read an answer from a lane. Meanwhile the event
+/// loops serve all other clients. After this time such connections are closed.
 const BIG_ANSWERS: Duration = Duration::from_secs(3);
 /// How long the event loops may take to end their turns.
 const STANDSTILL: Duration = Duration::from_secs(1);
-/// How often other demands are looked for meanwhile.
+/// How often this thread looks for other demands while it waits for the lanes.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// What a hand-over says about a connection, beside its descriptor.
+/// What a hand-over says about a connection, besides its descriptor.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct About {
-    /// What was read and is not answered.
+    /// Bytes that were read and are not answered.
     read: Vec<u8>,
-    /// What was answered and is not sent.
+    /// Bytes of answers that are not sent.
     unsent: Vec<u8>,
-    /// How long ago the first byte of the unfinished request came.
+    /// How long ago the first byte of an incomplete request arrived.
     request_age_ms: Option<u64>,
-    /// A whole request was read of it.
+    /// At least one whole request was read from it.
     has_asked: bool,
-    /// It ends when all is sent.
+    /// It is closed when everything is sent.
     is_ending: bool,
 }
 
 /// What the process starts with.
 pub type Start = reexec::Start<About>;
 
-/// Takes what the process inherited. To be called once, before anything else
-/// opens a descriptor.
+/// Takes what the process inherited. Call it once, before anything else opens a
+/// descriptor.
 ///
 /// # Errors
 /// There are no descriptors left.
@@ -70,7 +70,7 @@ pub fn inherit() -> io::Result<Start> {
 
 /// What the process listens on, and what came along from the former program.
 pub struct Inheritance {
-    /// The sockets to serve; all of them.
+    /// All sockets that the server is to serve.
     pub listeners: Vec<TcpListener>,
     /// The former program's state.
     pub state: Option<File>,
@@ -78,10 +78,10 @@ pub struct Inheritance {
     pub connections: Vec<Adopted>,
 }
 
-/// Listens on what was inherited, or else on the configured address.
+/// Listens on the inherited sockets, or, without any, on the configured address.
 ///
 /// # Errors
-/// The address cannot be listened on, or there are too many sockets.
+/// The process cannot listen on the address, or it inherited too many sockets.
 pub fn listen(config: &Config, inherited: Inherited<About>) -> Result<Inheritance, StartError> {
     let (listeners, state, connections) = match inherited {
         Inherited::Nothing => (Vec::new(), None, Vec::new()),
@@ -113,13 +113,13 @@ pub fn listen(config: &Config, inherited: Inherited<About>) -> Result<Inheritanc
     Ok(Inheritance { listeners: adopted, state, connections: connections.collect() })
 }
 
-/// What an image of this process is made of.
+/// What an in-place upgrade needs to know about the program that runs now.
 pub struct Program {
     path: Option<PathBuf>,
     seats: Seats,
 }
 
-/// A program that the process may go on in.
+/// A program to which the process may upgrade.
 pub struct Target {
     path: PathBuf,
     /// Whether it takes the hand-over that we write.
@@ -127,19 +127,19 @@ pub struct Target {
 }
 
 impl Program {
-    /// To be made at the start: later the file may have been replaced.
+    /// Call it at the start: later, another program may be at our path.
     pub fn new(seats: Seats) -> Self {
         Self { path: env::current_exe().ok(), seats }
     }
 
-    /// Whatever is at the path that we were started from, if it would start with
-    /// our configuration.
+    /// The program at the path that we were started from, if it accepts our
+    /// configuration.
     ///
     /// # Errors
-    /// What keeps it from that, in words for the log.
+    /// Why it cannot be started, in words for the log.
     pub fn now_at_path(&self) -> Result<Target, String> {
         match self.path.as_deref().filter(|path| path.exists()) {
-            // Its file is gone, and it still runs.
+            // The file of the running program is gone: the kernel still has it.
             None => Ok(Target { path: PathBuf::from("/proc/self/exe"), takes_memory: true }),
             Some(path) => match check(path) {
                 Ok(says) => Ok(Target { path: path.to_owned(), takes_memory: takes_ours(&says) }),
@@ -166,8 +166,8 @@ fn check(path: &Path) -> Result<String, String> {
     }
 }
 
-/// Replaces the program of the process by the target. Returns only if that failed,
-/// or if there are other demands by then; all goes on as before.
+/// Replaces the program of the process by the target. Returns only if the re-exec
+/// failed, or if another signal came first; then the collector goes on as before.
 pub fn go_on(
     program: &mut Program,
     target: &Target,
@@ -177,15 +177,15 @@ pub fn go_on(
     demands: &Demands,
 ) {
     let Parts { shared, keeper, observers, .. } = parts;
-    log::info!("in-place upgrade: the process goes on in {}", target.path.display());
+    log::info!("in-place upgrade: replacing this program by {}", target.path.display());
     if !target.takes_memory {
         let memory = match keeper.interval() {
             Some(_) => "the agents and the owed verdicts come from STATE_FILE",
-            None => "the agents and the owed verdicts are forgotten, as STATE_FILE is not set",
+            None => "the agents and the owed verdicts are forgotten, because STATE_FILE is not set",
         };
         log::warn!(
-            "{} takes no hand-over that this program writes (version {WRITTEN}), so only the listeners go \
-             along: connections are closed, and {memory}",
+            "{} does not read the hand-over of this program (version {WRITTEN}), so it gets only the \
+             listeners: connections are closed, and {memory}",
             target.path.display()
         );
     }
@@ -196,7 +196,7 @@ pub fn go_on(
         Err(error) => return log::error!("{}", failed(&target.path, &error)),
     };
     notifier.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic().reading().as_micros()));
-    // What is being posted is waited for, so that nothing is told twice.
+    // A post that is cut off would be told twice, so wait for those under way.
     shared.hold_alerts(true);
     observers.end();
     shared.await_deliveries(POSTS, |deliveries| !deliveries.is_posting);
@@ -224,15 +224,15 @@ pub fn go_on(
             with_listeners(program, target, server, parts, demands);
         }
     } else {
-        log::error!("{}", failed(&target.path, &"an event loop does not end its turn"));
+        log::error!("{}", failed(&target.path, &"an event loop did not end its turn in time"));
     }
     shared.hold_alerts(false);
     observers.resume();
     notifier.say("READY=1");
 }
 
-/// Waits until no client is being answered on a lane, or until there are other
-/// demands.
+/// Waits until all lanes are free or another signal came, and at most for
+/// [`BIG_ANSWERS`].
 fn await_lanes(server: &Server, parts: &Parts, demands: &Demands) {
     let began = monotonic();
     while !server.are_lanes_free() && !demands.any() && monotonic().since(began) < BIG_ANSWERS {
@@ -240,7 +240,7 @@ fn await_lanes(server: &Server, parts: &Parts, demands: &Demands) {
     }
 }
 
-/// Replaces the program; state and connections go along.
+/// Replaces the program; it gets the listeners, the state and the connections.
 fn with_memory(
     program: &mut Program,
     target: &Target,
@@ -249,7 +249,7 @@ fn with_memory(
     (state, connections): (&mut File, &[(i32, About)]),
     demands: &Demands,
 ) {
-    // The file is memory, so nothing is waited for under the lock.
+    // The file is memory, so writing to it does not wait while the lock is held.
     parts.shared.with(|registry, now| {
         let _signals = demands.signals.hold();
         match write(state, &mut |out| parts.keeper.write(&mut |step| step(registry, now), out)) {
@@ -262,19 +262,22 @@ fn with_memory(
     });
 }
 
-/// Saves the state and replaces the program; only the listeners go along.
+/// Saves the state and replaces the program; it gets only the listeners.
 fn with_listeners(program: &mut Program, target: &Target, server: &Server, parts: &Parts, demands: &Demands) {
-    // While the event loops stand still, no heartbeat comes after this.
+    // The event loops stand still, so no heartbeat is taken after this save.
     if parts.keeper.save(&parts.shared) {
         let _signals = demands.signals.hold();
         exec(program, target, server, demands, None);
     } else {
-        log::error!("{}", failed(&target.path, &"it would forget what STATE_FILE does not hold"));
+        log::error!(
+            "{}",
+            failed(&target.path, &"it would forget the agents, because STATE_FILE cannot be written")
+        );
     }
 }
 
-/// Replaces the program. To be called while signals are held: one that was read
-/// would be lost with this program.
+/// Replaces the program. Call it while signals are held: a signal that this
+/// program has read would be lost.
 fn exec(
     program: &mut Program,
     target: &Target,
@@ -290,7 +293,7 @@ fn exec(
     log::error!("{}", failed(&target.path, &error));
 }
 
-/// Writes to a file from its start on, and leaves it ready to be read.
+/// Overwrites a file from its start, and rewinds it for the reader.
 fn write(
     file: &mut File,
     work: &mut dyn FnMut(&mut BufWriter<&mut File>) -> io::Result<()>,

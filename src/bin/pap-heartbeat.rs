@@ -1,4 +1,4 @@
-//! Parse, run, exit code: the heartbeats of an agent that cannot send its own.
+//! Parse, run, exit code: sends the heartbeats of an agent that cannot do so itself.
 
 use std::process::exit;
 use std::time::Duration;
@@ -43,7 +43,7 @@ fn run(config: &Config) -> i32 {
     code
 }
 
-/// `--check` and, where all of it is wanted, `--status`.
+/// `--check`; or `--status`, which prints the whole status.
 fn status(flags: &Flags, all: bool) -> i32 {
     let now = monotonic();
     let file = match Config::status_file(flags, &environment) {

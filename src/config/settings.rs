@@ -9,7 +9,7 @@ use pap_process::settings::Kind::{Address, Certificates, Choice, Number, Path, S
 use crate::emitter::settings::{HEARTBEAT_INTERVAL, HEARTBEAT_MODE};
 
 pap_process::settings! {
-    /// the id under which the station knows this cluster
+    /// the id by which the station knows this cluster
     CLUSTER_ID: Text(MAX_TEXT), Required;
     /// the cluster's name for people
     CLUSTER_NAME: Text(MAX_TEXT), Words("CLUSTER_ID");
@@ -19,45 +19,49 @@ pap_process::settings! {
     COLLECTOR_BIND: Address, Words("all, IPv4 and IPv6");
     /// the key that /agents and /observe ask for
     COLLECTOR_API_KEY: Secret, Words("none, everyone may ask");
-    /// where alerts are posted; without it, or without the key for it, they are only logged
+    /// where alerts are posted; without this URL or without STATION_ALERT_KEY they are only logged
     STATION_ALERT_URL: Url(", in which {cluster_id} is filled in"), Words("none");
-    /// the key that is sent along with alerts
+    /// the key that the collector sends with each alert
     STATION_ALERT_KEY: Secret, Words("none");
     /// certificates that are trusted besides the built-in roots, for the station and
-    /// for a collector above
+    /// for a parent collector
     STATION_CA_FILE: Certificates, Words("none");
     /// kept for compatibility: the longest that the collector waits before it looks for
     /// silence; it sleeps at most one second in any case, so values from 1000 on change nothing
     ZOMBIE_CHECK_INTERVAL_MS: Number(1..=3_600_000), Value("10000");
-    /// slack on top of two intervals before silence is a death, in milliseconds
+    /// how much longer than two intervals an agent may be silent before it is dead, in milliseconds
     HEARTBEAT_GRACE_MS: Number(0..=86_400_000), Value("0");
-    /// the most alerts in the queue
+    /// the most alerts that the queue holds
     ALERT_QUEUE_MAX_SIZE: Number(1..=10_000), Value("100");
-    /// the longest that an alert waits in the queue, in milliseconds; deaths outlive it
+    /// the longest that an alert waits in the queue, in milliseconds; a death is not dropped
+    /// after it
     ALERT_QUEUE_TTL_MS: Number(1..=86_400_000), Value("300000");
-    /// whether to tell AGENT_RECOVERED when a death that was told is over
+    /// whether to post AGENT_RECOVERED when an agent is back whose death was told
     ALERT_RECOVERY: Choice(&["false", "true"]), Value("false");
-    /// alerts that are posted at once; never two for one agent
+    /// the most alerts that are posted at the same time; never two for one agent
     ALERT_SENDERS: Number(1..=64), Value("4");
     /// how long a dead agent is remembered, in milliseconds
     AGENT_RETENTION_MS: Number(1..=31_536_000_000), Value("86400000");
-    /// the most agents known at once; more get 503, the known ones go on
+    /// the most agents known at once; a new agent beyond it gets 503, known agents are served
     COLLECTOR_MAX_AGENTS: Number(1..=10_000_000), Value("100000");
-    /// the most watchers at once; more get 503
+    /// the most observers at once; an observer beyond it gets 503
     COLLECTOR_MAX_OBSERVERS: Number(0..=1000), Value("64");
-    /// the most connections at once; near it answers say Connection: close, beyond it those
-    /// that never sent a request, then the longest-idle ones are closed; fewer where there
-    /// are fewer descriptors
+    /// the most connections at once, or fewer where the limit on descriptors is lower; near
+    /// it answers say Connection: close; beyond it the collector first closes connections
+    /// that never sent a request, then the longest-idle ones
     COLLECTOR_MAX_CONNECTIONS: Number(8..=1_000_000), Words("what the container's memory allows, at most 65536");
-    /// threads with an event loop each
+    /// threads that answer requests, each with its own event loop
     COLLECTOR_HTTP_WORKERS: Number(1..=256), Words("the CPUs, 2 to 4");
+    /// the longest that heartbeats are served on after SIGTERM, in milliseconds; two seconds
+    /// without a heartbeat end it too, and 0 ends it at once
+    SHUTDOWN_GRACE_MS: Number(0..=60_000), Value("10000");
     /// the file in which the state survives a restart
     STATE_FILE: Path, Words("none, it does not survive");
     /// how often the state is saved when something changed, in milliseconds
     STATE_INTERVAL_MS: Number(10..=3_600_000), Value("5000");
-    /// a collector above this one, to which this one beats as an agent
+    /// a parent collector, to which this collector sends heartbeats as an agent
     PAP_COLLECTOR_URL: Url(""), Words("none");
-    /// the id under which this collector beats to the one above
+    /// the id that this collector has at the parent collector
     PAP_AGENT_ID: Text(MAX_TEXT), Words("collector/CLUSTER_ID");
     shared HEARTBEAT_MODE, HEARTBEAT_INTERVAL, RUST_LOG, LOG_FORMAT;
 }

@@ -1,16 +1,16 @@
-//! The command line of `pap-collector` beside its settings.
+//! The command line of `pap-collector`, besides its settings.
 
 use argh::{ArgsInfo, FromArgValue, FromArgs};
 
-/// What is to be done instead of running a collector.
+/// What the program does instead of running a collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromArgValue)]
 pub enum Task {
-    /// Ask a running collector how it is.
+    /// Ask a running collector whether it is well.
     Check,
 }
 
-/// Takes the heartbeats of PAP agents, finds out who fell silent, and tells the
-/// station.
+/// Takes the heartbeats of PAP agents, finds agents that fell silent, and tells
+/// the station.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(usage = "[SETTINGS] [--check-config | --version | check [--live]]")]
 pub struct Switches {
@@ -18,7 +18,7 @@ pub struct Switches {
     /// whether it is ready, print a line and exit with 0 or 1
     #[argh(positional)]
     pub task: Option<Task>,
-    /// with "check", ask only whether it runs
+    /// with "check", ask only whether the collector runs
     #[argh(switch)]
     pub live: bool,
     /// print the effective configuration, secrets hidden, and exit

@@ -1,5 +1,5 @@
-//! A command of ours: started, told every signal, waited for. As process 1 of
-//! a container we also wait for whoever else is left behind.
+//! Runs the agent as a command: starts it, passes signals on, and waits for its end.
+//! As process 1 of a container we also wait for orphans of other processes.
 
 use std::ffi::OsString;
 use std::io;
@@ -19,34 +19,34 @@ use pap_core::time::Monotonic;
 use pap_process::clock::monotonic;
 use pap_process::signals::{Caught, Signal, Signals, is_ignored};
 
-/// What a shell exits with when there is no such command, or it cannot be run.
+/// The exit codes of a shell if a command is not found, or cannot be run.
 const NOT_FOUND: i32 = 127;
 const NOT_RUN: i32 = 126;
-/// What a shell adds to the number of the signal that ended a command.
+/// A shell's exit code is this plus the number of the signal that ended a command.
 const BY_SIGNAL: i32 = 128;
 
-/// A command that was told to end so long ago and lives does something else.
+/// A SIGTERM makes an end within this time a planned stop.
 const LONGEST_STOP: Duration = Duration::from_secs(3600);
-/// The same for what may have been meant as a question.
+/// The same for Ctrl-C, and shorter: many programs ask the user before they quit.
 const LONGEST_INTERRUPT: Duration = Duration::from_secs(10);
 
-/// The signals that are to be taken before the command is started. Those that
-/// are ignored, as by nohup(1), stay so.
+/// The signals to take before the command starts. A signal that is ignored, as by
+/// nohup(1), stays ignored.
 pub fn signals() -> Vec<Signal> {
     let ours = [Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGWINCH, Signal::SIGCHLD];
     let usual = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
     ours.into_iter().chain(usual.into_iter().filter(|&signal| !is_ignored(signal))).collect()
 }
 
-/// Starts a command, with these signals blocked.
+/// Starts a command. It inherits `blocked` as its mask of blocked signals.
 ///
 /// # Errors
-/// Why it cannot be, and what to exit with.
+/// The exit code, and why the command cannot be started.
 #[expect(unsafe_code, reason = "our signals are blocked, and the command is not to inherit that")]
 pub fn start(program: &OsString, arguments: &[OsString], blocked: SigSet) -> Result<Child, (i32, String)> {
     let name = program.to_string_lossy().into_owned();
-    // SAFETY: the default runs no code. Where it was ignored, as a shell can
-    // do it, the end of the command would not be told.
+    // SAFETY: the default action runs no code of ours. A shell may have left SIGCHLD
+    // ignored; then the kernel would not report the end of the command.
     let default = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
     default.map_err(|error| (NOT_RUN, format!("cannot wait for {}: {error}", name.escape_debug())))?;
     let mut command = Command::new(program);
@@ -63,8 +63,8 @@ pub fn start(program: &OsString, arguments: &[OsString], blocked: SigSet) -> Res
     }
 }
 
-/// The mode that a signal asks for. A terminal that changes its size asks for
-/// nothing.
+/// The mode that a signal asks for. SIGWINCH from the terminal, whose size changed,
+/// asks for none.
 fn mode(caught: Caught) -> Option<Mode> {
     match caught.signal {
         Signal::SIGUSR1 => Some(Mode::Emergency),
@@ -74,7 +74,7 @@ fn mode(caught: Caught) -> Option<Mode> {
     }
 }
 
-/// Passes signals on until the command has ended, and says so.
+/// Passes signals on until the command has ended, then sends [`Event::End`].
 pub fn attend(child: u32, signals: &Signals, events: &Sender<Event>) {
     let Ok(child) = i32::try_from(child).map(Pid::from_raw) else { return };
     let mut planned_until = Monotonic::default();
@@ -84,7 +84,7 @@ pub fn attend(child: u32, signals: &Signals, events: &Sender<Event>) {
         let longest = match caught.signal {
             Signal::SIGCHLD => {
                 if let Some(code) = reap(Some(child)) {
-                    // There is nobody left to pass signals to.
+                    // If the receiver is gone, the process is ending anyway.
                     let planned = code == 0 || now < planned_until;
                     let _ = events.send(Event::End { planned, code });
                     return;
@@ -100,31 +100,32 @@ pub fn attend(child: u32, signals: &Signals, events: &Sender<Event>) {
             _ => Duration::ZERO,
         };
         planned_until = planned_until.max(now + longest);
-        // A terminal's interrupt goes to all of its foreground group; its
-        // hangup may be for us alone.
+        // A terminal sends Ctrl-C to its whole foreground group, so the command has
+        // it already. A hangup may come to us alone.
         let has_it = !caught.by_process
             && caught.signal != Signal::SIGHUP
             && getpgid(Some(child)).is_ok_and(|group| group == getpgrp());
         if !has_it {
-            // It may have ended a moment ago.
+            // The command may just have ended.
             let _ = kill(child, caught.signal);
         }
         if caught.signal == Signal::SIGTERM {
-            // The other end is there as long as this loop is.
+            // The emitter holds the other end until this loop sends the end.
             let _ = events.send(Event::Leaving);
         }
     }
 }
 
-/// Tells the mode that a signal asks for, if any. A mode that finds no room
-/// comes after many others.
+/// Sends the mode that a signal asks for, if any. If the channel is full, many other
+/// modes wait already, and this one is dropped.
 pub fn tell_mode(caught: Caught, events: &Sender<Event>) {
     if let Some(mode) = mode(caught) {
         let _ = events.try_send(Event::Mode(mode));
     }
 }
 
-/// Waits for all who have ended; the exit code of `child` if it is among them.
+/// Reaps all children that have ended. Returns the exit code of `child` if it is one
+/// of them.
 pub fn reap(child: Option<Pid>) -> Option<i32> {
     let mut result = None;
     while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {

@@ -16,12 +16,12 @@ use pap_core::heartbeat::{AgentId, Mode};
 use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
 use pap_process::settings::{ConfigError, Flags, Reader, Source};
 
-/// How often an agent beats.
+/// How often an agent sends heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rhythm {
     /// The mode it announces.
     pub mode: Mode,
-    /// The longest time between two heartbeats; none for the mode's own.
+    /// The longest time between two heartbeats; None for the interval of the mode.
     pub longest: Option<Duration>,
 }
 
@@ -37,7 +37,9 @@ impl Rhythm {
         let rhythm = Self { mode, longest };
         if longest.is_some_and(|longest| longest > rhythm.interval()) {
             let own = mode.interval();
-            warnings.push(format!("HEARTBEAT_INTERVAL is longer than {mode} allows: beating every {own:?}"));
+            warnings.push(format!(
+                "HEARTBEAT_INTERVAL is longer than {mode} allows, so a heartbeat is sent every {own:?}"
+            ));
         }
         from.show(&HEARTBEAT_INTERVAL, &rhythm.interval().as_secs());
         Ok(rhythm)
@@ -49,31 +51,32 @@ impl Rhythm {
     }
 }
 
-/// What is vouched for.
+/// The liveness source: what says that the agent lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Vouching {
-    /// What answers at a URL in so much time.
+pub enum Liveness {
+    /// A URL that answers within this time.
     Probe(String, Duration),
-    /// The process that a file names.
+    /// The process whose number is in this file.
     PidFile(PathBuf),
     /// A command of ours and its arguments.
     Command(OsString, Vec<OsString>),
-    /// Nothing else.
+    /// None but `pap-heartbeat` itself.
     Itself,
 }
 
 /// A complete, valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Who beats.
+    /// The agent.
     pub identity: Identity,
-    /// How often.
+    /// How often it sends heartbeats.
     pub rhythm: Rhythm,
-    /// To whom.
+    /// Where the heartbeats go.
     pub targets: Targets,
-    /// For what.
-    pub vouching: Vouching,
-    /// After so many failed probes it beats in EMERGENCY; none for silence.
+    /// What says that the agent lives.
+    pub liveness: Liveness,
+    /// After this many failed probes in a row it sends heartbeats in EMERGENCY; None:
+    /// a failed probe means silence.
     pub emergency_after: Option<u32>,
     /// A file that holds the mode.
     pub mode_file: Option<PathBuf>,
@@ -83,7 +86,7 @@ pub struct Config {
     pub log_filter: String,
     /// How log lines look.
     pub log_format: LogFormat,
-    /// What is likely a mistake, though allowed.
+    /// What is allowed but probably a mistake, for the log.
     pub warnings: Vec<String>,
     effective: String,
 }
@@ -103,15 +106,15 @@ impl Config {
         let id = agent_id(&mut from)?;
         let name = from.value_or(&PAP_AGENT_NAME, || id.to_string())?;
         let targets = targets(&mut from, &mut warnings)?;
-        let vouching = vouching(&mut from, command)?;
+        let liveness = liveness(&mut from, command)?;
         let shortest = Mode::Emergency.interval() / 2;
-        if matches!(vouching, Vouching::Probe(_, patience) if patience > shortest) {
+        if matches!(liveness, Liveness::Probe(_, patience) if patience > shortest) {
             warnings
-                .push(format!("PAP_PROBE_TIMEOUT_MS is cut to half an interval: {shortest:?} in EMERGENCY"));
+                .push(format!("PAP_PROBE_TIMEOUT_MS is longer than half an interval of EMERGENCY, so there the probe gets {shortest:?}"));
         }
         let emergency_after = from.value_if_any::<u32>(&PAP_EMERGENCY_AFTER)?;
         if let Some(failures) = emergency_after
-            && !matches!(vouching, Vouching::Probe(..))
+            && !matches!(liveness, Liveness::Probe(..))
         {
             let allowed = "only with PAP_PROBE, as it counts failures of that probe: \
                            set PAP_PROBE, or leave PAP_EMERGENCY_AFTER out";
@@ -122,7 +125,7 @@ impl Config {
         Ok(Self {
             rhythm: Rhythm::read(&mut from, &mut warnings)?,
             targets,
-            vouching,
+            liveness,
             emergency_after,
             mode_file: from.path(&PAP_MODE_FILE)?,
             status_file,
@@ -134,11 +137,11 @@ impl Config {
         })
     }
 
-    /// Where the status is kept, whatever the rest may be: who asks for it
-    /// needs no more.
+    /// Where the status is kept, for `--check` and `--status`. Other settings are not
+    /// looked at, so they may be wrong.
     ///
     /// # Errors
-    /// There is neither a status file nor an agent's id.
+    /// Neither a status file nor an agent's id is set, or one of them is wrong.
     pub fn status_file(flags: &Flags, environment: &Source<'_>) -> Result<StatusFile, ConfigError> {
         let mut from = Reader::new(SETTINGS, flags, environment);
         status_file(&mut from, agent_id)
@@ -150,7 +153,7 @@ impl Config {
     }
 }
 
-/// The status file, for which the agent's id may not be needed.
+/// The status file. The agent's id is only needed for the usual places.
 fn status_file(
     from: &mut Reader<'_>,
     id: impl FnOnce(&mut Reader<'_>) -> Result<AgentId, ConfigError>,
@@ -176,7 +179,7 @@ fn targets(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Targets,
             return Err(ConfigError::new(PAP_COLLECTOR_URL.name, None, needed));
         }
         (None, Some(_), _) => {
-            warnings.push("PAP_COLLECTOR_URL is not set: beating to the station alone".into());
+            warnings.push("PAP_COLLECTOR_URL is not set, so heartbeats go to the station alone".into());
         }
         _ => {}
     }
@@ -188,33 +191,40 @@ fn targets(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Targets,
         );
     }
     if station.is_some() && key.is_none() {
-        warnings.push("PAP_AGENT_KEY is not set: the station may refuse our heartbeats".into());
+        warnings.push(
+            "PAP_AGENT_KEY is not set, so the station may refuse our heartbeats; set it to the agent's key"
+                .into(),
+        );
     }
     let roots = from.certificates(&PAP_CA_FILE)?;
     Ok(Targets { collector, station: station.map(|url| (url, key)), roots })
 }
 
-fn vouching(from: &mut Reader<'_>, command: Option<Vec<OsString>>) -> Result<Vouching, ConfigError> {
+fn liveness(from: &mut Reader<'_>, command: Option<Vec<OsString>>) -> Result<Liveness, ConfigError> {
     let probe = from.url(&PAP_PROBE, |raw| raw)?;
     let patience = from.millis(&PAP_PROBE_TIMEOUT_MS)?;
     let only_one = |variable: &str, value: &str| {
-        ConfigError::new(variable, Some(value), "one of --probe, --pid-file and a command after --, not two")
+        ConfigError::new(
+            variable,
+            Some(value),
+            "only one of --probe, --pid-file and a command after --, not two",
+        )
     };
     let command = command.map(|words| {
         let mut words = words.into_iter();
         let program = words.next();
         let missing = || ConfigError::new("--", None, "the command to run and its arguments");
-        Ok(Vouching::Command(program.ok_or_else(missing)?, words.collect()))
+        Ok(Liveness::Command(program.ok_or_else(missing)?, words.collect()))
     });
     match (probe, from.path(&PAP_PID_FILE)?, command.transpose()?) {
         (Some(_), Some(path), _) | (None, Some(path), Some(_)) => {
             Err(only_one(PAP_PID_FILE.name, &path.to_string_lossy()))
         }
         (Some(url), None, Some(_)) => Err(only_one(PAP_PROBE.name, &url)),
-        (Some(url), None, None) => Ok(Vouching::Probe(url, patience)),
-        (None, Some(path), None) => Ok(Vouching::PidFile(path)),
+        (Some(url), None, None) => Ok(Liveness::Probe(url, patience)),
+        (None, Some(path), None) => Ok(Liveness::PidFile(path)),
         (None, None, Some(command)) => Ok(command),
-        (None, None, None) => Ok(Vouching::Itself),
+        (None, None, None) => Ok(Liveness::Itself),
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a heartbeat vouches for: it means that the agent lives, not that the
-//! one who sends it does.
+//! Liveness sources: the emitter asks one before each heartbeat, so a heartbeat means
+//! that the agent lives, and not only that the emitter runs.
 
 use std::fs;
 use std::io;
@@ -17,22 +17,22 @@ use pap_process::clock::{monotonic, since_boot, wall};
 use pap_process::files::read_small;
 use pap_process::panics;
 
-/// What a time from the wall clock may differ by from one of the kernel's.
+/// How much a time of the wall clock may differ from a time of the kernel.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(10);
 
-/// Something that lives or not.
+/// Says whether the agent lives.
 pub trait LivenessSource: Send {
-    /// For how long it has lived. To look takes at most `patience`.
+    /// How long the agent has lived. Takes at most `patience`.
     ///
     /// # Errors
-    /// Why it does not seem to, in words for people.
+    /// Why the agent does not seem to live, in words for people.
     fn look(&mut self, patience: Duration) -> Result<Duration, String>;
 
-    /// What it is, in words for people.
+    /// What the source is, in words for people.
     fn describe(&self) -> String;
 }
 
-/// This process, where there is nothing else to vouch for.
+/// This process, if no other liveness source is configured.
 #[derive(Debug)]
 pub struct Itself;
 
@@ -42,11 +42,11 @@ impl LivenessSource for Itself {
     }
 
     fn describe(&self) -> String {
-        "itself alone".into()
+        "this process alone".into()
     }
 }
 
-/// How long this process has run. Going on in another image changes nothing.
+/// How long this process has run. A re-exec does not reset it.
 ///
 /// # Errors
 /// /proc cannot be read.
@@ -54,17 +54,17 @@ pub fn uptime_of_this_process() -> Result<Duration, String> {
     Process::find("self").map(Process::uptime)
 }
 
-/// A URL that answers with a 2xx.
+/// A URL: the agent lives while it answers with a 2xx.
 pub struct Probe {
     client: Client,
     url: String,
     patience: Duration,
-    /// When it was first good without having been gone in between.
+    /// When it was first good, since the last time that nobody listened there.
     since: Option<Monotonic>,
 }
 
 impl Probe {
-    /// Asks `url`, which may take `patience` to answer.
+    /// A probe of `url`, which must answer within `patience`.
     pub fn new(url: String, patience: Duration, roots: &[Certificate<'static>]) -> Self {
         Self { client: Client::new(USER_AGENT, roots), url, patience, since: None }
     }
@@ -78,7 +78,7 @@ impl LivenessSource for Probe {
                 let now = monotonic();
                 Ok(now.since(*self.since.get_or_insert(now)))
             }
-            // It runs, though it is not well.
+            // The agent runs but is not well, so its uptime goes on.
             Ok(answer) => {
                 let code = answer.status().as_u16();
                 Err(format!("the probe answers {code}: {}", client::excerpt(answer)))
@@ -86,7 +86,7 @@ impl LivenessSource for Probe {
             Err(error) => {
                 if matches!(&error, ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused)
                 {
-                    // Nobody is there: what comes next is another process.
+                    // Nobody listens there, so the next good answer is another process's.
                     self.since = None;
                 }
                 Err(format!("the probe: {}", client::trouble(&error)))
@@ -95,19 +95,20 @@ impl LivenessSource for Probe {
     }
 
     fn describe(&self) -> String {
-        format!("what answers at {}", self.url)
+        format!("the answers of {}", self.url)
     }
 }
 
-/// The process whose number is in a file.
+/// A pid file: the agent lives while the process does whose number it holds.
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
-    /// The file and the process it stood for when it was last looked at.
+    /// The version of the file and the process, as of the last look.
     known: Option<(Written, Process)>,
 }
 
-/// One version of the file: its number, its inode and when it was written.
+/// One version of the file: the process's number in it, its inode, and when it was
+/// written (seconds and nanoseconds).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Written(u32, u64, i64, i64);
 
@@ -128,25 +129,30 @@ impl LivenessSource for PidFile {
         let process = Process::find(&number.to_string())?;
         let is_another = match &self.known {
             Some((known, before)) if *known == written => before.started != process.started,
-            // The file is new to us. Who wrote it was there before it.
+            // This version is new to us. Its writer started before writing it, so a file
+            // that is older than the process is from an earlier process.
             _ => {
                 let age = about.modified().ok().map(|at| wall().since(at));
                 age.is_some_and(|age| age > process.uptime() + CLOCKS_DIFFER)
             }
         };
+        // The kernel gives the number of an ended process to a new one.
         if is_another {
-            return Err(format!("{} is older than process {number}: it was another's", self.path.display()));
+            return Err(format!(
+                "{} is older than process {number}, so it names an earlier process with this number",
+                self.path.display()
+            ));
         }
         self.known = Some((written, process));
         process.alive(number)
     }
 
     fn describe(&self) -> String {
-        format!("the process that {} names", self.path.display())
+        format!("the process whose number is in {}", self.path.display())
     }
 }
 
-/// A process that we started.
+/// The command that we started.
 #[derive(Debug)]
 pub struct Child {
     /// Its number.
@@ -161,7 +167,7 @@ impl LivenessSource for Child {
     fn look(&mut self, _: Duration) -> Result<Duration, String> {
         match Process::find(&self.pid.to_string()) {
             Ok(process) => drop(process.alive(self.pid)?),
-            // Where /proc is there, one that has ended is known to us.
+            // If /proc works, the process has ended.
             Err(why) if Process::find("self").is_ok() => return Err(why),
             Err(_) => {}
         }
@@ -173,12 +179,12 @@ impl LivenessSource for Child {
     }
 }
 
-/// What /proc says of a process (proc_pid_stat(5)).
+/// What /proc says about a process (proc_pid_stat(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Process {
     state: char,
     threads: u64,
-    /// When it was started, in clock ticks since the system was.
+    /// When the process started, in clock ticks since the boot.
     started: u64,
 }
 
@@ -188,11 +194,12 @@ impl Process {
             io::ErrorKind::NotFound => format!("there is no process {pid}"),
             _ => format!("process {pid}: {error}"),
         })?;
-        Self::parse(&text).ok_or_else(|| format!("process {pid} cannot be understood"))
+        Self::parse(&text)
+            .ok_or_else(|| format!("process {pid}: its stat file in /proc cannot be understood"))
     }
 
     fn parse(text: &str) -> Option<Self> {
-        // The name before it may hold spaces and parentheses.
+        // The name, which comes first, may hold spaces and parentheses.
         let (_, rest) = text.rsplit_once(") ")?;
         let mut fields = rest.split(' ');
         let state = fields.next()?.chars().next()?;
@@ -212,7 +219,7 @@ impl Process {
 
     fn alive(self, pid: u32) -> Result<Duration, String> {
         match self.state {
-            // Its first thread may end before the others.
+            // The first thread of a process may end before its other threads.
             'Z' | 'X' | 'x' if self.threads <= 1 => Err(format!("process {pid} has ended")),
             'T' => Err(format!("process {pid} is stopped")),
             _ => Ok(self.uptime()),
@@ -248,12 +255,12 @@ mod tests {
         let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
         fs::write(&path, format!("{}\n", child.id())).unwrap();
         assert!(source.look(LONG).unwrap() < Duration::from_secs(60));
-        // The same number in the same file, and another process.
+        // The same number in the same file, but another process.
         source.known.as_mut().unwrap().1.started -= 1;
-        assert!(source.look(LONG).unwrap_err().contains("it was another's"));
+        assert!(source.look(LONG).unwrap_err().contains("names an earlier process"));
         fs::write(&path, format!("{} \n", child.id())).unwrap();
         source.look(LONG).unwrap();
-        // One that was left by who had the number before.
+        // A file that an earlier process with this number has left.
         let file = fs::File::options().write(true).open(&path).unwrap();
         file.set_modified(std::time::UNIX_EPOCH).unwrap();
         assert!(PidFile::new(path.clone()).look(LONG).unwrap_err().contains("is older than process"));
@@ -261,7 +268,7 @@ mod tests {
         child.kill().unwrap();
         fs::write(&path, child.id().to_string()).unwrap();
         while source.look(LONG).is_ok() {}
-        assert!(source.look(LONG).unwrap_err().contains("has ended"), "nobody has asked for it yet");
+        assert!(source.look(LONG).unwrap_err().contains("has ended"), "nobody has waited for it yet");
         child.wait().unwrap();
         assert!(source.look(LONG).unwrap_err().contains("there is no process"));
     }

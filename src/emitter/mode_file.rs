@@ -1,4 +1,4 @@
-//! A file that holds the mode, for those who cannot send signals.
+//! A file that holds the mode, for users that cannot send signals.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,8 +15,8 @@ pub struct ModeFile {
 }
 
 impl ModeFile {
-    /// How often to look. Files that are replaced as a whole, as Kubernetes
-    /// does it, are not seen by watching one.
+    /// How often to look. Watching the file (inotify(7)) would miss a replacement,
+    /// which is how Kubernetes changes files.
     pub const LOOK_EVERY: Duration = Duration::from_millis(500);
 
     /// The file at `path`.
@@ -38,14 +38,14 @@ impl ModeFile {
                 let mode = Mode::from_name(&text);
                 if mode.is_none() {
                     log::warn!(
-                        "{path} holds \"{}\", and the mode stays; allowed: EMERGENCY, IDLE, SLEEP",
+                        "{path} holds \"{}\", so the mode does not change; allowed: EMERGENCY, IDLE, SLEEP",
                         text.escape_debug()
                     );
                 }
                 mode
             }
             Err(error) => {
-                log::warn!("{path} cannot be read, and the mode stays: {error}");
+                log::warn!("{path} cannot be read, so the mode does not change: {error}");
                 None
             }
         }
@@ -73,7 +73,7 @@ mod tests {
         assert_eq!(file.look(), None);
         fs::remove_file(&path).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
-        assert_eq!(file.look(), None, "nobody waits for who writes to a pipe");
+        assert_eq!(file.look(), None, "it does not wait for a writer of a pipe");
         fs::remove_file(&path).unwrap();
         fs::write(&path, " EMERGENCY ").unwrap();
         assert_eq!(file.look(), Some(Mode::Emergency));

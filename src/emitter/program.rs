@@ -1,5 +1,5 @@
-//! The process `pap-heartbeat`: the emitter on the main thread, signals on
-//! another.
+//! The process `pap-heartbeat`: the emitter runs on the main thread, another thread
+//! reads signals.
 
 use std::ffi::OsString;
 use std::process;
@@ -10,7 +10,7 @@ use crossbeam_channel::{Sender, bounded};
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
-use super::config::{Config, Vouching};
+use super::config::{Config, Liveness};
 use super::liveness::{Child, Itself, PidFile, Probe};
 use super::{Emitter, Event, LivenessSource, ModeFile, command};
 use crate::VERSION;
@@ -21,11 +21,11 @@ use pap_process::signals::{Signal, Signals};
 
 /// Events that may wait.
 const MOST_EVENTS: usize = 64;
-/// How long the log may take to go out.
+/// How long writing the rest of the log may take.
 const FLUSH: Duration = Duration::from_millis(500);
 
-/// Beats until there is nothing left to vouch for, or until it is told to
-/// stop. Returns the exit code.
+/// Sends heartbeats until the command ends or a signal asks for the stop. Returns the
+/// exit code.
 pub fn run(config: &Config, log: &Log, signals: Signals) -> i32 {
     let panic_log = log.clone();
     on_panic_of_ours(move |panic| {
@@ -34,9 +34,9 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> i32 {
         process::exit(BUG);
     });
     let (told, events) = bounded(MOST_EVENTS);
-    let Config { identity, rhythm, targets, vouching, .. } = config;
-    let source: Box<dyn LivenessSource> = match vouching {
-        Vouching::Command(program, arguments) => match start(program, arguments, signals, told) {
+    let Config { identity, rhythm, targets, liveness, .. } = config;
+    let source: Box<dyn LivenessSource> = match liveness {
+        Liveness::Command(program, arguments) => match start(program, arguments, signals, told) {
             Ok(child) => Box::new(child),
             Err(code) => return code,
         },
@@ -46,11 +46,11 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> i32 {
                 return no_thread(&error);
             }
             match other {
-                Vouching::Probe(url, patience) => {
+                Liveness::Probe(url, patience) => {
                     Box::new(Probe::new(url.clone(), *patience, &targets.roots))
                 }
-                Vouching::PidFile(path) => Box::new(PidFile::new(path.clone())),
-                Vouching::Command(..) | Vouching::Itself => Box::new(Itself),
+                Liveness::PidFile(path) => Box::new(PidFile::new(path.clone())),
+                Liveness::Command(..) | Liveness::Itself => Box::new(Itself),
             }
         }
     };
@@ -75,7 +75,7 @@ fn start(
     })?;
     let pid = child.pid;
     spawn(move || command::attend(pid, &signals, &told)).map_err(|error| {
-        // Nobody would pass signals on to it.
+        // Without this thread nobody would pass signals on to the command.
         let _ = i32::try_from(pid).map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
         no_thread(&error)
     })?;
@@ -88,10 +88,11 @@ fn obey(signals: &Signals, log: &Log, events: &Sender<Event>) {
     loop {
         let caught = signals.next(|_| ());
         match caught.signal {
-            // As process 1 we have children that are not ours.
+            // Process 1 of a container inherits the orphans of others.
             Signal::SIGCHLD => drop(command::reap(None)),
             Signal::SIGUSR1 | Signal::SIGUSR2 | Signal::SIGWINCH => command::tell_mode(caught, events),
-            // There is nothing to load again; a terminal that is gone is the end.
+            // A SIGHUP from a process asks to reload, and there is nothing to reload. One
+            // from the terminal says that it is gone, and ends the program.
             Signal::SIGHUP if caught.by_process => {}
             _ if asked_to_stop => {
                 log.flush_within(FLUSH);
@@ -99,7 +100,7 @@ fn obey(signals: &Signals, log: &Log, events: &Sender<Event>) {
             }
             _ => {
                 asked_to_stop = true;
-                // The other end is there as long as the process is.
+                // The main thread holds the other end, and ends with the process.
                 let _ = events.send(Event::End { planned: true, code: STOPPED });
             }
         }
@@ -107,7 +108,7 @@ fn obey(signals: &Signals, log: &Log, events: &Sender<Event>) {
 }
 
 fn announce(config: &Config, source: &dyn LivenessSource) {
-    let Config { identity, rhythm, targets, vouching, .. } = config;
+    let Config { identity, rhythm, targets, liveness, .. } = config;
     log::info!(
         "pap-heartbeat {VERSION} for {} ({}), {} every {:?}",
         identity.name.escape_debug(),
@@ -117,17 +118,19 @@ fn announce(config: &Config, source: &dyn LivenessSource) {
     );
     let station = targets.station.as_ref().map(|(url, _)| url.as_str());
     match (&targets.collector, station) {
-        (Some(collector), Some(station)) => log::info!("heartbeats: to {collector}, else to {station}"),
+        (Some(collector), Some(station)) => {
+            log::info!("heartbeats: to {collector}, or to {station} if the collector takes none");
+        }
         (Some(url), None) => log::info!("heartbeats: to {url}"),
         (None, url) => log::info!("heartbeats: to {}", url.unwrap_or_default()),
     }
-    if *vouching == Vouching::Itself {
+    if *liveness == Liveness::Itself {
         log::warn!(
-            "vouching for itself alone: a heartbeat says that this process lives, not that an agent does \
-             (--probe, --pid-file, or a command after -- says more)"
+            "no liveness source: a heartbeat only says that this process runs, not that the agent lives; \
+             give --probe, --pid-file, or a command after --"
         );
     } else {
-        log::info!("vouching for {}", source.describe());
+        log::info!("liveness source: {}", source.describe());
     }
     for warning in &config.warnings {
         log::warn!("{warning}");

@@ -11,29 +11,29 @@ pap_process::settings! {
     PAP_AGENT_ID: Text(MAX_TEXT), Required;
     /// the agent's name for people
     PAP_AGENT_NAME: Text(MAX_TEXT), Words("PAP_AGENT_ID");
-    /// the agent's key, sent to the station alone
+    /// the agent's key, sent only to the station
     PAP_AGENT_KEY: Secret, Words("none");
     /// the collector, such as http://pap-collector.agents.svc:8080
     PAP_COLLECTOR_URL: Url(""), Words("none; this or PAP_STATION_URL is required");
-    /// the station, for when the collector takes nothing; heartbeats go to
-    /// URL/api/agents/ID/heartbeat, and the URL may end with /api/agents already
+    /// the station, which gets the heartbeats that the collector does not take, at
+    /// URL/api/agents/ID/heartbeat; the URL may already end with /api/agents
     PAP_STATION_URL: Url(""), Words("none");
     /// certificates that are trusted besides the built-in roots
     PAP_CA_FILE: Certificates, Words("none");
-    /// the mode that the heartbeats of this program announce
+    /// the mode that the heartbeats of this program say
     HEARTBEAT_MODE: Choice(&[Mode::Idle.as_str(), Mode::Emergency.as_str(), Mode::Sleep.as_str()]),
         Value(Mode::Idle.as_str());
-    /// seconds between two heartbeats of this program; more than the mode allows is not obeyed
+    /// seconds between two heartbeats of this program; never more than the mode allows
     HEARTBEAT_INTERVAL: Number(1..=900), Words("the mode's: 30 for IDLE, 5 for EMERGENCY, 900 for SLEEP");
     /// the agent lives while this URL answers with a 2xx
     PAP_PROBE as "probe": Url(""), Words("none");
     /// how long the probe may take to answer, in milliseconds; half an interval at most
     PAP_PROBE_TIMEOUT_MS as "probe-timeout-ms": Number(1..=60_000), Value("1000");
-    /// the agent lives while the process does whose number is in this file
+    /// the agent lives while the process lives whose number is in this file
     PAP_PID_FILE as "pid-file": Path, Words("none");
-    /// beat in EMERGENCY after so many failures of the probe in a row
-    PAP_EMERGENCY_AFTER as "emergency-after": Number(1..=1000), Words("never, a failing probe is silence");
-    /// a file that holds the mode and may change; it is looked at twice a second
+    /// send heartbeats in EMERGENCY after this many failures of the probe in a row
+    PAP_EMERGENCY_AFTER as "emergency-after": Number(1..=1000), Words("never; while the probe fails, no heartbeat is sent");
+    /// a file that holds the mode; the program reads it twice a second
     PAP_MODE_FILE as "mode-file": Path, Words("none");
     /// where the status is kept for --check and --status
     PAP_STATUS_FILE as "status-file": Path, Words("a file in /run, else in /tmp, named after the agent");

@@ -1,5 +1,5 @@
-//! The status file: what the last heartbeats came to, for `--check` and
-//! `--status`, which are other processes.
+//! The status file: who took the last heartbeat, and what is wrong. `--check` and
+//! `--status`, which run as other processes, read it.
 
 use std::fmt;
 use std::fs;
@@ -19,10 +19,10 @@ use pap_core::time::{Monotonic, millis};
 use pap_process::clock::{monotonic, wall};
 use pap_process::files::{Durability, read_small, replace};
 
-/// Where the file is if nobody says so: the first place that can be written.
+/// Where the file is by default: the first of these that can be written.
 const PLACES: [&str; 2] = ["/run", "/tmp"];
 
-/// What of an id goes into a file's name, in bytes; names have at most 255.
+/// The longest part of an id in a file's name, in bytes. A name has at most 255.
 const LONGEST_NAME: usize = 200;
 
 /// One status.
@@ -34,7 +34,7 @@ pub struct Status {
     mode: Mode,
     interval_ms: u64,
     vouches_for: String,
-    /// When and by whom a heartbeat was last taken.
+    /// The last heartbeat that was taken.
     accepted: Option<Accepted>,
     /// What is wrong now; empty if nothing is.
     trouble: String,
@@ -44,16 +44,16 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Accepted {
     by: String,
-    /// For people.
+    /// When it was taken, for people.
     at: String,
-    /// The same on the monotonic clock, in milliseconds.
+    /// The same time on the monotonic clock, in milliseconds.
     monotonic_ms: u64,
-    /// What it promised.
+    /// The interval that it promised.
     interval_ms: u64,
 }
 
 impl Status {
-    /// The status of one who has sent nothing yet.
+    /// The status before the first heartbeat.
     pub fn new(identity: &Identity, vouches_for: String) -> Self {
         Self {
             agent_id: identity.id.to_string(),
@@ -67,13 +67,13 @@ impl Status {
         }
     }
 
-    /// The pace from now on.
+    /// Sets the mode and the interval.
     pub fn paced(&mut self, mode: Mode, interval: Duration) {
         (self.mode, self.interval_ms) = (mode, millis(interval));
     }
 
-    /// Somebody or nobody took a heartbeat that promised another within
-    /// `interval`, with this trouble.
+    /// Records the outcome of a heartbeat, which promised the next one within
+    /// `interval`, and what went wrong.
     pub fn tried(&mut self, taken: Taken, interval: Duration, trouble: &str) {
         trouble.clone_into(&mut self.trouble);
         let by = match taken {
@@ -89,7 +89,7 @@ impl Status {
     /// Whether a heartbeat was taken within two intervals.
     ///
     /// # Errors
-    /// None was. Both are a line for people.
+    /// No heartbeat was. Either text is one line for people.
     pub fn check(&self, now: Monotonic) -> Result<String, String> {
         let trouble = if self.trouble.is_empty() {
             String::new()
@@ -117,7 +117,7 @@ impl Status {
         let (Ok(summary) | Err(summary)) = self.check(now);
         let accepted = self.accepted.as_ref().map_or("never", |accepted| &accepted.at);
         format!(
-            "agent      {} ({agent_id})\nvouches    for {}\nheartbeat  {mode}, every {:?}\nlast taken {accepted}\n\
+            "agent      {} ({agent_id})\nliveness   {}\nheartbeat  {mode}, every {:?}\nlast taken {accepted}\n\
              process    {pid}\n{summary}",
             agent_name.escape_debug(),
             vouches_for.escape_debug(),
@@ -131,7 +131,7 @@ impl Status {
 pub struct StatusFile(Vec<PathBuf>);
 
 impl StatusFile {
-    /// The usual places of this agent.
+    /// The usual places for this agent.
     pub fn usual(id: &AgentId) -> Self {
         let mut name = id.to_path();
         if name.len() > LONGEST_NAME {
@@ -163,10 +163,10 @@ impl StatusFile {
         result
     }
 
-    /// Reads the latest of those that are there.
+    /// Reads the status from all places, and returns the latest.
     ///
     /// # Errors
-    /// There is none that can be believed, in words for people.
+    /// No place has a usable status; why, in words for people.
     pub fn read(&self) -> Result<Status, String> {
         let mut trouble = None;
         let mut latest: Option<Status> = None;
@@ -177,7 +177,7 @@ impl StatusFile {
                     latest = Some(status);
                 }
                 Ok(_) => {}
-                // That there is none says less than that one is no good.
+                // An unusable file says more than a missing one.
                 Err(error) if trouble.is_some() && error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => trouble = Some(format!("{}: {error}", path.display())),
             }
@@ -185,29 +185,29 @@ impl StatusFile {
         latest.ok_or_else(|| trouble.unwrap_or_default())
     }
 
-    /// Takes our status away: we beat no more.
+    /// Removes our status, as we send no more heartbeats.
     pub fn remove(&self) {
         for path in &self.0 {
-            // Another of the same agent may have begun before we ended.
+            // Another process for the same agent may have started before we end.
             if read(path).is_ok_and(|status| status.pid == std::process::id()) {
-                // If it stays, it grows old.
+                // If this fails, the file stays, and --check soon calls it too old.
                 let _ = fs::remove_file(path);
             }
         }
     }
 }
 
-/// What was written by us, by root, or by anybody for root to see.
+/// Reads one place. The file must be ours or root's; root reads anybody's.
 fn read(path: &Path) -> io::Result<Status> {
     let (text, about) = read_small(path)?;
     let us = geteuid().as_raw();
     if us != 0 && about.uid() != us && about.uid() != 0 {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it was written by another user"));
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "another user wrote it"));
     }
     let status: Status = serde_json::from_str(&text)?;
     let is_later = |accepted: &Accepted| accepted.monotonic_ms > millis(monotonic().reading());
     if status.accepted.as_ref().is_some_and(is_later) {
-        return Err(io::Error::other("it is from before the system was started"));
+        return Err(io::Error::other("it was written before the system was started"));
     }
     Ok(status)
 }
@@ -272,7 +272,7 @@ mod tests {
         assert!(files.read().unwrap_err().contains("before the system was started"));
         files.write(&Status { pid: 0, ..status() }).unwrap();
         files.remove();
-        assert!(files.read().is_ok(), "it is another's");
+        assert!(files.read().is_ok(), "another process wrote it");
         files.write(&status()).unwrap();
         files.remove();
         assert!(files.read().is_err());

@@ -1,10 +1,10 @@
-//! The command line of `pap-heartbeat` beside its settings.
+//! The command line of `pap-heartbeat`, besides its settings.
 
 use argh::{ArgsInfo, FromArgs};
 
-/// Sends the heartbeats of a PAP agent that cannot do so itself. They mean
-/// that the agent lives: give one of --probe, --pid-file, or a command after
-/// "--".
+/// Sends the heartbeats of a PAP agent that cannot do so itself. Give one of
+/// --probe, --pid-file, or a command after "--": it says whether the agent
+/// lives.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(usage = "[SETTINGS] [--check | --status | --check-config | --version] [-- COMMAND ...]")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
@@ -13,7 +13,7 @@ pub struct Switches {
     /// print a line and exit with 0 or 1
     #[argh(switch)]
     pub check: bool,
-    /// print what the agent's heartbeats came to
+    /// print the status of the agent's heartbeats
     #[argh(switch)]
     pub status: bool,
     /// print the effective configuration, secrets hidden, and exit

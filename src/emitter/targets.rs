@@ -1,4 +1,4 @@
-//! Where heartbeats go, and how one is posted.
+//! The targets: where heartbeats go, and how one heartbeat is posted.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use pap_process::settings::Secret;
 
 /// How long one try of a goodbye may take.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(2);
-/// Between two tries.
+/// The pause between two tries of a goodbye.
 const GOODBYE_PAUSE: Duration = Duration::from_millis(250);
 
-/// Who beats.
+/// The agent whose heartbeats these are.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The agent's id.
@@ -28,24 +28,23 @@ pub struct Identity {
     pub name: String,
 }
 
-/// To whom. One of the two is there.
+/// Where heartbeats go. At least one of the two targets is set.
 #[derive(Clone, Debug)]
 pub struct Targets {
     /// The collector's URL.
     pub collector: Option<String>,
-    /// The station's URL and key, for when the collector takes nothing.
+    /// The station's URL and key; it is asked when the collector takes nothing.
     pub station: Option<(String, Option<Secret>)>,
     /// Certificates trusted besides the built-in roots.
     pub roots: Vec<Certificate<'static>>,
 }
 
-/// How a heartbeat ended.
+/// The outcome of a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
     /// Who took it.
     pub taken: Taken,
-    /// What the others said, or why there was no answer; empty if nobody was
-    /// asked in vain.
+    /// Why the other targets did not take it; empty if none was tried in vain.
     pub trouble: String,
 }
 
@@ -55,13 +54,12 @@ pub struct Sender {
     name: String,
     collector: Option<String>,
     station: Option<(String, Option<String>)>,
-    /// The collector's last answer did not come in time: it may still take
-    /// that heartbeat.
+    /// The collector did not answer in time, so it may take that heartbeat later.
     is_unanswered: bool,
 }
 
 impl Sender {
-    /// For this agent and these targets.
+    /// A sender for this agent and these targets.
     pub fn new(identity: &Identity, targets: &Targets) -> Self {
         let id = identity.id.to_path();
         let collector =
@@ -86,8 +84,9 @@ impl Sender {
         self.collector.as_deref()
     }
 
-    /// Posts one heartbeat: to the collector first, then to the station. None
-    /// when it was `interrupted` between two tries: then nobody has taken it.
+    /// Posts one heartbeat: to the collector first, then to the station. Returns None
+    /// if `interrupted` became true between two tries; then no target has answered
+    /// that it took the heartbeat.
     pub fn send(
         &mut self,
         mode: Mode,
@@ -135,23 +134,24 @@ impl Sender {
         })
     }
 
-    /// Says goodbye to the collector; tries on for `longest`, and ends at most
-    /// two seconds after that.
+    /// Says goodbye to the collector. Tries for `longest`, and returns at most two
+    /// seconds after that.
     ///
     /// # Errors
-    /// Why it did not hear it; it will think that the agent died.
+    /// Why the collector did not take the goodbye; it will report a death.
     pub fn goodbye(&mut self, longest: Duration) -> Result<(), String> {
         let Some(url) = &self.collector else { return Ok(()) };
         let give_up = monotonic() + longest;
         loop {
             let agent = self.client.within(GOODBYE_PATIENCE);
             let result = match contained(|| agent.delete(url).call()) {
-                // It does not know us: nothing is to be undone.
+                // With 404 the collector does not know the agent, which is as good.
                 Ok((200..=299 | 404, _)) => Ok(()),
                 Ok((code, words)) => Err(format!("it answers {code}: {words}")),
                 Err((_, why)) => Err(why),
             };
-            // A heartbeat that it has not answered may come after a goodbye.
+            // The collector may take an unanswered heartbeat after the goodbye, so say it
+            // once more.
             let is_done = result.is_ok() && !std::mem::take(&mut self.is_unanswered);
             if is_done || monotonic() + GOODBYE_PAUSE >= give_up {
                 return result;
@@ -163,9 +163,9 @@ impl Sender {
 
 /// Why a post was not taken.
 struct Failed {
-    /// Whether another try at once makes sense.
+    /// Whether another try at once may succeed.
     is_passing: bool,
-    /// Nobody knows whether it will be taken yet.
+    /// No answer came in time, so the target may still take it.
     is_timeout: bool,
     why: String,
 }
@@ -191,8 +191,8 @@ fn post(agent: &ureq::Agent, url: &str, authorization: Option<&str>, body: &[u8]
     }
 }
 
-/// The status and the words of an answer, or whether it did not come in time
-/// and what happened. The client panics where it cannot start a thread.
+/// The status and the text of an answer; or else whether it timed out, and what
+/// happened. The HTTP client panics if it cannot start a thread, so this catches it.
 fn contained(
     call: impl FnOnce() -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
 ) -> Result<(u16, String), (bool, String)> {

@@ -1,5 +1,5 @@
-//! `pap-collector check`, which is how a container without a shell is asked
-//! how it is.
+//! `pap-collector check`, which asks a collector whether it is well, in a container
+//! without a shell.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Collector, PATIENCE, Port, command, let_pass, said};
 
-/// The exit code and what is printed.
+/// The exit code and the printed text.
 fn check(variables: &[(&str, &str)], arguments: &[&str]) -> (i32, String) {
     let output = command(variables).args(arguments).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
@@ -19,7 +19,7 @@ fn port_of(collector: &Collector) -> String {
     collector.port.to_string()
 }
 
-/// Answers one connection with `answer`, and holds it open until the asker goes.
+/// Answers one connection with `answer`, and holds it open until the client closes.
 fn impostor(answer: impl Fn(&mut TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -39,7 +39,8 @@ fn it_says_in_one_line_whether_the_collector_is_well() {
     let well = [("COLLECTOR_PORT", port.as_str())];
     assert_eq!(check(&well, &["check"]), (0, format!("ready: 127.0.0.1:{port} answers\n")));
     assert_eq!(check(&well, &["check", "--live"]), (0, format!("live: 127.0.0.1:{port} answers\n")));
-    // Flags are understood before and after it, and what it has no need of may be wrong.
+    // Flags may stand before and after "check". Settings that it does not need may be
+    // wrong.
     for arguments in [
         ["check", "--collector-port", &port].as_slice(),
         &["--collector-port", &port, "check"],
@@ -65,7 +66,7 @@ fn it_asks_at_the_address_the_collector_listens_on() {
 
 #[test]
 fn a_collector_that_drains_is_live_but_not_ready() {
-    // An alert that nobody takes keeps it from ending for 5 s.
+    // An alert that the station does not take keeps the collector from ending for 5 s.
     let url = "http://127.0.0.1:1/{cluster_id}";
     let mut collector = Collector::start(&[("STATION_ALERT_URL", url), ("STATION_ALERT_KEY", "k")]);
     collector.beat("a", "EMERGENCY", 1.0);
@@ -83,7 +84,7 @@ fn a_collector_that_drains_is_live_but_not_ready() {
 fn neither_silence_nor_dribble_nor_a_stranger_holds_it_up() {
     let silent = impostor(|_| {});
     let dribbling = impostor(|stream| {
-        // If that were taken for an answer on its way, it would be no HTTP at last.
+        // Each byte comes in time, but the whole answer never does.
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end && stream.write_all(b"H").is_ok() {
             let_pass(Duration::from_millis(20));
@@ -114,8 +115,8 @@ fn what_cannot_be_asked_is_said() {
     assert!(code == 78 && line.contains("check"), "{line}");
 }
 
-/// What a probe may cost: one connection with one short question on it. How long
-/// that takes is the machine's affair.
+/// A check may cost one connection with one short question. How long that takes
+/// depends on the machine.
 #[test]
 fn it_asks_one_question_and_leaves() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

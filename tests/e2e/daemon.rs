@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::station::{Answer as Reply, Post, Station};
-use crate::support::{Answer, Collector, PATIENCE, command, said, stays_so, uuid};
+use crate::support::{Answer, Collector, PATIENCE, command, let_pass, said, stays_so, uuid};
 use serde_json::{Value, json};
 
 fn judging() -> Station {
@@ -289,7 +289,10 @@ fn a_death_is_told_once_and_the_next_one_too() {
     assert!(station.wait_until(PATIENCE, |posts| deaths(posts) == 2), "the second death is told too");
     let told = station.taken("AGENT_DEATH");
     assert_ne!(told[0].body["details"]["event_id"], told[1].body["details"]["event_id"]);
-    assert!(told.iter().all(|post| post.text("agent_uuid") == id), "who said goodbye is not told");
+    assert!(
+        told.iter().all(|post| post.text("agent_uuid") == id),
+        "the end of an agent that said goodbye is not told"
+    );
     assert!(station.posts().iter().all(|post| post.status == 201), "the station takes all that is sent");
     for line in [said::IS_SUSPECT, said::IS_DEAD, said::IS_BACK, "AGENT_DEATH of"] {
         collector.await_log(line);
@@ -327,7 +330,7 @@ fn an_outage_longer_than_the_ttl_loses_no_death() {
         health
     };
     collector.poll("all are dead", || health()["agents"]["unhealthy"] == 300);
-    // Twice the TTL: what waits in the queue is too old.
+    // After twice the TTL every alert in the queue is too old.
     stays_so(Duration::from_secs(3), "all deaths are owed", || health()["alert_queue"]["owed"] == 300);
     station.behave(|post| Reply::Status(post.judge("k")));
     assert!(station.wait_until(PATIENCE, |posts| {
@@ -361,7 +364,7 @@ fn one_alert_that_cannot_be_delivered_holds_up_no_other() {
     for number in 1..20 {
         collector.beat(&uuid(number), "EMERGENCY", 100.0);
     }
-    // The EMERGENCY_MODE alerts of the three are in trouble as well.
+    // The EMERGENCY_MODE alerts of these three agents fail as well.
     assert!(station.wait_until(PATIENCE, |posts| {
         posts.iter().filter(|post| post.text("type") == "AGENT_DEATH" && post.status == 201).count() == 16
     }));
@@ -417,8 +420,8 @@ fn heartbeats_do_not_wait_for_a_station_that_hangs() {
     for number in 0..200 {
         assert_eq!(collector.beat(&uuid(number), "EMERGENCY", 2.0).status, 200);
     }
-    // If one of them waited for a post, that would have been given up meanwhile,
-    // and another would be under way. Only many of them may: the machine is slow.
+    // If a heartbeat waited for a post, that post would time out and another one
+    // would begin. A few more posts only mean that the machine is slow.
     let posts = station.posts().len();
     assert!(posts < 4 + 200 / 4, "{posts} posts during 200 heartbeats");
 }
@@ -500,9 +503,9 @@ fn sigterm_finishes_what_is_in_hand() {
     assert!(station.posts().iter().any(|post| post.status == 201), "the alert went out first");
 }
 
-/// Beside one that has something to wait for, as much as it may.
+/// The collector to compare with has to wait for the station as long as it may.
 #[test]
-fn who_has_nothing_in_hand_or_is_told_twice_stops_at_once() {
+fn a_collector_with_nothing_in_hand_or_told_twice_stops_at_once() {
     let station = Station::start(0, |_| Reply::Silence(PATIENCE)).unwrap();
     let busy = || {
         let collector = Collector::with_station(&station, &[]);
@@ -528,8 +531,32 @@ fn who_has_nothing_in_hand_or_is_told_twice_stops_at_once() {
     });
     println!("idle {idle:.1?}, told twice {hurried:.1?}, waiting {waited:.1?}");
     waiting.await_log(said::STILL_OWED);
-    assert!(idle < waited / 2, "nothing to wait for: {idle:?}, and who waits took {waited:?}");
-    assert!(hurried < waited / 2, "the second signal ends it: {hurried:?}, and who waits took {waited:?}");
+    assert!(idle < waited / 2, "with nothing to wait for it took {idle:?}, with something {waited:?}");
+    assert!(hurried < waited / 2, "with a second signal it took {hurried:?}, without one {waited:?}");
+}
+
+/// Whoever sends heartbeats may learn late that we stop.
+#[test]
+fn after_sigterm_heartbeats_are_served_on_until_nobody_sends_any() {
+    let mut collector = Collector::start(&[("SHUTDOWN_GRACE_MS", "60000")]);
+    assert_eq!(collector.beat("a", "SLEEP", 1.0).status, 200);
+    collector.signal("TERM");
+    collector.poll("it says so", || collector.get("/ready").status == 503);
+    let kept = || {
+        let mut stream = collector.connect();
+        let body = r#"{"mode":"SLEEP","uptime_seconds":2}"#;
+        let head = format!("POST /heartbeat/late HTTP/1.1\r\nHost: c\r\nContent-Length: {}", body.len());
+        stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        Answer::parse(&answer)
+    };
+    for _ in 0..6 {
+        let answer = kept();
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        let_pass(Duration::from_millis(500));
+    }
+    assert_eq!(collector.wait(), Some(0), "log:\n{}", collector.log().join("\n"));
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn station() -> Station {
     Station::start(0, |post| Reply::Status(post.judge("k"))).unwrap()
 }
 
-/// What the collector shows of an agent; null if it does not know it.
+/// What the collector says about an agent; null if it does not know the agent.
 fn shown(collector: &Collector, id: &str) -> Value {
     collector.get(&format!("/agents/{id}")).json()["agent"].clone()
 }
@@ -34,7 +34,7 @@ fn beats(station: &Station) -> Vec<Post> {
     posts
 }
 
-/// Waits until the station has had so many heartbeats.
+/// Waits until the station has taken this many heartbeats.
 fn await_beats(station: &Station, count: usize) -> Vec<Post> {
     let enough = |posts: &[Post]| {
         posts.iter().filter(|post| post.path.contains("heartbeat") && post.status < 300).count() >= count
@@ -69,7 +69,7 @@ fn a_crash_of_its_command_is_told_and_its_silence_is_the_agents() {
 fn a_planned_stop_raises_no_alert() {
     let collector = Collector::start(&[]);
     let known = |id: &str| collector.poll(&format!("{id} is known"), || is_known(&collector, id));
-    // The command ends well, or because it was asked to; or there is none.
+    // One command exits with 0, one is asked to stop, and one agent has no command.
     let directory = tempfile::tempdir().unwrap();
     let gate = directory.path().join("gate");
     let script = format!("until [ -e {} ]; do sleep 0.05; done", gate.display());
@@ -77,7 +77,7 @@ fn a_planned_stop_raises_no_alert() {
     let mut asked = Agent::start(collector.port, "asked", &[URGENT], &["--", "sleep", "100"]);
     let mut alone = Agent::start(collector.port, "alone", &[URGENT], &[]);
     ["ending", "asked", "alone"].iter().copied().for_each(known);
-    alone.running.await_log(said::VOUCHING_ALONE);
+    alone.running.await_log(said::NO_LIVENESS);
 
     fs::write(&gate, "").unwrap();
     asked.running.signal("TERM");
@@ -86,7 +86,7 @@ fn a_planned_stop_raises_no_alert() {
     assert_eq!(asked.running.wait(), Some(143), "as a shell tells SIGTERM");
     assert_eq!(alone.running.wait(), Some(0));
     assert_eq!(collector.get("/agents").json()["stats"]["total"], 0, "all said goodbye");
-    assert!(asked.ask("--check").1.contains("not beating"), "nothing is left that seems to beat");
+    assert!(asked.ask("--check").1.contains("not beating"), "no status is left behind");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn exit_codes_and_signals_pass_through() {
 
 #[test]
 fn what_it_was_started_with_does_not_matter() {
-    // Children that nobody wants to hear of, as a shell can have it.
+    // A shell may leave SIGCHLD ignored.
     let variables = [
         ("PAP_AGENT_ID", "a"),
         ("PAP_COLLECTOR_URL", "http://127.0.0.1:1"),
@@ -127,7 +127,7 @@ fn what_it_was_started_with_does_not_matter() {
         Running::spawn(&mut command)
     };
     assert_eq!(shell("trap '' CHLD; exec \"$PROGRAM\" -- sh -c 'exit 4'").wait(), Some(4));
-    // What is ignored stays ignored, for the command as well.
+    // An ignored signal stays ignored, also for the command.
     let mut running = shell(
         "trap '' INT; exec \"$PROGRAM\" -- sh -c 'kill -INT $$; echo that was one >&2; exec sleep 100'",
     );
@@ -141,7 +141,7 @@ fn what_it_was_started_with_does_not_matter() {
 fn a_goodbye_outlasts_a_restart_of_the_collector() {
     let asked = Arc::new(AtomicUsize::new(0));
     let collector = Station::start(0, move |_| {
-        // A heartbeat, then two goodbyes that it cannot take.
+        // The collector takes a heartbeat, then fails two goodbyes.
         Reply::Status(if matches!(asked.fetch_add(1, Ordering::SeqCst), 1 | 2) { 503 } else { 200 })
     })
     .unwrap();
@@ -154,7 +154,7 @@ fn a_goodbye_outlasts_a_restart_of_the_collector() {
 }
 
 #[test]
-fn who_takes_long_to_leave_is_an_agent_again() {
+fn a_command_that_is_slow_to_stop_becomes_an_agent_again() {
     let collector = Collector::start(&[]);
     let directory = tempfile::tempdir().unwrap();
     let gate = directory.path().join("gate");
@@ -166,7 +166,7 @@ fn who_takes_long_to_leave_is_an_agent_again() {
     collector.poll("it is back, as it lives on", || is_known(&collector, "slow"));
     fs::write(&gate, "").unwrap();
     assert_eq!(agent.running.wait(), Some(3));
-    assert!(!is_known(&collector, "slow"), "its end was planned, late as it was");
+    assert!(!is_known(&collector, "slow"), "its end was planned, although it came late");
 }
 
 #[test]
@@ -182,9 +182,11 @@ fn the_station_takes_over_and_the_collector_takes_back() {
     assert_eq!(posts[0].authorization.as_deref(), Some("Bearer hush"));
     assert_eq!((&posts[0].body["mode"], &posts[0].body["agent_name"]), (&json!("EMERGENCY"), &json!("a/b")));
     assert!(posts[0].body["uptime_seconds"].is_f64());
+    // The station has it a moment before the status file says so.
+    station.wait_until(PATIENCE, |_| agent.ask("--check").0 == 0);
     let (code, line) = agent.ask("--check");
     assert!(code == 0 && line.starts_with("beating: the station took a heartbeat"), "{line}");
-    assert!(line.contains("refused"), "and says why not the collector: {line}");
+    assert!(line.contains("refused"), "it says why the collector did not take it: {line}");
 
     let collector = Collector::start(&[("COLLECTOR_PORT", &port.to_string())]);
     collector.poll("it is back", || is_known(&collector, "a%2Fb"));
@@ -200,8 +202,8 @@ fn the_station_takes_over_and_the_collector_takes_back() {
     agent.running.await_log(&format!("http://127.0.0.1:{port}/heartbeat/a%2Fb{}", said::TAKES));
 }
 
-/// A collector that loses the first `missed` posts, the posts until one was
-/// taken, and the agent that made them.
+/// Runs a collector that loses the first `missed` posts. Returns all posts until one
+/// was taken, and the agent that sent them.
 fn losing(missed: usize, mode: &str) -> (Vec<Post>, Agent) {
     let count = Arc::new(AtomicUsize::new(0));
     let lose = move |_: &Post| match count.fetch_add(1, Ordering::SeqCst) {
@@ -222,13 +224,12 @@ fn the_key_is_for_the_station_alone_and_a_lost_post_is_tried_again_at_once() {
     // The next heartbeat is due at any moment of the next fifteen minutes.
     let (posts, _agent) = losing(1, "SLEEP");
     assert_eq!(posts.iter().map(|post| post.status).collect::<Vec<_>>(), [0, 200]);
-    // Where the second is lost as well, a quarter of the interval may pass, so
-    // that there are never two intervals of silence.
+    // If the second post is lost too, the next follows within a quarter of the
+    // interval, well before two intervals of silence.
     let (posts, _agent) = losing(2, "IDLE");
     assert_eq!(posts.iter().map(|post| post.status).collect::<Vec<_>>(), [0, 0, 200]);
     let gap = posts[2].at - posts[1].at;
-    // 7.5 of 30 s are promised. A machine that stands still for as long breaks
-    // this, and no slower one.
+    // The emitter promises 7.5 of 30 s; the rest is slack for a slow machine.
     assert!(gap < 15 * SECOND, "{gap:?}");
 }
 
@@ -239,7 +240,7 @@ fn a_collector_that_hangs_or_has_no_room_costs_no_heartbeat() {
     let variables = [URGENT, ("PAP_STATION_URL", url.as_str()), ("PAP_AGENT_KEY", "k")];
     let collector = Collector::start(&[("COLLECTOR_MAX_AGENTS", "1")]);
     let first = Agent::start(collector.port, "first", &variables, &[]);
-    // Who has only the station shows what is possible on this machine.
+    // An agent with only the station shows what this machine can do.
     let _control = Agent::spawn("control", &variables, &[]);
     collector.poll("it is known", || is_known(&collector, "first"));
 
@@ -258,7 +259,7 @@ fn a_collector_that_hangs_or_has_no_room_costs_no_heartbeat() {
     assert!(station.wait_until(PATIENCE, |posts| of(posts, "control").len() >= 2));
     let posts = station.posts();
     let longest = |id: &str| of(&posts, id).windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
-    // Two intervals would be a death.
+    // A silence of two intervals would be a death.
     let most = (10 * SECOND).max(2 * longest("control"));
     assert!(longest("first") < most, "{:?}, at most {most:?}", longest("first"));
     let log = first.running.log();
@@ -267,7 +268,10 @@ fn a_collector_that_hangs_or_has_no_room_costs_no_heartbeat() {
     collector.signal("CONT");
     let before = shown(&collector, "first")["consecutive_heartbeats"].as_u64();
     collector.poll("it is back", || shown(&collector, "first")["consecutive_heartbeats"].as_u64() > before);
-    assert!((collector.metric("deaths_total") - 0.0).abs() < 0.1, "its own pause accuses nobody");
+    assert!(
+        (collector.metric("deaths_total") - 0.0).abs() < 0.1,
+        "a pause of the collector is not an agent's death"
+    );
 }
 
 #[test]
@@ -341,7 +345,7 @@ fn a_change_of_mode_is_told_at_once() {
         await_mode(mode);
     }
     fs::write(&file, "AWAKE").unwrap();
-    agent.running.await_log("holds \"AWAKE\", and the mode stays");
+    agent.running.await_log("holds \"AWAKE\"");
     // In SLEEP the next heartbeat is 15 minutes away: what came, came at once.
     assert!(shown(&collector, "a")["consecutive_heartbeats"].as_u64() >= Some(8));
     assert!(agent.ask("--status").1.contains("SLEEP, every 900s"), "{}", agent.ask("--status").1);
@@ -370,7 +374,7 @@ fn check_says_how_it_is() {
     let agent = Agent::start(collector.port, "a", &[URGENT], &["--pap-agent-name", "demo"]);
     collector.poll("it beats", || agent.ask("--check").0 == 0);
     let (code, text) = agent.ask("--status");
-    assert!(code == 0 && text.starts_with("agent      demo (a)\nvouches    for itself alone\n"), "{text}");
+    assert!(code == 0 && text.starts_with("agent      demo (a)\nliveness   this process alone\n"), "{text}");
     drop(collector);
     agent.running.await_log(said::NOBODY_TAKES);
     until("a silence of two intervals is noticed", || agent.ask("--check").0 != 0);
@@ -406,7 +410,7 @@ fn it_is_a_good_first_process() {
     }
     let collector = Collector::start(&[]);
     let url = format!("http://127.0.0.1:{}", collector.port);
-    // Leaves an orphan that ends; stays while there is a process that nobody waited for.
+    // The script leaves an orphan that ends, and waits until somebody has reaped it.
     let script = "trap 'exit 9' TERM; (sleep 0.1 & ) ; sleep 0.3; \
                   while grep -qs ') Z 1 ' /proc/[0-9]*/stat; do sleep 0.05; done; \
                   echo tidy >&2; while :; do sleep 0.05; done";
@@ -418,7 +422,7 @@ fn it_is_a_good_first_process() {
     running.await_log(said::STATUS_CANNOT_BE_KEPT);
     running.await_log("tidy");
     collector.poll("it is known", || is_known(&collector, "one"));
-    // To the first process of the namespace, the only child of unshare.
+    // The signal goes to process 1 of the namespace, the only child of unshare.
     let children = format!("/proc/{0}/task/{0}/children", running.child.id());
     let first: i32 = fs::read_to_string(children).unwrap().trim().parse().unwrap();
     rustix::process::kill_process(
@@ -449,9 +453,9 @@ fn a_collector_is_an_agent_of_the_one_above() {
     }
     assert_eq!(shown(&above, "collector%2Fdying")["agent_name"], "node 7");
 
-    // Another image of the same process is no restart.
+    // A re-exec is not a restart for the parent.
     leaving.signal("HUP");
-    leaving.await_log(said::WENT_ON);
+    leaving.await_log(said::UPGRADED);
     let before = shown(&above, "collector%2Fleaving")["consecutive_heartbeats"].as_u64();
     above.poll("it beats on", || {
         shown(&above, "collector%2Fleaving")["consecutive_heartbeats"].as_u64() > before

@@ -1,18 +1,18 @@
-//! A collector that has nothing to do does nothing.
+//! An idle collector hardly wakes up.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::support::{Collector, let_pass};
 
-/// How often a collector without agents, station and state file may wake up, in
-/// all its threads together, each second.
+/// How often all threads of a collector together may wake up each second, if it has
+/// no agents, no station and no state file.
 const IDLE_WAKEUPS: f64 = 30.0;
-/// For how long that is counted.
+/// How long wake-ups are counted.
 const SPAN: Duration = Duration::from_secs(10);
 
-/// How often the threads of a process gave up the processor to wait, so far:
-/// proc_pid_status(5). A thread that is awake all the time is not noticed here.
+/// How often the threads of a process have waited so far (voluntary switches in
+/// proc_pid_status(5)). A thread that never waits is not noticed here.
 fn waits(collector: &Collector) -> u64 {
     let threads = fs::read_dir(format!("/proc/{}/task", collector.child.id())).unwrap();
     let waits = threads.map(|thread| {
@@ -24,8 +24,8 @@ fn waits(collector: &Collector) -> u64 {
     waits.sum()
 }
 
-/// A slow machine does not make it more: what wakes up by the clock finds the
-/// clock as fast as ever. The rate is over the time that really passed.
+/// A slow machine does not raise the rate: timers follow the clock, and the rate is
+/// over the time that really passed.
 #[test]
 fn an_idle_collector_hardly_wakes_up() {
     let collector = Collector::start(&[]);

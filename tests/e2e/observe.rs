@@ -1,5 +1,5 @@
-//! The stream to watchers, over real sockets: with a client of the protocol's
-//! own library, and byte by byte.
+//! The stream to observers, over real sockets: with a WebSocket library, and byte by
+//! byte.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -19,7 +19,7 @@ const UPGRADE: [&str; 4] = [
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 ];
 
-/// A handshake with these headers; the connection and what was answered.
+/// Sends a handshake with these headers; returns the connection and the answer.
 fn handshake(collector: &Collector, method: &str, path: &str, headers: &[&str]) -> (TcpStream, Answer) {
     let mut stream = collector.connect();
     let lines = headers.join("\r\n");
@@ -37,9 +37,9 @@ fn handshake(collector: &Collector, method: &str, path: &str, headers: &[&str]) 
     (stream, answer)
 }
 
-struct Watcher(WebSocket<TcpStream>);
+struct Observer(WebSocket<TcpStream>);
 
-impl Watcher {
+impl Observer {
     fn open(collector: &Collector, path: &str) -> Self {
         Self::with(collector, path, &[]).unwrap()
     }
@@ -74,7 +74,7 @@ impl Watcher {
         }
     }
 
-    /// Reads until the other side says goodbye.
+    /// Reads until the other side closes, and returns the code.
     fn close_code(&mut self) -> u16 {
         loop {
             match self.0.read() {
@@ -100,7 +100,7 @@ fn frame(opcode: u8, is_last: bool, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Reads frames until the goodbye, and gives its code.
+/// Reads frames until the close frame, and returns its code.
 fn goodbye(stream: &mut TcpStream) -> u16 {
     loop {
         let mut head = [0; 2];
@@ -157,7 +157,7 @@ fn only_a_handshake_opens_a_stream() {
         &[&UPGRADE[..], &["Sec-WebSocket-Protocol: other, pap.observe"]].concat(),
     );
     assert_eq!(answer.header("Sec-WebSocket-Protocol"), Some("pap.observe"));
-    // A page from elsewhere, in somebody's browser.
+    // A browser that shows a page of another site.
     let origin = |origin: &str| status("GET", "/observe", &[&UPGRADE[..], &[origin]].concat());
     assert_eq!(origin("Origin: http://evil.example"), 403);
     assert_eq!(origin("Origin: null"), 403);
@@ -166,9 +166,9 @@ fn only_a_handshake_opens_a_stream() {
 }
 
 #[test]
-fn with_a_key_set_only_who_has_it_watches() {
+fn with_a_key_set_only_clients_that_have_it_observe() {
     let collector = Collector::start(&[("COLLECTOR_API_KEY", "s3cret")]);
-    let open = |headers: &[(&'static str, &str)]| Watcher::with(&collector, "/observe", headers);
+    let open = |headers: &[(&'static str, &str)]| Observer::with(&collector, "/observe", headers);
     for wrong in [
         &[][..],
         &[("X-Collector-Key", "other")],
@@ -184,16 +184,16 @@ fn with_a_key_set_only_who_has_it_watches() {
     ] {
         assert_eq!(open(&[right]).unwrap().next()["type"], "initial", "{right:?}");
     }
-    // Who has the key may come from anywhere.
+    // A client with the key may come from any site.
     let elsewhere = [("Origin", "http://elsewhere.example"), ("X-Collector-Key", "s3cret")];
     assert!(open(&elsewhere).is_ok());
 }
 
 #[test]
-fn a_watcher_sees_an_agent_live_die_and_come_back() {
+fn an_observer_sees_an_agent_live_die_and_come_back() {
     let collector = Collector::start(&[]);
-    let mut one = Watcher::open(&collector, "/observe/a%2Fb@1");
-    let mut all = Watcher::open(&collector, "/observe");
+    let mut one = Observer::open(&collector, "/observe/a%2Fb@1");
+    let mut all = Observer::open(&collector, "/observe");
     assert_eq!(
         one.next(),
         json!({"type": "initial", "cluster_id": "test-cluster", "agent": {"agent_uuid": "a/b@1", "status": "unknown"}})
@@ -217,7 +217,7 @@ fn a_watcher_sees_an_agent_live_die_and_come_back() {
     }
     let death = all.next_of("alert")["alert"].clone();
     assert_eq!((&death["type"], &death["agent_uuid"]), (&json!("AGENT_DEATH"), &json!("a/b@1")));
-    // Back, forgotten, and back again: the watcher stays.
+    // The agent is back, is forgotten, and is back again; the observer stays.
     collector.beat("a%2Fb@1", "IDLE", 20.0);
     assert_eq!(all.next_of("status")["agent"]["status"], "healthy");
     assert_eq!(one.next_of("heartbeat")["agent"]["mode"], "IDLE");
@@ -233,16 +233,16 @@ fn a_watcher_sees_an_agent_live_die_and_come_back() {
 #[test]
 fn what_a_client_sends_is_answered_or_ends_its_stream() {
     let collector = Collector::start(&[]);
-    let mut watcher = Watcher::open(&collector, "/observe/a");
-    watcher.next();
-    watcher.0.send(Message::text(r#"{"type":"ping"}"#)).unwrap();
-    assert_eq!(watcher.next()["type"], "pong");
-    watcher.0.send(Message::text("hello")).unwrap();
-    assert_eq!(watcher.next()["type"], "error");
-    watcher.0.send(Message::Ping(b"abc".to_vec().into())).unwrap();
-    assert_eq!(watcher.0.read().unwrap(), Message::Pong(b"abc".to_vec().into()));
-    watcher.0.close(None).unwrap();
-    assert!(matches!(watcher.0.read(), Ok(Message::Close(_)) | Err(Error::ConnectionClosed)));
+    let mut observer = Observer::open(&collector, "/observe/a");
+    observer.next();
+    observer.0.send(Message::text(r#"{"type":"ping"}"#)).unwrap();
+    assert_eq!(observer.next()["type"], "pong");
+    observer.0.send(Message::text("hello")).unwrap();
+    assert_eq!(observer.next()["type"], "error");
+    observer.0.send(Message::Ping(b"abc".to_vec().into())).unwrap();
+    assert_eq!(observer.0.read().unwrap(), Message::Pong(b"abc".to_vec().into()));
+    observer.0.close(None).unwrap();
+    assert!(matches!(observer.0.read(), Ok(Message::Close(_)) | Err(Error::ConnectionClosed)));
 
     let ends_with = |bytes: &[u8]| {
         let (mut stream, answer) = handshake(&collector, "GET", "/observe/a", &UPGRADE);
@@ -289,30 +289,31 @@ fn a_slow_network_and_fragments_are_no_obstacle() {
 #[test]
 fn as_many_watch_as_are_allowed_and_each_gets_everything() {
     let collector = Collector::start(&[]);
-    let mut watchers: Vec<_> = (0..64).map(|_| Watcher::open(&collector, "/observe/a")).collect();
-    for watcher in &mut watchers {
-        watcher.next();
+    let mut observers: Vec<_> = (0..64).map(|_| Observer::open(&collector, "/observe/a")).collect();
+    for observer in &mut observers {
+        observer.next();
     }
-    assert!(Watcher::with(&collector, "/observe", &[]).err().unwrap().contains("503"));
+    assert!(Observer::with(&collector, "/observe", &[]).err().unwrap().contains("503"));
     for round in 0..50_u32 {
         assert_eq!(collector.beat("a", "IDLE", round.into()).status, 200);
     }
-    for watcher in &mut watchers {
+    for observer in &mut observers {
         for round in 0..50 {
-            assert_eq!(watcher.next()["agent"]["uptime_seconds"], round);
+            assert_eq!(observer.next()["agent"]["uptime_seconds"], round);
         }
     }
-    drop(watchers);
-    collector.poll("there is room again", || Watcher::with(&collector, "/observe", &[]).is_ok());
+    drop(observers);
+    collector.poll("there is room again", || Observer::with(&collector, "/observe", &[]).is_ok());
 }
 
-/// Its queue overflows, it is told so, it slows nobody, and in the end it is
-/// given up.
+/// The queue of a slow observer overflows. The observer is told so, slows nobody, and
+/// in the end is closed.
 #[test]
-fn a_watcher_that_does_not_read_slows_nobody() {
+fn an_observer_that_does_not_read_slows_nobody() {
     let collector = Collector::start(&[]);
-    let (lazy, mut late) = (Watcher::open(&collector, "/observe/a"), Watcher::open(&collector, "/observe/a"));
-    let mut quick = Watcher::open(&collector, "/observe/a");
+    let (lazy, mut late) =
+        (Observer::open(&collector, "/observe/a"), Observer::open(&collector, "/observe/a"));
+    let mut quick = Observer::open(&collector, "/observe/a");
     quick.next();
     let started = Instant::now();
     let (mut beats, mut stream) = (0_u64, collector.connect());
@@ -330,7 +331,7 @@ fn a_watcher_that_does_not_read_slows_nobody() {
         }
         assert!(started.elapsed() < crate::support::PATIENCE, "{beats} heartbeats and nobody lags");
     }
-    // One that wakes up learns that it has missed something.
+    // An observer that reads again learns that it has missed messages.
     late.next();
     let lagged = late.next_of("lagged");
     assert!(lagged["missed"].as_u64().unwrap() > 0);
@@ -342,32 +343,32 @@ fn a_watcher_that_does_not_read_slows_nobody() {
     drop(lazy);
 }
 
-/// Its answers would fill the memory.
+/// Answers that an observer does not read must not fill the collector's memory.
 #[test]
-fn a_watcher_that_asks_and_does_not_read_is_not_answered_for_ever() {
+fn an_observer_that_asks_and_does_not_read_is_not_answered_for_ever() {
     let collector = Collector::start(&[]);
     let (mut stream, answer) = handshake(&collector, "GET", "/observe/a", &UPGRADE);
     assert_eq!(answer.status, 101);
     stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
     let questions = frame(1, true, b"?").repeat(1000);
-    // Buffers take some of it, the collector's memory does not.
+    // The kernel's buffers take some of them, the collector's memory does not.
     let sent = (0..20_000).take_while(|_| stream.write_all(&questions).is_ok()).count();
     assert!(sent < 20_000, "{sent} thousand questions were taken");
     assert!(collector.beat("a", "IDLE", 1.0).status == 200);
 }
 
 #[test]
-fn watchers_are_told_when_the_collector_goes_on_or_stops() {
+fn observers_are_told_when_the_collector_upgrades_or_stops() {
     let mut collector = Collector::start(&[]);
     collector.beat(&uuid(1), "SLEEP", 1.0);
-    let mut watcher = Watcher::open(&collector, "/observe");
-    watcher.next();
+    let mut observer = Observer::open(&collector, "/observe");
+    observer.next();
     collector.signal("HUP");
-    assert_eq!(watcher.close_code(), 1012);
-    collector.await_log(said::WENT_ON);
-    let mut watcher = Watcher::open(&collector, "/observe");
-    assert_eq!(watcher.next()["stats"]["total"], 1);
+    assert_eq!(observer.close_code(), 1012);
+    collector.await_log(said::UPGRADED);
+    let mut observer = Observer::open(&collector, "/observe");
+    assert_eq!(observer.next()["stats"]["total"], 1);
     collector.signal("TERM");
-    assert_eq!(watcher.close_code(), 1001);
+    assert_eq!(observer.close_code(), 1001);
     assert_eq!(collector.wait(), Some(0));
 }

@@ -1,5 +1,5 @@
-//! What survives: kills, pauses, upgrades, broken files; and what systemd is
-//! told. Against the real binary.
+//! What survives kills, pauses, upgrades and broken files, and what systemd is
+//! told; with the real binary.
 
 use std::fs::Permissions;
 use std::io::{Read as _, Write as _};
@@ -29,7 +29,7 @@ fn dead(posts: &[Post]) -> Vec<String> {
 }
 
 #[test]
-fn a_kill_in_the_middle_loses_nobody_and_accuses_nobody() {
+fn a_kill_in_the_middle_loses_no_agent_and_invents_no_death() {
     let station = judging();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("state");
@@ -47,7 +47,7 @@ fn a_kill_in_the_middle_loses_nobody_and_accuses_nobody() {
         }
     };
     beat(&collector, 0, &|_| true);
-    // One has died and was told before the kill.
+    // One agent has died, and its death was told, before the kill.
     let started = Instant::now();
     let_pass_until(started + Duration::from_secs(5));
     beat(&collector, 1, &|agent| agent != 0);
@@ -65,7 +65,7 @@ fn a_kill_in_the_middle_loses_nobody_and_accuses_nobody() {
     collector.await_log(&format!("{}60 agents", said::RESTORED));
     assert_eq!(collector.get("/agents").json()["stats"], stats, "nobody is lost, and verdicts are kept");
     assert_eq!(collector.beat(&uuid(5), "EMERGENCY", 200.0).json()["is_new"], false);
-    // Two never come back, the others do.
+    // Two agents never come back, the others do.
     beat(&collector, 30, &|agent| ![0, 7, 8].contains(&agent));
     assert!(station.wait_until(PATIENCE, |posts| dead(posts).len() >= 3));
     assert_eq!(dead(&station.posts()), [uuid(0), uuid(7), uuid(8)], "each once, and no other");
@@ -90,7 +90,7 @@ fn an_upgrade_in_place_keeps_the_port_the_process_and_the_silence() {
     let last_seen = shown()["last_seen"].clone();
     let stop = Arc::new(AtomicBool::new(false));
     let (stopped, url) = (Arc::clone(&stop), collector.url("/ready"));
-    // Somebody asks all the time, on fresh connections.
+    // A client asks all the time, on fresh connections.
     let asking = thread::spawn(move || {
         let client = ureq::Agent::config_builder().max_idle_connections(0).proxy(None).build().new_agent();
         let (mut slowest, mut asked) = (Duration::ZERO, 0);
@@ -109,7 +109,7 @@ fn an_upgrade_in_place_keeps_the_port_the_process_and_the_silence() {
         let_pass(Duration::from_millis(2500));
         let before = shown()["silence_ms"].as_u64().unwrap();
         collector.signal("HUP");
-        collector.await_logs(said::WENT_ON, round);
+        collector.await_logs(said::UPGRADED, round);
         let after = shown()["silence_ms"].as_u64().unwrap();
         assert!(after >= before, "its silence began anew: {before} ms, then {after} ms");
     }
@@ -118,7 +118,7 @@ fn an_upgrade_in_place_keeps_the_port_the_process_and_the_silence() {
     println!("three upgrades beside {asked} requests: the slowest answer took {slowest:.1?}");
     assert!(station.wait_until(PATIENCE, |posts| !dead(posts).is_empty()));
     let silence = last.elapsed();
-    assert!(silence >= Duration::from_secs(10), "accused early: {silence:?}");
+    assert!(silence >= Duration::from_secs(10), "dead too early: {silence:?}");
     assert_eq!(station.taken("AGENT_DEATH")[0].body["details"]["last_seen"], last_seen);
     assert_eq!(dead(&station.posts()), [silent]);
     assert_eq!(collector.child.id(), id);
@@ -128,9 +128,9 @@ fn an_upgrade_in_place_keeps_the_port_the_process_and_the_silence() {
     assert_eq!(collector.wait(), Some(0));
 }
 
-/// However little of it has come: it waits where any image finds it.
+/// However small the part that has come: it goes along with the upgrade.
 #[test]
-fn a_request_on_its_way_survives_a_change_of_image() {
+fn an_unfinished_request_survives_an_in_place_upgrade() {
     let collector = Collector::start(&[]);
     let body = r#"{"mode":"SLEEP","uptime_seconds":5}"#;
     let beat = |number: usize| {
@@ -158,7 +158,7 @@ fn a_request_on_its_way_survives_a_change_of_image() {
     }
     for round in 1..=2 {
         collector.signal("HUP");
-        collector.await_logs(said::WENT_ON, round);
+        collector.await_logs(said::UPGRADED, round);
     }
     for (number, (length, stream)) in streams.iter_mut().enumerate() {
         stream.write_all(&beat(number).as_bytes()[*length..]).unwrap();
@@ -186,20 +186,20 @@ fn an_upgrade_to_something_broken_changes_nothing() {
     std::fs::remove_file(&program).unwrap();
     std::fs::write(&program, "no program at all").unwrap();
     collector.signal("HUP");
-    collector.await_log(said::CANNOT_GO_ON);
+    collector.await_log(said::UPGRADE_FAILED);
     collector.poll("the port is open again", || collector.beat("a", "SLEEP", 901.0).status == 200);
     assert_eq!(collector.get("/agents/a").json()["agent"]["consecutive_heartbeats"], 2);
-    // The program itself can still be had.
+    // The running program itself still works.
     std::fs::remove_file(&program).unwrap();
     collector.signal("HUP");
-    collector.await_log(said::WENT_ON);
+    collector.await_log(said::UPGRADED);
     collector.poll("it is ready again", || collector.get("/ready").status == 200);
     assert_eq!(collector.get("/agents/a").json()["agent"]["consecutive_heartbeats"], 2);
 }
 
-/// A collector whose next image is at first a script that stops itself: what
-/// comes then, comes between two images. Returns how often it went on so far.
-fn between_two_images(directory: &Path) -> Collector {
+/// A collector in the middle of an in-place upgrade: the process runs a script that
+/// has stopped itself, and that starts the program when the process continues.
+fn between_two_programs(directory: &Path) -> Collector {
     let path = directory.join("pap-collector");
     std::fs::copy(crate::support::program(), &path).unwrap();
     let mut started = Command::new(&path);
@@ -215,16 +215,16 @@ fn between_two_images(directory: &Path) -> Collector {
     std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
     collector.beat("a", "SLEEP", 1.0);
     collector.signal("HUP");
-    collector.poll("it is between two images", || collector.state() == 'T');
-    assert_eq!(collector.logged(said::WENT_ON), 0);
+    collector.poll("it is between two programs", || collector.state() == 'T');
+    assert_eq!(collector.logged(said::UPGRADED), 0);
     collector
 }
 
 #[test]
-fn an_order_to_stop_between_two_images_is_obeyed() {
+fn an_order_to_stop_between_two_programs_is_obeyed() {
     for orders in [&["TERM"][..], &["HUP", "TERM"], &["TERM", "HUP"], &["HUP", "INT"]] {
         let directory = tempfile::tempdir().unwrap();
-        let mut collector = between_two_images(directory.path());
+        let mut collector = between_two_programs(directory.path());
         for order in orders {
             collector.signal(order);
         }
@@ -235,44 +235,44 @@ fn an_order_to_stop_between_two_images_is_obeyed() {
 }
 
 #[test]
-fn an_order_to_go_on_between_two_images_is_obeyed() {
+fn an_order_to_upgrade_between_two_programs_is_obeyed() {
     let directory = tempfile::tempdir().unwrap();
-    let collector = between_two_images(directory.path());
+    let collector = between_two_programs(directory.path());
     collector.signal("HUP");
     collector.signal("CONT");
-    collector.await_logs(said::WENT_ON, 2);
+    collector.await_logs(said::UPGRADED, 2);
     collector.poll("it is ready again", || collector.get("/ready").status == 200);
     assert_eq!(collector.get("/agents/a").status, 200);
 }
 
-/// While it waits for somebody who takes a big answer slowly, up to 3 s long.
+/// The collector waits up to 3 s for a client that reads a big answer slowly.
 #[test]
-fn an_order_to_stop_before_the_next_image_is_obeyed_in_this_one() {
+fn an_order_to_stop_before_the_re_exec_is_obeyed_without_it() {
     let mut collector = Collector::start(&[]);
     for number in 0..4000 {
         collector.beat(&uuid(number), "SLEEP", 1.0);
     }
-    // An answer that is bigger than all buffers, and of which only the begin is read.
+    // The answer is bigger than all buffers, and the client reads only its beginning.
     let mut slow = collector.connect();
     slow.write_all(b"GET /agents HTTP/1.1\r\nHost: c\r\n\r\n".repeat(20).as_slice()).unwrap();
     assert!(slow.read(&mut [0; 64]).unwrap() > 0);
     collector.signal("HUP");
-    collector.await_log(said::GOING_ON);
+    collector.await_log(said::UPGRADE_BEGINS);
     collector.signal("TERM");
     assert_eq!(collector.wait(), Some(0), "log:\n{}", collector.log().join("\n"));
     assert_eq!(collector.logged(said::STOPPING), 1, "it stops in order");
-    assert_eq!(collector.logged(said::WENT_ON), 0, "there was no need of another image");
+    assert_eq!(collector.logged(said::UPGRADED), 0, "there was no re-exec");
 }
 
-/// Its agents may be talking to the next one already.
+/// The agents may already send their heartbeats to the next collector.
 #[test]
-fn who_is_silent_while_the_collector_stops_is_not_accused() {
+fn an_agent_that_is_silent_while_the_collector_stops_is_not_dead() {
     let station = Station::start(0, |_| Reply::Status(500)).unwrap();
     let mut collector = Collector::with_station(&station, &[]);
     let started = Instant::now();
     collector.beat(&uuid(1), "EMERGENCY", 5.0);
     let_pass_until(started + Duration::from_secs(6));
-    // What the station does not take is waited for, 5 seconds long.
+    // The collector waits 5 seconds for a station that takes nothing.
     collector.signal("TERM");
     assert_eq!(collector.wait(), Some(0));
     assert!(started.elapsed() > Duration::from_secs(10), "it was there when the agent was due");
@@ -280,7 +280,7 @@ fn who_is_silent_while_the_collector_stops_is_not_accused() {
 }
 
 #[test]
-fn a_pause_of_the_collector_accuses_nobody() {
+fn a_pause_of_the_collector_invents_no_death() {
     let station = judging();
     let collector = Collector::with_station(&station, &[]);
     for agent in 0..20 {
@@ -292,7 +292,7 @@ fn a_pause_of_the_collector_accuses_nobody() {
     let resumed = Instant::now();
     collector.await_log(said::WAS_NOT_AWAKE);
     assert_eq!(collector.get("/health").json()["agents"]["unhealthy"], 0);
-    // All but one come back within what is left of their time.
+    // All agents but one come back before their deadlines.
     for agent in 1..20 {
         collector.beat(&uuid(agent), "EMERGENCY", 118.0);
     }
@@ -319,16 +319,16 @@ fn a_file_that_cannot_be_used_is_set_aside() {
     collector.beat("a", "SLEEP", 1.0);
     collector.signal("TERM");
     assert_eq!(collector.wait(), Some(0));
-    // What it saved at its end is good, but not for another cluster.
+    // The state that it saved at its end is good, but not for another cluster.
     let again = Collector::start(&variables);
     assert_eq!(again.get("/agents/a").status, 200);
     drop(again);
     let foreign = Collector::start(&[&variables[..], &[("CLUSTER_ID", "another")]].concat());
-    foreign.await_log("it is of cluster test-cluster");
+    foreign.await_log("it belongs to another collector or program: cluster test-cluster");
     assert_eq!(foreign.get("/agents/a").status, 404);
     assert_eq!(aside().len(), 2);
     drop(foreign);
-    // A place that cannot be written to is no reason not to run.
+    // A collector runs even if it cannot write its state.
     let nowhere = Collector::start(&[("STATE_FILE", "/nowhere/state"), ("STATE_INTERVAL_MS", "50")]);
     nowhere.beat("a", "IDLE", 1.0);
     nowhere.await_log(said::STATE_CANNOT_BE_SAVED);
@@ -336,7 +336,7 @@ fn a_file_that_cannot_be_used_is_set_aside() {
 }
 
 #[test]
-fn systemd_hears_how_it_is() {
+fn systemd_is_told_whether_the_collector_is_well() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -372,7 +372,7 @@ fn a_socket_of_systemd_is_served() {
     assert_eq!(collector.port, port);
     assert_eq!(collector.beat("a", "IDLE", 1.0).json()["received"], json!(true));
     collector.signal("HUP");
-    collector.await_log(said::WENT_ON);
+    collector.await_log(said::UPGRADED);
     collector.poll("it is ready again", || collector.get("/ready").status == 200);
     assert_eq!(collector.get("/agents/a").status, 200);
 }

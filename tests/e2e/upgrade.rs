@@ -1,5 +1,5 @@
-//! In-place upgrades between programs that know different hand-overs: from and
-//! to a former program, and with programs that a script stands in for.
+//! In-place upgrades between programs that know different hand-overs: from and to a
+//! former program, and to scripts that stand in for other programs.
 //!
 //! `.ci/former` builds the former program and prints its path, which these tests
 //! expect in `PAP_FORMER_PROGRAM`.
@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 const BEAT: &str = r#"{"mode":"SLEEP","uptime_seconds":5}"#;
 
-/// A place for a program that is replaced while it runs.
+/// A path whose program the tests replace while it runs.
 struct Place {
     directory: TempDir,
     path: PathBuf,
@@ -36,9 +36,9 @@ impl Place {
         place
     }
 
-    /// Puts another program there, whole, as a package manager does. cp(1) writes
-    /// it: if we did, a child that a test beside this one has just forked would
-    /// keep the file open for a moment, and the kernel does not run such a file.
+    /// Puts another program there by a rename, as a package manager does. cp(1) writes
+    /// the file. If this process wrote it, a child that another test has just forked
+    /// would keep it open for writing, and the kernel does not run such a file.
     fn put_program(&self, program: &Path) {
         let new = self.directory.path().join("new");
         assert!(Command::new("cp").arg(program).arg(&new).status().unwrap().success());
@@ -73,12 +73,12 @@ impl Place {
     }
 }
 
-/// What the process runs now.
+/// The program that the process runs now.
 fn executable(collector: &Collector) -> PathBuf {
     fs::read_link(format!("/proc/{}/exe", collector.child.id())).unwrap()
 }
 
-/// What its descriptors from 3 up are.
+/// The targets of its descriptors from 3 up.
 fn descriptors(collector: &Collector) -> Vec<String> {
     let folder = format!("/proc/{}/fd", collector.child.id());
     let names = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
@@ -86,7 +86,7 @@ fn descriptors(collector: &Collector) -> Vec<String> {
     names.filter_map(|name| fs::read_link(name).ok()).map(|name| name.display().to_string()).collect()
 }
 
-/// The former program; none where nobody has built it.
+/// The former program; None if it was not built.
 fn former() -> Option<PathBuf> {
     let former = std::env::var_os("PAP_FORMER_PROGRAM").map(PathBuf::from);
     if former.is_none() {
@@ -114,8 +114,8 @@ fn beat(agent: &str) -> String {
     format!("POST /heartbeat/{agent} HTTP/1.1\r\nHost: c\r\nContent-Length: {}\r\n\r\n{BEAT}", BEAT.len())
 }
 
-/// A connection that is kept: one request on it was answered, and a part of
-/// another one has been sent.
+/// A connection on which one request was answered and a part of another one was
+/// sent.
 fn half_a_request(collector: &Collector, agent: &str) -> TcpStream {
     let mut stream = collector.connect();
     stream.write_all(beat(agent).as_bytes()).unwrap();
@@ -126,7 +126,7 @@ fn half_a_request(collector: &Collector, agent: &str) -> TcpStream {
 
 fn answer(stream: &mut TcpStream) -> String {
     let mut bytes = [0; 1024];
-    // A connection that is cut off gives nothing.
+    // A connection that is cut off gives no answer.
     let count = stream.read(&mut bytes).unwrap_or(0);
     String::from_utf8_lossy(&bytes[..count]).into_owned()
 }
@@ -180,7 +180,7 @@ fn to_the_former_program_the_port_stays_open_and_agents_come_from_the_file() {
     let Some(former) = former() else { return };
     let place = Place::new(Path::new(&program()));
     let file = place.directory.path().join("state");
-    // It is saved for the upgrade, or not at all.
+    // The only save is the one for the upgrade.
     let collector = place.start(&[("STATE_FILE", file.to_str().unwrap()), ("STATE_INTERVAL_MS", "3600000")]);
     collector.beat("a", "SLEEP", 5.0);
     let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
@@ -188,7 +188,7 @@ fn to_the_former_program_the_port_stays_open_and_agents_come_from_the_file() {
         let (stop, asked, port) = (Arc::clone(&stop), Arc::clone(&asked), collector.port);
         move || {
             while !stop.load(Ordering::SeqCst) {
-                // Who is cut off asks again.
+                // A client that is cut off asks again.
                 let answers = try_get(port, "/health").is_some_and(|answer| answer.status == 200);
                 asked.fetch_add(u32::from(answers), Ordering::SeqCst);
             }
@@ -201,7 +201,7 @@ fn to_the_former_program_the_port_stays_open_and_agents_come_from_the_file() {
     stop.store(true, Ordering::SeqCst);
     asking.join().expect("nobody is refused");
     assert!(is_agent_known(&collector, "a"));
-    collector.await_log("takes no hand-over that this program writes (version 2)");
+    collector.await_log("does not read the hand-over of this program (version 2)");
     // The former program knows the hand-over of its kind, and ours reads it.
     place.put_program(Path::new(&program()));
     place.upgrade(&collector, &place.path);
@@ -223,7 +223,7 @@ fn a_program_without_our_hand_over_gets_the_listener_and_nothing_else() {
     ));
     place.upgrade(&collector, Path::new(&program()));
     assert_eq!(fs::read_to_string(seen).unwrap(), "1 1 none\n");
-    let why = collector.await_log("takes no hand-over that this program writes (version 2)");
+    let why = collector.await_log("does not read the hand-over of this program (version 2)");
     assert!(why.contains("connections are closed") && why.contains("STATE_FILE"), "{why}");
     assert!(!is_agent_known(&collector, "a"));
     assert_eq!(answer(&mut stream), "", "the connection is closed, not forgotten");
@@ -239,7 +239,7 @@ fn what_the_state_file_does_not_hold_is_not_given_up() {
         exec "$real" "$@""#,
     );
     collector.signal("HUP");
-    collector.await_log("the in-place upgrade failed");
+    collector.await_log(said::UPGRADE_FAILED);
     stream.write_all(&beat("a").as_bytes()[20..]).unwrap();
     assert!(answer(&mut stream).starts_with("HTTP/1.1 200"));
     assert_eq!(collector.get("/agents/a").json()["agent"]["consecutive_heartbeats"], 2);
@@ -263,10 +263,10 @@ fn from_an_unknown_hand_over_the_listener_is_taken_and_the_rest_closed() {
         assert!(!is_agent_known(&collector, "a"));
         assert_eq!(answer(&mut stream), "", "the connection is closed, not forgotten");
         assert!(!descriptors(&collector).iter().any(|name| name.contains("memfd:")), "memory is given back");
-        // It is a program like any other from now on.
+        // The next upgrade, to a program that knows the hand-over, keeps everything.
         collector.beat("b", "SLEEP", 5.0);
         collector.signal("HUP");
-        collector.await_log("going on where the former image stopped");
+        collector.await_log(said::UPGRADED);
         assert!(is_agent_known(&collector, "b"));
     }
 }
@@ -278,20 +278,20 @@ fn after_a_failed_re_exec_no_descriptor_is_left_for_others() {
     let mut stream = half_a_request(&collector, "a");
     place.put_script(r#"rm "$0"; exec "$real" "$@""#);
     collector.signal("HUP");
-    collector.await_log("the in-place upgrade failed");
+    collector.await_log(said::UPGRADE_FAILED);
     stream.write_all(&beat("a").as_bytes()[20..]).unwrap();
     assert!(answer(&mut stream).starts_with("HTTP/1.1 200"));
     let folder = format!("/proc/{}/fdinfo", collector.child.id());
     for entry in fs::read_dir(folder).unwrap().flatten() {
         let number = entry.file_name().into_string().unwrap();
-        // It may be closed meanwhile.
+        // Another thread may have closed it meanwhile.
         let Ok(what) = fs::read_link(format!("/proc/{}/fd/{number}", collector.child.id())) else { continue };
         let Ok(about) = fs::read_to_string(entry.path()) else { continue };
         let flags = about.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
         let is_inherited = u32::from_str_radix(flags.trim(), 8).unwrap() & 0o2_000_000 == 0;
         let what = what.to_str().unwrap();
         let is_of_ours = ["socket:", "anon_inode:", "/memfd:"].iter().any(|kind| what.starts_with(kind));
-        // Other files may come from whoever started the tests.
+        // The process that started the tests may have passed other files on.
         let is_standard = number.parse::<u32>().unwrap() < 3;
         assert!(is_standard || !is_of_ours || !is_inherited, "{number} would be inherited: {what}");
     }
@@ -309,7 +309,7 @@ fn two_sockets_of_systemd_are_both_served_and_go_along() {
     }
     let [first, second] = [0, 1].map(|at: usize| listeners[at].as_raw_fd());
     let mut shell = Command::new("bash");
-    // Neither number may be one of those that it becomes.
+    // 30 and 31 are in between, as either socket may already have number 3 or 4.
     let moves = format!("exec 30<&{first} 31<&{second}; exec 3<&30 4<&31 30<&- 31<&-");
     shell.args(["-c", &format!("{moves}; LISTEN_PID=$$ exec {}", program())]);
     shell.env_clear().env("CLUSTER_ID", "test-cluster").env("LISTEN_FDS", "2").stdin(Stdio::null());
@@ -320,6 +320,6 @@ fn two_sockets_of_systemd_are_both_served_and_go_along() {
             assert_eq!(try_get(port, "/ready").unwrap().status, 200, "round {round}");
         }
         collector.signal("HUP");
-        collector.await_logs(said::WENT_ON, 2 * round);
+        collector.await_logs(said::UPGRADED, 2 * round);
     }
 }

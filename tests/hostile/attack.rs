@@ -1,4 +1,4 @@
-//! An attack, and what it is measured by.
+//! Runs an attack, and measures honest heartbeats meanwhile.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -9,31 +9,31 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Answer, Collector, PATIENCE, let_pass, until};
 
-/// What an honest heartbeat may take while somebody attacks, on a machine that
-/// keeps up.
+/// How long an honest heartbeat may take during an attack, on a machine that keeps
+/// up.
 const HONEST: Duration = Duration::from_secs(1);
-/// One in twenty may meet a moment at which the machine does something else, as
-/// long as a client would wait.
+/// How long one heartbeat in twenty may take, as the machine may be busy with
+/// something else. It is as long as a client would wait.
 const LONGEST: Duration = Duration::from_secs(5);
-/// How many times as long as one to a collector beside it, that nobody attacks,
-/// it may take on a machine that does not.
+/// On a machine that does not keep up, a heartbeat may take this many times as long as
+/// one to another collector that nobody attacks.
 const TIMES: u32 = 20;
 
-/// An attack is measured against what an idle machine can do, so these tests
-/// run one after the other.
+/// The measurements need an otherwise idle machine, so these tests run one after the
+/// other.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Beats honestly, each time on a fresh connection, until told to stop.
+/// Sends honest heartbeats, each on a fresh connection, until it is told to stop.
 struct Honest {
     stop: Arc<AtomicBool>,
     beats: Arc<AtomicUsize>,
     thread: JoinHandle<Result<Times, String>>,
 }
 
-/// What nineteen of twenty heartbeats took at most, and what the slowest took.
+/// The longest time that nineteen of twenty heartbeats took, and the longest of all.
 #[derive(Clone, Copy, Debug)]
 struct Times {
     most: Duration,
@@ -57,7 +57,7 @@ impl Honest {
         Self { stop, beats, thread }
     }
 
-    /// Lets it beat `more` times, then ends it. Nothing may have gone wrong.
+    /// Lets it send `more` heartbeats, then ends it. None may have failed.
     fn finish(self, more: usize) -> Times {
         let target = self.beats.load(Ordering::Relaxed) + more;
         let enough = || self.beats.load(Ordering::Relaxed) >= target || self.thread.is_finished();
@@ -93,14 +93,14 @@ pub fn status(collector: &Collector, name: &str) -> usize {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Threads, descriptors and kilobytes of memory of a process.
+/// The threads, descriptors and kilobytes of memory of the collector.
 pub fn usage(collector: &Collector) -> (usize, usize, usize) {
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", collector.child.id())).unwrap().count();
     (status(collector, "Threads:"), descriptors, status(collector, "VmRSS:"))
 }
 
-/// By how many descriptors the collector holds the connection from this port:
-/// `/proc/net/tcp`, whose tenth field is the socket's inode.
+/// How many descriptors of the collector refer to the connection from this port. The
+/// tenth field of `/proc/net/tcp` is the socket's inode.
 pub fn holds(collector: &Collector, client: u16) -> usize {
     let tables = ["tcp", "tcp6"].map(|table| std::fs::read_to_string(format!("/proc/net/{table}")).unwrap());
     let mut rows = tables.iter().flat_map(|table| table.lines().skip(1)).map(str::split_ascii_whitespace);
@@ -115,8 +115,8 @@ pub fn holds(collector: &Collector, client: u16) -> usize {
     links.filter(|link| link.to_str() == inode.as_deref()).count()
 }
 
-/// Runs an attack beside honest heartbeats, then waits until things are as
-/// they were.
+/// Runs an attack beside honest heartbeats, then waits until threads, descriptors and
+/// memory are back.
 pub fn attack(variables: &[(&str, &str)], attack: impl FnOnce(&Collector)) {
     let collector = Collector::start(&[&[("RUST_LOG", "info,pap_collector=info")], variables].concat());
     under_attack(&collector, attack);
@@ -154,7 +154,7 @@ pub fn hold(collector: &Collector, count: usize, bytes: &[u8]) -> Vec<TcpStream>
     (0..count)
         .map(|_| {
             let mut stream = collector.connect();
-            // It may be refused and closed at once.
+            // The collector may refuse and close the connection at once.
             let _ = stream.write_all(bytes);
             stream
         })
@@ -165,7 +165,7 @@ pub fn hold(collector: &Collector, count: usize, bytes: &[u8]) -> Vec<TcpStream>
 pub fn await_closed(streams: Vec<TcpStream>) {
     for mut stream in streams {
         let mut rest = Vec::new();
-        // Closed with an answer, without one or with a reset: closed.
+        // An answer or a reset may come before the end: all of them count as closed.
         if let Err(error) = stream.read_to_end(&mut rest) {
             assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "it was not closed");
         }

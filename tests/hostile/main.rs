@@ -1,7 +1,7 @@
-//! What a bad neighbour can send, against the real binary. While each attack
-//! runs, honest heartbeats on fresh connections are answered, nearly as quickly
-//! as those to a collector that nobody attacks; after it threads, descriptors
-//! and memory are back near where they were.
+//! Attacks by a bad neighbour on the real binary. During each attack, honest
+//! heartbeats on fresh connections are answered nearly as quickly as by a collector
+//! that nobody attacks. After it, the numbers of threads and descriptors and the
+//! memory are back near their old values.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! What is sent: lengths that lie, heads that are none, offers that are not ours.
+//! Attacks by what a client sends: false lengths, broken heads, unknown offers to
+//! upgrade.
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
@@ -75,12 +76,12 @@ fn heads_that_are_none() {
             let request = format!("GET /health HTTP/1.1\r\nHost: c\r\n{nan}Connection: close\r\n\r\n");
             assert_eq!(collector.raw(request.as_bytes()).status, 200);
         }
-        // An endless head, as fast as it goes.
+        // An endless head, sent as fast as possible.
         let mut stream = collector.connect();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: c\r\nx: ").unwrap();
         let started = Instant::now();
         while stream.write_all(&vec![b'y'; 64 * 1024]).is_ok() {
-            assert!(started.elapsed() < PATIENCE, "it is read for ever");
+            assert!(started.elapsed() < PATIENCE, "the endless head is read for ever");
         }
     });
 }
@@ -101,7 +102,7 @@ fn heads_have_limits_and_requests_their_order() {
             assert_eq!(answer.status, 431);
             assert!(answer.json()["error"].as_str().unwrap().contains("16384 bytes"), "{}", answer.body);
         }
-        // What was asked before is answered before.
+        // The request before the bad one is answered first.
         let mut stream = collector.connect();
         stream
             .write_all(format!("GET /ready HTTP/1.1\r\nHost: c\r\n\r\n{}", head(0, 20_000)).as_bytes())
@@ -119,7 +120,7 @@ fn heads_have_limits_and_requests_their_order() {
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
         assert_eq!(Answer::parse(&answer).status, 200);
-        // Each comes in its turn, also where a body has an empty line.
+        // Answers come in the order of the requests, also if a body has an empty line.
         let body = "{\"mode\":\"IDLE\",\r\n\r\n\"uptime_seconds\":5}\r\n\r\n";
         let beat =
             format!("POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: {}\r\n\r\n{body}", body.len());
@@ -150,14 +151,14 @@ fn absurd_lengths_and_versions_leave_nothing_behind() {
     });
 }
 
-/// Nobody is connected but who asks, and who beats honestly beside.
+/// Only the client that asks and the honest client are connected.
 fn none_is_held(collector: &Collector) {
     collector.poll("none is held", || collector.metric("connections") <= 2.0);
 }
 
-/// Behind an answer whose end is the end of the connection.
+/// The request stands behind one whose answer ends the connection.
 #[test]
-fn what_is_sent_behind_the_last_answer_is_not_heard() {
+fn a_request_after_the_last_one_is_not_answered() {
     let _alone = alone();
     attack(&[], |collector| {
         let last = "GET /agents HTTP/1.0\r\nHost: c\r\nConnection: close\r\n\r\n";
@@ -169,16 +170,16 @@ fn what_is_sent_behind_the_last_answer_is_not_heard() {
             let _ = stream.read_to_end(&mut answer);
             assert_eq!(Answer::parse(&answer).status, 200);
         }
-        // The clients go on holding their ends.
+        // The clients keep their ends open.
         none_is_held(collector);
         drop(held);
         assert_eq!(collector.get("/agents/behind").status, 404);
     });
 }
 
-/// Nothing behind a handshake is read, and what is not read asks for nothing.
+/// Bytes after a handshake are frames: they are not read as a request.
 #[test]
-fn what_is_sent_behind_a_handshake_is_let_go_of() {
+fn a_request_after_a_handshake_is_dropped() {
     let _alone = alone();
     let poison = format!("TE: {}\r\n", "a;q=nan, a;q=0.1, a;q=0.5, ".repeat(30));
     attack(&[], |collector| {
@@ -201,8 +202,8 @@ fn what_is_sent_behind_a_handshake_is_let_go_of() {
     });
 }
 
-/// Offers to change the protocol, with and without a body, from clients that
-/// then stay: behind those tiny_http would read for ever.
+/// Clients offer to change the protocol, with and without a body, and then keep the
+/// connection open.
 #[test]
 fn offers_to_upgrade_hold_up_nobody() {
     let _alone = alone();
@@ -213,7 +214,10 @@ fn offers_to_upgrade_hold_up_nobody() {
         let without = format!("POST /heartbeat/a HTTP/1.1\r\nHost: c\r\n{upgrade}\r\n");
         held.extend(hold(collector, 20, without.as_bytes()));
         for stream in &mut held {
-            assert!(stream.read(&mut [0; 512]).unwrap() > 0, "it is answered while it stays");
+            assert!(
+                stream.read(&mut [0; 512]).unwrap() > 0,
+                "the request is answered while the client stays connected"
+            );
         }
     });
 }

@@ -1,4 +1,4 @@
-//! How much of it: memory, connections, agents, and threads that are not to be had.
+//! Attacks by numbers: memory, connections, agents, and a system without threads.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -41,7 +41,7 @@ fn three_thousand_connections_with_a_thousand_descriptors() {
     let mut limited = command(&[("CLUSTER_ID", "test-cluster"), ("COLLECTOR_PORT", "0")]);
     limit(&mut limited, rustix::process::Resource::Nofile, 1024);
     let collector = Collector::spawn(limited.stdout(Stdio::null()));
-    // This process needs descriptors of its own.
+    // This process needs as many descriptors for its own ends.
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     let raised = rustix::process::Rlimit { current: most, maximum: most };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
@@ -94,9 +94,9 @@ fn more_agents_than_allowed() {
     });
 }
 
-/// A collector of a user that may have so many threads and no more. None where
-/// we are not root: limits on threads do not hold for root, so it must run as
-/// somebody else.
+/// A collector whose user may have at most this many threads. The limit does not hold
+/// for root, so the collector runs as another user; None if we are not root, because
+/// only root can choose the user.
 fn with_few_threads(most: u64) -> Option<(Collector, tempfile::TempDir)> {
     if !rustix::process::geteuid().is_root() {
         skipped("not root, so no other user can be had");
@@ -114,7 +114,7 @@ fn with_few_threads(most: u64) -> Option<(Collector, tempfile::TempDir)> {
         ("COLLECTOR_BIND", "127.0.0.1"),
     ]);
     limit(&mut limited, rustix::process::Resource::Nproc, most);
-    // The limit counts all that a user runs: this one is ours alone.
+    // The limit counts all threads of a user, so this user runs nothing else.
     let user = 50_000 + std::process::id() % 10_000;
     limited.uid(user).gid(user).stdin(Stdio::null()).stdout(Stdio::null());
     Some((Collector::spawn(&mut limited), directory))
@@ -135,12 +135,12 @@ fn a_system_without_threads() {
 }
 
 #[test]
-fn with_no_threads_to_be_had_heartbeats_go_on() {
+fn without_new_threads_heartbeats_go_on() {
     let _alone = alone();
     let Some((mut collector, _directory)) = with_few_threads(400) else { return };
     let threads = || status(&collector, "Threads:");
     let before = threads();
-    // Only its own user may set it.
+    // Without root's rights, only a process of the same user may set this limit.
     let (id, user) = (collector.child.id().to_string(), u32::try_from(status(&collector, "Uid:")).unwrap());
     let mut prlimit = std::process::Command::new("prlimit");
     assert!(prlimit.args(["--pid", &id, "--nproc=1:400"]).uid(user).gid(user).status().unwrap().success());

@@ -1,4 +1,4 @@
-//! How it is sent and taken: slowly, not at all, or not waited for.
+//! Attacks by time: clients that send or read slowly, not at all, or leave early.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -58,9 +58,9 @@ fn bodies_that_do_not_come_hold_up_no_other() {
         hesitant.write_all(format!("{head}{{\"mode\":\"IDLE\",").as_bytes()).unwrap();
         let whole = format!("{head}{}", r#"{"mode":"IDLE","uptime_seconds":5}"#);
         assert_eq!(collector.raw(whole.as_bytes()).status, 200);
-        // Those that do not come are closed at last, and were not waited for.
+        // The whole body was answered while the missing bodies were still awaited.
         let waiting = empty.iter().any(|stream| is_held(collector, stream));
-        assert!(waiting, "it was answered when the others had been closed");
+        assert!(waiting, "it was answered only after the others had been closed");
         hesitant.write_all(br#""uptime_seconds":5}"#).unwrap();
         let mut answer = Vec::new();
         hesitant.read_to_end(&mut answer).unwrap();
@@ -102,33 +102,33 @@ fn pipelining_without_reading() {
         held.extend(hold(collector, 3, &many("GET /health HTTP/1.1\r\nHost: c\r\n\r\n")));
         let mixed = "GET /agents HTTP/1.1\r\nHost: c\r\n\r\nGET /health HTTP/1.1\r\nHost: c\r\n\r\nPOST /heartbeat/a HTTP/1.1\r\nHost: c\r\nContent-Length: -1\r\n\r\n";
         held.extend(hold(collector, 3, &many(mixed)));
-        // Of the big ones only what fits into buffers is taken.
+        // The clients read nothing, so the collector closes their connections in the end.
         collector.poll("those are given up", || collector.metric("connections") < 8.0);
         drop(held);
     });
 }
 
-/// The page is small enough for a worker, but a few of them fill a buffer.
+/// A few pages fill the buffers of a connection, and then a lane waits.
 #[test]
 fn pages_that_nobody_takes_hold_up_nobody() {
     let _alone = alone();
     attack(&[("COLLECTOR_HTTP_WORKERS", "2")], |collector| {
         let page = "GET / HTTP/1.1\r\nHost: c\r\nAccept: text/html\r\n\r\n";
         let held = hold(collector, 12, page.repeat(200).as_bytes());
-        // Honest heartbeats are measured meanwhile; these are for the eye.
+        // Honest heartbeats are measured meanwhile; this time is only printed.
         let began = Instant::now();
         for _ in 0..40 {
             assert_eq!(collector.get("/ready").status, 200);
         }
         println!("40 answers beside them took {:.1?}", began.elapsed());
         let waiting = held.iter().any(|stream| is_held(collector, stream));
-        assert!(waiting, "they were answered when the others had been given up");
+        assert!(waiting, "they were answered only after the others had been closed");
         drop(held);
     });
 }
 
 #[test]
-fn who_reads_slowly_makes_room_for_others() {
+fn slow_readers_make_room_for_others() {
     if !slow("slow readers are borne for 10 s") {
         return;
     }
@@ -149,7 +149,7 @@ fn who_reads_slowly_makes_room_for_others() {
         collector.poll("the slow ones are being answered", || {
             slow.iter().filter(|stream| stream.peek(&mut [0]).is_ok()).count() >= 4
         });
-        // They do take something, and so are not stalled.
+        // They read a little, so they do not count as stalled.
         let enough = AtomicBool::new(false);
         let answer = thread::scope(|scope| {
             scope.spawn(|| {
@@ -168,7 +168,7 @@ fn who_reads_slowly_makes_room_for_others() {
     });
 }
 
-/// Asks for all agents and takes next to nothing of the answer.
+/// Asks for all agents and reads almost nothing of the answer.
 fn slow_reader(collector: &Collector) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -182,7 +182,7 @@ fn slow_reader(collector: &Collector) -> TcpStream {
 
 /// Clients that do not wait for an answer.
 #[test]
-fn who_sends_and_resets_at_once_is_heard() {
+fn a_heartbeat_before_an_immediate_reset_counts() {
     let _alone = alone();
     let collector = Collector::start(&[]);
     let beat = |agent: &str| {
@@ -194,11 +194,11 @@ fn who_sends_and_resets_at_once_is_heard() {
         let client = stream.local_addr().unwrap().port();
         collector.poll("it is accepted", || holds(&collector, client) == 1);
         if number >= 10 {
-            // One that has been heard before.
+            // Here the connection has carried a heartbeat before.
             stream.write_all(beat("known").as_bytes()).unwrap();
             assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
         }
-        // When it is read, the client is gone already.
+        // The client is gone before the collector reads the heartbeat.
         collector.signal("STOP");
         stream.write_all(beat(&uuid(number)).as_bytes()).unwrap();
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();

@@ -1,4 +1,4 @@
-//! What no schema knows: whether manifests fit each other and the program.
+//! Checks that no schema can make: whether manifests fit each other and the program.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 /// The variables of each of our programs.
 pub type Known = BTreeMap<&'static str, BTreeSet<String>>;
 
-/// Which of our programs is in a container.
+/// Which of our programs a container runs.
 pub fn program_of(container: &Value) -> Option<&str> {
     let (name, _) = text(container, "/image").split_once(':')?;
     name.starts_with("pap-").then_some(name)
 }
 
-/// What is wrong with manifests that are applied together.
+/// The flaws of manifests that are applied together.
 pub fn flaws(documents: &[Value], known: &Known) -> Vec<String> {
     let mut flaws = Vec::new();
     for owner in documents {
@@ -65,7 +65,7 @@ pub fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
     list(pod, "/initContainers").iter().chain(list(pod, "/containers"))
 }
 
-/// Every name that a pod uses is defined somewhere.
+/// Finds names that a pod uses and that nothing defines.
 fn references(pod: &Value, documents: &[Value], flaws: &mut Vec<String>) {
     let account = text(pod, "/serviceAccountName");
     if !account.is_empty() && find(documents, "ServiceAccount", account).is_none() {
@@ -123,7 +123,8 @@ fn has_port(container: &Value, port: &Value) -> bool {
     list(container, "/ports").iter().any(|it| it["name"] == *port || it["containerPort"] == *port)
 }
 
-/// The restricted level of the Pod Security Standards, and a little more.
+/// Finds breaches of the restricted level of the Pod Security Standards, and a few
+/// more.
 fn restricted(pod: &Value, flaws: &mut Vec<String>) {
     let mut want = |what: &str, is_so: bool| {
         if !is_so {
@@ -148,7 +149,7 @@ fn restricted(pod: &Value, flaws: &mut Vec<String>) {
     }
 }
 
-/// The program knows each variable, and can write where it is told to.
+/// Finds variables that the program does not know, and paths where it cannot write.
 fn configuration(container: &Value, pod: &Value, known: &BTreeSet<String>, flaws: &mut Vec<String>) {
     for variable in list(container, "/env") {
         let name = text(variable, "/name");
@@ -238,7 +239,7 @@ fn service_monitor(monitor: &Value, documents: &[Value], flaws: &mut Vec<String>
         .iter()
         .filter(|it| text(it, "/kind") == "Service" && matches(selector, &it["metadata"]["labels"]))
         .collect();
-    // Two would have everything counted twice.
+    // With two services, Prometheus would count everything twice.
     let [service] = services[..] else {
         return flaws.push(format!("selects {} services", services.len()));
     };

@@ -1,6 +1,6 @@
-//! Everything in `k8s/` and `systemd/`: against the published schemas, against
-//! the tools that will read it, against itself and against the program. Each
-//! check is shown a broken copy, too, and has to notice.
+//! Checks everything in `k8s/` and `systemd/` against the published schemas, the tools
+//! that will read the files, each other, and the program. Each check also gets a broken
+//! copy, and must notice it.
 //!
 //! The tools are installed by `.ci/manifests`, which runs these tests.
 
@@ -33,7 +33,8 @@ use tools::{
 const MONITORING: &str = "k8s/overlays/monitoring";
 const INGRESS: &str = "k8s/overlays/ingress";
 const HEARTBEAT: &str = "k8s/overlays/heartbeat";
-/// What is applied alone, and what beside it.
+/// Overlays that are applied alone, each with the overlays that may be applied beside
+/// it.
 const APPLIED: [(&str, &[&str]); 5] = [
     ("k8s/base", &[MONITORING, INGRESS, HEARTBEAT]),
     ("k8s/overlays/is-plugged-in", &[MONITORING, INGRESS]),
@@ -42,7 +43,7 @@ const APPLIED: [(&str, &[&str]); 5] = [
     ("k8s/overlays/sidecar", &[]),
 ];
 
-/// All that is in the namespace after the README's commands.
+/// All objects in the namespace after the README's commands.
 fn applied(overlay: &str, beside: &[&str]) -> Vec<Value> {
     let mut all = render(overlay);
     all.extend(beside.iter().flat_map(|overlay| render(overlay)));
@@ -54,13 +55,13 @@ fn file(path: &str) -> String {
     fs::read_to_string(here(path)).unwrap()
 }
 
-/// The variables of our programs, by what they themselves say.
+/// The variables of our programs, as the programs themselves list them.
 fn known() -> Known {
     let names = |command: &mut Command, keys: &[&str]| -> BTreeSet<String> {
         let output = command.arg("--check-config").output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let names = text.lines().filter_map(|line| line.split_once('=')).map(|(name, _)| name.to_owned());
-        // Where it is read from is not what it is.
+        // --check-config shows a key, but not the variable with the key's file.
         names.chain(keys.iter().map(|key| format!("{key}_FILE"))).collect()
     };
     let ids = [("CLUSTER_ID", "c"), ("PAP_AGENT_ID", "a"), ("PAP_COLLECTOR_URL", "http://c")];
@@ -176,7 +177,7 @@ fn whoever_beats_has_somebody_to_beat_to() {
     }
     let wrong = "http://pap-collector.default.svc:8080";
     notices(&set("Deployment", "initContainers", url, wrong), &known, "nobody listens at");
-    // Nodes that share a cluster's id must not share theirs.
+    // The nodes share the cluster's id, but each needs its own agent id.
     let daemon_set = find(&good, "DaemonSet", "pap-heartbeat-collector").unwrap();
     let id = list(daemon_set, "/spec/template/spec/containers/0/env")
         .iter()
@@ -220,7 +221,7 @@ fn the_program_takes_each_configuration() {
             let output = run(&pairs, &["--check-config"]);
             assert!(output.status.success(), "{overlay}: {}", String::from_utf8_lossy(&output.stderr));
             for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
-                // A probe from within has to be a question the program understands.
+                // The command of an exec probe must be one that the program understands.
                 let words: Vec<&str> = list(container, &format!("/{probe}/exec/command"))
                     .iter()
                     .filter_map(Value::as_str)
@@ -259,12 +260,12 @@ fn the_base_upgrades_the_original_in_place() {
     }
     let deployment = find(&all, "Deployment", "pap-heartbeat-collector").unwrap();
     let app = json!({"matchLabels": {"app": "pap-heartbeat-collector"}});
-    // A selector cannot be changed.
+    // Kubernetes does not let a deployment's selector change.
     assert_eq!(deployment["spec"]["selector"], app);
     assert_eq!(text(deployment, "/spec/template/spec/containers/0/name"), "collector");
     let service = find(&all, "Service", "pap-collector").unwrap();
     assert_eq!(service["spec"]["ports"][0]["port"], 8080);
-    // The daemon set takes the deployment's place.
+    // The daemon set replaces the deployment.
     let daemons = render("k8s/overlays/daemonset");
     assert!(find(&daemons, "Deployment", "pap-heartbeat-collector").is_none());
     assert_eq!(
@@ -367,7 +368,7 @@ fn rules_and_dashboard_name_only_metrics_that_exist() {
     assert_eq!(missing("rate(pap_collector_heartbeat_total[1m])", &exist), ["pap_collector_heartbeat_total"]);
 }
 
-/// Metrics of ours that a text names and that do not exist.
+/// The names of metrics in a text that look like ours but do not exist.
 fn missing(text: &str, exist: &BTreeSet<String>) -> Vec<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words
@@ -381,7 +382,7 @@ fn kinds_that_kubernetes_does_not_know_have_the_fields_they_need() {
     if !has_tools("kubectl") {
         return;
     }
-    // Their schemas come with their operators; these are the fields we use.
+    // Operators bring the schemas of these kinds, so only the fields we use are checked.
     let fields = |kind: &str| match kind {
         "ServiceMonitor" => (&["selector", "endpoints"][..], &[][..]),
         "PrometheusRule" => (&["groups"][..], &[][..]),

@@ -1,4 +1,4 @@
-//! Programs that read manifests: kustomize, Kubernetes' schemas, promtool,
+//! Tools that read manifests: kustomize, the schemas of Kubernetes, promtool and
 //! systemd-analyze. `.ci/manifests` installs them.
 
 use std::env;
@@ -11,20 +11,20 @@ use serde_json::Value;
 
 use crate::support::{is_slow_run, skipped};
 
-/// The version of Kubernetes whose schemas are asked.
+/// The version of Kubernetes whose schemas are used.
 const KUBERNETES: &str = "1.34";
 
-/// Whether this run has the tools that a test needs: it is a slow one, and
-/// `.ci/manifests` has looked for all of them.
+/// Whether this run has the tools that a test needs. It has them in a slow run that
+/// `.ci/manifests` started, as that script installs them all.
 pub fn has_tools(which: &str) -> bool {
     let has_tools = is_slow_run() && env::var_os("MANIFESTS_PYTHON").is_some();
     if !has_tools {
-        skipped(&format!("needs PAP_SLOW_TESTS=1 and {which}, as .ci/manifests has them"));
+        skipped(&format!("needs PAP_SLOW_TESTS=1 and {which}: run .ci/manifests"));
     }
     has_tools
 }
 
-/// What a program printed, and whether it was content.
+/// Runs a program. Returns whether it succeeded, and what it printed.
 pub fn run(program: &str, arguments: &[&str], input: &str) -> (bool, String) {
     let mut child = Command::new(program)
         .args(arguments)
@@ -44,7 +44,7 @@ pub fn here(path: &str) -> String {
     format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What `kubectl apply -k` would send.
+/// The objects that `kubectl apply -k` would send.
 pub fn render(overlay: &str) -> Vec<Value> {
     let (fine, text) = run("kubectl", &["kustomize", &here(overlay)], "");
     assert!(fine, "{overlay}: {text}");
@@ -64,8 +64,8 @@ fn python() -> String {
     env::var("MANIFESTS_PYTHON").unwrap_or_else(|_| "python3".into())
 }
 
-/// What the published schemas of Kubernetes say against it; kinds of others
-/// have none.
+/// Checks documents against the published schemas of Kubernetes; kinds that are not
+/// part of Kubernetes have none.
 pub fn against_schemas(documents: &[Value]) -> Result<(), String> {
     let directory = tempfile::tempdir().unwrap();
     let mut files = Vec::new();
@@ -78,7 +78,7 @@ pub fn against_schemas(documents: &[Value]) -> Result<(), String> {
     let mut arguments = vec!["-m", "kubernetes_validate", "--strict", "-k", KUBERNETES];
     arguments.extend(files.iter().map(String::as_str));
     let (fine, text) = run(&python(), &arguments, "");
-    // A kind that is not found is only a warning there.
+    // The tool only warns about a kind that it does not know.
     if fine && !text.contains("WARN") { Ok(()) } else { Err(text) }
 }
 
@@ -87,7 +87,7 @@ fn is_of_kubernetes(document: &Value) -> bool {
     group.is_none_or(|(group, _)| !group.contains('.') || group.ends_with(".k8s.io"))
 }
 
-/// What promtool says against the rules, alone or with their test.
+/// Checks the rules with promtool, alone or with their test.
 pub fn against_promtool(rules: &Value, test: Option<&str>) -> Result<(), String> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("rules.yaml");
@@ -103,8 +103,8 @@ pub fn against_promtool(rules: &Value, test: Option<&str>) -> Result<(), String>
     if passed { Ok(()) } else { Err(output) }
 }
 
-/// What `systemd-analyze verify` says about units, with our programs where
-/// they expect them.
+/// Checks units with `systemd-analyze verify`, with our programs where the units expect
+/// them.
 pub fn against_systemd(units: &[(&str, &str)]) -> Result<(), String> {
     let directory = tempfile::tempdir().unwrap();
     let put = |(name, text): &(&str, &str)| {
@@ -120,7 +120,7 @@ pub fn against_systemd(units: &[(&str, &str)]) -> Result<(), String> {
     if fine && text.is_empty() { Ok(()) } else { Err(text) }
 }
 
-/// How exposed a service is, from 0 to 10.
+/// The exposure of a service by `systemd-analyze security`, from 0 to 10.
 pub fn exposure(service: &Path) -> f64 {
     let (_, text) =
         run("systemd-analyze", &["security", "--offline=true", "--no-pager", service.to_str().unwrap()], "");

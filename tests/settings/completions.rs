@@ -79,7 +79,7 @@ pub fn bash(program: &Program) -> String {
 }
 
 pub fn zsh(program: &Program) -> String {
-    // In a quoted specification; a colon and brackets have a meaning of their own.
+    // zsh gives colons and brackets in a specification a meaning of their own.
     let plain = |text: &str| {
         let text = text.replace('\'', "'\\''");
         text.replace(':', "\\:").replace('[', "\\[").replace(']', "\\]")

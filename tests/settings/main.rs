@@ -1,5 +1,5 @@
-//! What is made from the tables of settings: the pages in docs/ are written by
-//! the modules beside this one; and the programs do what the tables say.
+//! The pages in docs/ are written from the tables of settings, by the modules beside
+//! this one. The programs do what the tables say.
 
 #![allow(
     clippy::unwrap_used,
@@ -28,7 +28,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(here(path)).unwrap()
 }
 
-/// Runs the program with these variables and no other.
+/// Runs the program with only these variables.
 fn run(program: &Program, variables: &[(String, String)], arguments: &[String]) -> Output {
     let path = match program.name {
         COLLECTOR => env!("CARGO_BIN_EXE_pap-collector"),
@@ -88,7 +88,7 @@ fn every_setting_arrives_from_the_environment_and_as_a_flag() {
     fs::write(&pem, certificate.pem()).unwrap();
     let pem = pem.to_str().unwrap();
     for program in &programs() {
-        // One way to see whether an agent lives excludes the others.
+        // Only one liveness source is allowed.
         let alternatives: &[&[&str]] = match program.name {
             COLLECTOR => &[&[]],
             _ => &[&["PAP_PID_FILE"], &["PAP_PROBE", "PAP_PROBE_TIMEOUT_MS", "PAP_EMERGENCY_AFTER"]],
@@ -215,7 +215,7 @@ fn a_mistake_in_the_flags_is_one_line_and_78() {
     }
 }
 
-/// The variables of a program, and those that name the file of a key.
+/// The variables of a program, with those that name a file with a key.
 fn names(program: &Program) -> BTreeSet<String> {
     let files = program.table.iter().filter_map(|setting| setting.file().map(|(name, _)| name));
     program.table.iter().map(|setting| setting.name.to_owned()).chain(files).collect()

@@ -91,10 +91,10 @@ impl Page {
     }
 }
 
-/// Text that roff shows as it is.
+/// Escapes text, so that roff shows it unchanged.
 fn roff(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
-    // A line that begins with a dot would be a request.
+    // roff takes a line that begins with a dot for a request.
     if text.starts_with('.') { format!("\\&{text}") } else { text }
 }
 

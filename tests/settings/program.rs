@@ -1,4 +1,4 @@
-//! What is said of each of the two programs beside its settings.
+//! What the docs say about each of the two programs, besides its settings.
 
 use argh::{ArgsInfo as _, CommandInfoWithArgs, FlagInfoKind};
 use pap_collector::{config, emitter};
@@ -10,16 +10,16 @@ pub const HEARTBEAT: &str = "pap-heartbeat";
 
 pub struct Program {
     pub name: &'static str,
-    /// What it is, in a line.
+    /// What it is, in one line.
     pub summary: &'static str,
-    /// What it does, a paragraph each.
+    /// What it does, in paragraphs.
     pub description: &'static [&'static str],
-    /// How it is called, a line each.
+    /// How to call it, in lines.
     pub synopsis: &'static [&'static str],
-    /// Its arguments beside the settings.
+    /// Its arguments besides the settings.
     pub own: CommandInfoWithArgs,
     pub table: Table,
-    /// Exit codes, each with what it means.
+    /// The exit codes and their meanings.
     pub codes: Vec<(String, &'static str)>,
     pub signals: &'static [(&'static str, &'static str)],
     pub files: &'static [(&'static str, &'static str)],
@@ -27,7 +27,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// The flags that take no value, each with what it does.
+    /// The flags without a value, and what each one does.
     pub fn switches(&self) -> Vec<(&'static str, String)> {
         let mut flags = self.own.flags.to_vec_of_switches();
         if !flags.iter().any(|(flag, _)| *flag == "--help") {
@@ -84,11 +84,11 @@ pub fn programs() -> [Program; 2] {
     };
     let collector = Program {
         name: COLLECTOR,
-        summary: "takes the heartbeats of PAP agents and tells who fell silent",
+        summary: "takes the heartbeats of PAP agents and reports agents that fell silent",
         description: &[
             "pap-collector takes heartbeats over HTTP, keeps in memory which agents are alive, and notices silence, restarts and emergencies by itself. It tells the central station only when something is wrong.",
             "It needs no configuration file. Each setting is a flag or an environment variable.",
-            "With check it asks the collector that runs on this host with the same COLLECTOR_PORT whether it is ready, prints a line and exits with 0 or 1; with check --live it asks only whether it runs.",
+            "With check it asks the collector that runs on this host with the same COLLECTOR_PORT whether that collector is ready, prints a line and exits with 0 or 1. With check --live it asks only whether that collector runs.",
         ],
         synopsis: &[
             "[SETTINGS]",
@@ -106,21 +106,21 @@ pub fn programs() -> [Program; 2] {
         signals: &[
             (
                 "SIGTERM, SIGINT",
-                "/ready turns 503, requests in hand are answered, and alerts get 5 seconds to go out. A second signal ends it at once.",
+                "/ready turns 503, requests in hand are answered, and alerts get 5 seconds to go out. After SIGTERM it also serves heartbeats for up to SHUTDOWN_GRACE_MS. A second signal ends it at once.",
             ),
             (
                 "SIGHUP",
-                "It goes on in the program that is now at the same path, with the port open and nothing forgotten: the way to upgrade in place.",
+                "In-place upgrade: the process replaces itself by the program that is now at the same path. The port stays open, and the agents, the owed alerts and the connections are kept.",
             ),
         ],
         files: &[
             (
                 "/etc/pap-collector/environment",
-                "The settings, where the systemd unit that comes with it is used.",
+                "The settings, with the systemd unit that comes with the program.",
             ),
             (
                 "/var/lib/pap-collector/state",
-                "The state, where that unit is used; elsewhere STATE_FILE says where, or that there is none.",
+                "The state, with that unit. Otherwise STATE_FILE names the file; without it there is none.",
             ),
         ],
         see_also: "pap-heartbeat(8), systemd.service(5)",
@@ -130,15 +130,15 @@ pub fn programs() -> [Program; 2] {
     codes.push(("126, 127".into(), "The command could not be run, or was not found."));
     codes.extend(common(
         "It was stopped by a signal; or, with --check, a heartbeat was taken within two intervals.",
-        "With --check or --status: no heartbeat was taken in time, or nothing beats.",
+        "With --check or --status: no heartbeat was taken in time, or no pap-heartbeat runs for this agent.",
     ));
     let heartbeat = Program {
         name: HEARTBEAT,
         summary: "sends the heartbeats of a PAP agent that cannot do so itself",
         description: &[
-            "pap-heartbeat posts heartbeats to PAP_COLLECTOR_URL, and to PAP_STATION_URL when the collector takes nothing. A heartbeat means that the agent lives: give one of --probe, --pid-file, or a command after --. Without any of them it vouches for itself alone.",
+            "pap-heartbeat posts heartbeats to PAP_COLLECTOR_URL, and to PAP_STATION_URL when the collector takes nothing. It sends a heartbeat only while the agent lives. To know that, it needs a liveness source: --probe, --pid-file, or a command after --. Without one, a heartbeat only means that pap-heartbeat itself runs.",
             "With a command it runs the command, passes signals on and exits with the command's code, so it can be process 1 of a container.",
-            "A planned stop says goodbye, and no alert follows: the command ended with 0, or a signal asked for the stop.",
+            "Before a planned stop it says goodbye to the collector, so no alert follows. A stop is planned if the command ended with 0, or if a signal asked for it.",
         ],
         synopsis: &[
             "[SETTINGS] [-- COMMAND [ARGUMENT ...]]",
@@ -152,11 +152,11 @@ pub fn programs() -> [Program; 2] {
         signals: &[
             (
                 "SIGTERM, SIGINT, SIGQUIT, SIGHUP",
-                "Passed on to the command. Without a command, SIGTERM, SIGINT and SIGQUIT say goodbye and end it.",
+                "They are passed on to the command. Without a command, SIGTERM, SIGINT and SIGQUIT make pap-heartbeat say goodbye and end.",
             ),
             (
                 "SIGUSR1, SIGUSR2, SIGWINCH",
-                "The mode becomes EMERGENCY, IDLE or SLEEP. A command does not hear of these three.",
+                "The mode becomes EMERGENCY, IDLE or SLEEP. These three are not passed on to the command.",
             ),
         ],
         files: &[
@@ -166,7 +166,7 @@ pub fn programs() -> [Program; 2] {
             ),
             (
                 "/etc/pap-heartbeat/NAME",
-                "The settings of pap-heartbeat@NAME, where the systemd unit that comes with it is used.",
+                "The settings of pap-heartbeat@NAME, with the systemd unit that comes with the program.",
             ),
         ],
         see_also: "pap-collector(8), systemd.service(5)",

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::support::{Running, said};
 
-/// One agent that beats: the real program, with a status file of its own.
+/// One agent: the real `pap-heartbeat`, with its own status file.
 pub struct Agent {
     pub running: Running,
     files: TempDir,
@@ -21,10 +21,10 @@ pub fn program() -> String {
     std::env::var("PAP_HEARTBEAT_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_pap-heartbeat").into())
 }
 
-/// The command that starts it with nothing of our environment but the path, and
-/// signals as they are by default.
+/// The command that starts it with only `PATH` of our environment, and with default
+/// signals.
 pub fn command(variables: &[(&str, &str)], arguments: &[&str]) -> Command {
-    // The tests may have been started with signals ignored, as by nohup(1).
+    // The tests may run with ignored signals, as under nohup(1).
     let mut command = Command::new("env");
     command.args(["--default-signal", &program()]);
     let path = std::env::var("PATH").unwrap_or_default();
@@ -34,7 +34,7 @@ pub fn command(variables: &[(&str, &str)], arguments: &[&str]) -> Command {
 }
 
 impl Agent {
-    /// Starts agent `id` of the collector on `port`.
+    /// Starts agent `id` for the collector on `port`.
     pub fn start(port: u16, id: &str, variables: &[(&str, &str)], arguments: &[&str]) -> Self {
         let url = format!("http://127.0.0.1:{port}");
         Self::spawn(id, &[&[("PAP_COLLECTOR_URL", url.as_str())], variables].concat(), arguments)
@@ -54,9 +54,9 @@ impl Agent {
         ask(self.files.path().join("status").to_str().unwrap(), flag)
     }
 
-    /// The process of the command that it runs.
+    /// The process number of the command that it runs.
     pub fn command_pid(&self) -> i32 {
-        let line = self.running.await_log(said::VOUCHING);
+        let line = self.running.await_log(said::LIVENESS);
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 

@@ -1,4 +1,4 @@
-//! A real browser without a window, spoken to over its DevTools protocol.
+//! A real browser without a window, driven over its DevTools protocol.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
@@ -14,13 +14,13 @@ use tungstenite::{Message, WebSocket};
 
 use crate::support::{PATIENCE, let_pass, slow};
 
-/// What a browser may be called.
+/// Names that a browser's program may have.
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
-/// One browser is enough for a small machine at a time.
+/// Only one browser runs at a time, for small machines.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// A running browser. It is ended when dropped, and its profile removed.
+/// A running browser. Dropping it ends the browser and removes its profile.
 pub struct Browser {
     child: Child,
     address: String,
@@ -29,8 +29,8 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts a browser in a slow run, which fails where there is none to be
-    /// found. None in another, and a line that says so.
+    /// Starts a browser. If none is installed, a slow run fails; another run prints
+    /// that and returns None.
     pub fn start() -> Option<Self> {
         if !slow("a browser") {
             return None;
@@ -54,7 +54,7 @@ impl Browser {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let line = lines.find(|line| line.starts_with("DevTools listening on "));
         let address = line.expect("the browser says where it listens").replace("DevTools listening on ", "");
-        // Its later complaints must not fill the pipe.
+        // Read on, so that later messages of the browser do not fill the pipe.
         std::thread::spawn(move || lines.for_each(drop));
         Some(Self { child, address, _profile: profile, _turn: turn })
     }
@@ -78,7 +78,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The browser may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -146,22 +146,22 @@ impl Tab {
         });
     }
 
-    /// Does what makes the tab load a page, and waits until that is loaded.
+    /// Runs `act`, which makes the tab load a page, and waits until it is loaded.
     pub fn load(&mut self, act: impl FnOnce(&mut Self)) {
-        // The moment at which a page began tells it from the one before it.
+        // Each page has its own time origin, so a new one shows a new page.
         let before = self.evaluate("performance.timeOrigin");
         act(self);
         let loaded = format!("document.readyState === 'complete' && performance.timeOrigin !== {before}");
         self.poll("the page is loaded", &loaded);
     }
 
-    /// The value of an expression; a promise is waited for.
+    /// The value of an expression. It waits for a promise.
     pub fn evaluate(&mut self, expression: &str) -> Value {
         self.try_evaluate(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
     }
 
-    /// The value of an expression, or the browser's error: there is no answer
-    /// from a page that gives way to another just then.
+    /// The value of an expression, or the browser's error. A page that is just being
+    /// replaced by another one gives an error.
     fn try_evaluate(&mut self, expression: &str) -> Result<Value, Value> {
         let params = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
         let mut answer = self.try_call("Runtime.evaluate", &params)?;
@@ -169,16 +169,16 @@ impl Tab {
         Ok(answer["result"]["value"].take())
     }
 
-    /// The text of what a selector finds.
+    /// The text of the element that a selector finds.
     pub fn text(&mut self, selector: &str) -> String {
         let value = self.evaluate(&format!("document.querySelector({})?.innerText", json!(selector)));
         value.as_str().unwrap_or_default().to_owned()
     }
 
-    /// Asks until the expression is true, and returns when it was.
+    /// Asks until the expression is true, and returns the time at which it was.
     pub fn poll(&mut self, what: &str, expression: &str) -> Instant {
         let give_up = Instant::now() + PATIENCE;
-        // A page that is only being loaded does not have everything yet.
+        // A page that is still loading may lack elements, which is an error.
         let expression = format!("(() => {{ try {{ return {expression} }} catch {{ return false }} }})()");
         loop {
             let value = self.try_evaluate(&expression);
@@ -231,14 +231,14 @@ impl Tab {
         self.call("Emulation.setDeviceMetricsOverride", &size);
     }
 
-    /// Prefers dark or light.
+    /// Sets whether the browser prefers dark colours.
     pub fn dark(&mut self, dark: bool) {
         let value = if dark { "dark" } else { "light" };
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": value}]});
         self.call("Emulation.setEmulatedMedia", &features);
     }
 
-    /// Writes what is in sight as a PNG.
+    /// Writes the visible part of the page as a PNG.
     pub fn screenshot(&mut self, path: &Path) {
         let shot = self.call("Page.captureScreenshot", &json!({"format": "png"}));
         std::fs::write(path, BASE64_STANDARD.decode(shot["data"].as_str().unwrap()).unwrap()).unwrap();

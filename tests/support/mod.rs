@@ -17,24 +17,24 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// More than anything here should ever take.
+/// The longest that anything in a test may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often somebody looks who waits.
+/// How often a test that waits looks again.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Lets time pass where time itself is what a test is about, or where it keeps
-/// a rhythm. To wait until something has happened there is [`until`].
+/// Lets time pass, for tests about time itself and for steady rhythms. To wait until
+/// something has happened, use [`until`].
 pub fn let_pass(time: Duration) {
     let _ = crossbeam_channel::never::<()>().recv_timeout(time);
 }
 
-/// The same, to a moment.
+/// Lets time pass until a moment.
 pub fn let_pass_until(moment: Instant) {
     let_pass(moment.saturating_duration_since(Instant::now()));
 }
 
-/// Looks until it is so.
+/// Looks again and again until `is_so` is true.
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let give_up = Instant::now() + PATIENCE;
     while !is_so() {
@@ -43,12 +43,12 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Looks for this long whether it is still so. A slow machine looks less
-/// often, and finds nothing that is not there.
+/// Checks for this long that `is_so` stays true. A slow machine checks less often,
+/// so it may miss a failure but never invents one.
 pub fn stays_so(time: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + time;
     loop {
-        assert!(is_so(), "it did not stay so: {what}");
+        assert!(is_so(), "this did not stay true: {what}");
         if Instant::now() >= end {
             return;
         }
@@ -61,8 +61,8 @@ pub fn is_slow_run() -> bool {
     std::env::var("PAP_SLOW_TESTS").is_ok_and(|value| value == "1")
 }
 
-/// Whether to go on with a test that costs or needs something special. If not,
-/// says so, past what captures the output of tests.
+/// Whether to run a test that is slow or needs something special. If not, it prints
+/// that, even where the output of tests is captured.
 #[must_use]
 pub fn slow(why: &str) -> bool {
     if !is_slow_run() {
@@ -71,8 +71,8 @@ pub fn slow(why: &str) -> bool {
     is_slow_run()
 }
 
-/// Whether all of these programs are in `PATH`. Where a slow run lacks one it
-/// fails; another run says so and goes without.
+/// Whether all of these programs are in `PATH`. If one is missing, a slow run fails;
+/// another run prints that and skips the test.
 #[must_use]
 pub fn has_programs(names: &[&str]) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
@@ -85,18 +85,17 @@ pub fn has_programs(names: &[&str]) -> bool {
     missing.is_empty()
 }
 
-/// Tells that a test, or the rest of it, was not run.
+/// Prints that a test, or the rest of it, was skipped.
 pub fn skipped(why: &str) {
     let current = thread::current();
     let name = current.name().unwrap_or("a test");
-    // In one piece, as others write there too; and what for, if it cannot be read.
+    // One write, because other tests write there too. If it fails, nobody reads it.
     let _ = std::io::stderr().write_all(format!("skipped: {why}: {name}\n").as_bytes());
 }
 
-/// A port that is ours, and that nobody listens on until a program is told to:
-/// whoever connects is refused. It is bound the whole time, so that nobody else
-/// is given it meanwhile; the program can bind it too, as both say
-/// `SO_REUSEADDR` and this one does not listen (socket(7)).
+/// A reserved port on which nobody listens yet: connections are refused. It stays
+/// bound, so the kernel gives it to nobody else. The program under test can bind it
+/// too, because both set `SO_REUSEADDR` and this socket does not listen (socket(7)).
 pub struct Port {
     pub number: u16,
     _socket: socket2::Socket,
@@ -112,7 +111,7 @@ impl Port {
     }
 }
 
-/// A running program. It is killed when dropped.
+/// A running program. Dropping it kills the program.
 pub struct Running {
     pub child: Child,
     log: Arc<(Mutex<Vec<String>>, Condvar)>,
@@ -145,10 +144,11 @@ pub fn program() -> String {
     std::env::var("PAP_COLLECTOR_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_pap-collector").into())
 }
 
-/// The command that starts a collector with nothing of our environment.
+/// The command that starts a collector without our environment.
 pub fn command(variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program());
-    command.env_clear().envs(variables.iter().copied()).stdin(Stdio::null());
+    // Nobody sends heartbeats to a collector that a test stops.
+    command.env_clear().env("SHUTDOWN_GRACE_MS", "0").envs(variables.iter().copied()).stdin(Stdio::null());
     command
 }
 
@@ -177,9 +177,9 @@ impl Collector {
         collector
     }
 
-    /// Starts a collector that is handed this socket, as systemd would.
+    /// Starts a collector that inherits this socket, as from systemd.
     pub fn on_socket(listener: TcpListener, variables: &[(&str, &str)]) -> Self {
-        // The shell knows the number of the process that it becomes.
+        // The shell keeps its process number when it becomes the collector.
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", "LISTEN_PID=$$ exec \"$0\" 3<&0 </dev/null", &program()]);
         shell.env_clear().envs([("CLUSTER_ID", "test-cluster"), ("LISTEN_FDS", "1")]);
@@ -217,7 +217,7 @@ impl Collector {
         let mut stream = self.connect();
         stream.write_all(bytes).unwrap();
         let mut answer = Vec::new();
-        // A reset after the answer still leaves the answer.
+        // If a reset follows the answer, the answer is still complete.
         let _ = stream.read_to_end(&mut answer);
         Answer::parse(&answer)
     }
@@ -228,9 +228,9 @@ impl Collector {
         stream
     }
 
-    /// One value of `/metrics`; the labels as they are written, in order. A
-    /// series with labels may begin with what it counts, and is 0 until then;
-    /// everything else has to be there.
+    /// One value of `/metrics`; give labels in the order in which they are written. A
+    /// series with labels may not exist before its first event, and then counts as 0.
+    /// Every other metric must exist.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").body;
         let (family, labels) = match name.split_once('{') {
@@ -254,8 +254,8 @@ impl Running {
         let give_up = Instant::now() + PATIENCE;
         let mut child = loop {
             match command.stderr(Stdio::piped()).spawn() {
-                // A test beside this one has just forked: until its child is
-                // another program, a file that we have written is open in it.
+                // Another test has just forked. Until its child runs another program,
+                // the child keeps a file open that we have just written.
                 Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < give_up => {
                     let_pass(Duration::from_millis(1));
                 }
@@ -278,7 +278,7 @@ impl Running {
         self.log.0.lock().unwrap().clone()
     }
 
-    /// Waits for a line of the log with this text in it.
+    /// Waits for a log line with this text, and returns the line.
     pub fn await_log(&self, text: &str) -> String {
         let lines = self.log.0.lock().unwrap();
         let missing = |lines: &mut Vec<String>| !lines.iter().any(|line| line.contains(text));
@@ -287,17 +287,17 @@ impl Running {
         lines.iter().find(|line| line.contains(text)).unwrap().clone()
     }
 
-    /// Waits until this many lines of the log have this text in them.
+    /// Waits until this many log lines have this text.
     pub fn await_logs(&self, text: &str, count: usize) {
         self.poll(&format!("the log has \"{text}\" {count} times"), || self.logged(text) >= count);
     }
 
-    /// How many lines of the log have this text in them.
+    /// How many log lines have this text.
     pub fn logged(&self, text: &str) -> usize {
         self.log().iter().filter(|line| line.contains(text)).count()
     }
 
-    /// Asks until it is so.
+    /// Asks again and again until `done` is true.
     pub fn poll(&self, what: &str, done: impl Fn() -> bool) {
         let give_up = Instant::now() + PATIENCE;
         while !done() {
@@ -347,7 +347,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The program may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

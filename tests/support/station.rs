@@ -1,5 +1,5 @@
-//! A little station: takes alerts over real HTTP and checks what the real one
-//! checks. The swarm uses it, and so do the tests.
+//! A small station: takes alerts over real HTTP, with the checks of the real station.
+//! The swarm and the tests use it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,7 +20,7 @@ pub struct Post {
     pub authorization: Option<String>,
     pub length: usize,
     pub body: Value,
-    /// What it was answered with; 0 when it got no answer.
+    /// The status of the answer; 0 if there was none.
     pub status: u16,
 }
 
@@ -29,7 +29,7 @@ impl Post {
         self.body[field].as_str().unwrap_or_default()
     }
 
-    /// What the real station answers to it: 201, 400 or 401.
+    /// The status that the real station would answer: 201, 400 or 401.
     pub fn judge(&self, key: &str) -> u16 {
         if self.authorization.as_deref() != Some(&format!("Bearer {key}")) {
             return 401;
@@ -59,7 +59,7 @@ impl Post {
 pub enum Answer {
     Status(u16),
     StatusWith(u16, String),
-    /// Nothing for this long, then the connection is closed.
+    /// Gives no answer for this long, then closes the connection.
     Silence(Duration),
 }
 
@@ -110,7 +110,7 @@ impl Station {
         Ok(station)
     }
 
-    /// Decides differently from now on.
+    /// Changes how the station decides.
     pub fn behave(&self, decide: impl Fn(&Post) -> Answer + Send + Sync + 'static) {
         *self.decide.lock().unwrap() = Arc::new(decide);
     }
@@ -120,7 +120,7 @@ impl Station {
         self.posts.0.lock().unwrap().clone()
     }
 
-    /// Those of one type that were taken.
+    /// The posts of one type that were taken.
     pub fn taken(&self, kind: &str) -> Vec<Post> {
         let mut posts = self.posts();
         posts.retain(|post| (200..300).contains(&post.status) && post.text("type") == kind);
@@ -164,7 +164,7 @@ impl Station {
     }
 }
 
-/// Reads one request; none when the client has closed.
+/// Reads one request; None if the client has closed.
 fn read_post(stream: &mut BufReader<impl Read>) -> io::Result<Option<Post>> {
     let mut line = String::new();
     if stream.read_line(&mut line)? == 0 {
