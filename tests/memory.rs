@@ -9,7 +9,7 @@
 mod support;
 
 use std::fs::{self, File, Permissions};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -36,8 +36,8 @@ fn is_static() -> bool {
     is_static
 }
 
-/// Starts a copy of the program, with a station behind TLS.
-fn start(directory: &Path) -> Collector {
+/// Starts a copy for a station behind TLS.
+fn start(directory: &Path, log: &str) -> Collector {
     let path = directory.join("pap-collector");
     copy_by_pages(&path);
     let state = directory.join("state");
@@ -46,7 +46,7 @@ fn start(directory: &Path) -> Collector {
         ("COLLECTOR_PORT", "0"),
         // Otherwise the number depends on the machine's processors.
         ("COLLECTOR_HTTP_WORKERS", "2"),
-        ("RUST_LOG", "pap_collector=debug"),
+        ("RUST_LOG", log),
         ("STATE_FILE", state.to_str().unwrap()),
         ("STATION_ALERT_URL", "https://127.0.0.1:1/api/clusters/{cluster_id}/alerts"),
         ("STATION_ALERT_KEY", "k"),
@@ -87,7 +87,7 @@ fn ten_thousand_agents_take_twelve() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let collector = start(directory.path());
+    let collector = start(directory.path(), "pap_collector=debug");
     thread::scope(|scope| {
         for lane in 0..8 {
             let collector = &collector;
@@ -101,4 +101,42 @@ fn ten_thousand_agents_take_twelve() {
     let resident = resident(&collector);
     println!("{resident} KB with 10,000 agents");
     assert!(resident <= 12 * 1024, "{resident} KB");
+}
+
+/// Each with a UUID and a name of 16 bytes.
+#[test]
+fn a_hundred_thousand_agents_take_130_bytes_each() {
+    const AGENTS: usize = 100_000;
+    if !is_static() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let collector = start(directory.path(), "pap_collector=info");
+    let mut stream = collector.connect();
+    let mut beat_up_to = |from: usize, to: usize| {
+        for agent in from..to {
+            let body = format!(r#"{{"mode":"SLEEP","uptime_seconds":1.5,"agent_name":"agent-{agent:010}"}}"#);
+            let head = format!(
+                "POST /heartbeat/{} HTTP/1.1\r\nHost: c\r\nContent-Length: {}",
+                uuid(agent),
+                body.len()
+            );
+            stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+            let mut answer = [0; 1024];
+            let length = stream.read(&mut answer).unwrap();
+            assert!(answer[..length].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+        }
+    };
+    // What the first agents need besides themselves is there.
+    beat_up_to(0, 1000);
+    let before = resident(&collector);
+    beat_up_to(1000, AGENTS);
+    // Saving the state takes memory for a moment.
+    let least = (0..20).map(|_| {
+        let_pass(Duration::from_millis(500));
+        resident(&collector)
+    });
+    let each = (least.min().unwrap() - before) * 1024 / (AGENTS - 1000);
+    println!("{each} bytes for each of 100,000 agents");
+    assert!(each <= 130, "{each} bytes");
 }
