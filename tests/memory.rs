@@ -70,7 +70,7 @@ fn an_idle_collector_takes_three_megabytes() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let collector = start(directory.path());
+    let collector = start(directory.path(), "pap_collector=debug");
     // An idle collector repeats all of its work each second.
     let most = (0..10).map(|_| {
         let_pass(Duration::from_secs(1));
