@@ -30,8 +30,12 @@ impl<T> BySlot<T> {
     }
 
     pub fn get(&self, slot: Slot) -> Option<&T> {
-        let hash = self.hasher.hash_one(slot);
-        self.tables[table(slot)].find(hash, |&(other, _)| other == slot).map(|(_, value)| value)
+        let table = &self.tables[table(slot)];
+        // Most tables are empty, and to hash is most of the work.
+        if table.is_empty() {
+            return None;
+        }
+        table.find(self.hasher.hash_one(slot), |&(other, _)| other == slot).map(|(_, value)| value)
     }
 
     /// Keeps a value for the slot, instead of the one it has.

@@ -101,7 +101,7 @@ impl Registry {
     /// Fills an empty registry with what was saved. Returns how many agents
     /// found no room.
     pub fn restore(&mut self, now: Now, mut agents: Vec<SavedAgent>, resume: Resume) -> usize {
-        // The lines want those first who fall due first.
+        // The due queues want those first who fall due first.
         let waited = |agent: &SavedAgent| match (agent.status, resume) {
             (Verdict::Dead, _) => agent.dead_for,
             (Verdict::Healthy | Verdict::Suspect, Resume::Continued) => agent.silence,
