@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use pap_core::agent_id::{AgentId, IdError};
 use pap_core::fanout::Topic;
-use pap_core::heartbeat::{AgentId, Heartbeat, HeartbeatError, IdError, Mode};
+use pap_core::heartbeat::{Heartbeat, HeartbeatError, Mode};
 use pap_core::registry::{AgentView, Full};
 use pap_core::time::{Tick, Uptime, Wall, millis};
 use pap_http::parse::Refused;

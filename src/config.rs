@@ -12,7 +12,7 @@ use std::time::Duration;
 use ureq::tls::Certificate;
 
 use crate::emitter::{Identity, Rhythm, Targets};
-use pap_core::heartbeat::{AgentId, path_segment};
+use pap_core::agent_id::{AgentId, path_segment};
 use pap_core::outbox::Limits;
 use pap_core::registry::Rules;
 use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};

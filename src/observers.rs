@@ -11,9 +11,9 @@ use rustix::event::{EventfdFlags, eventfd};
 use serde::Serialize;
 
 use crate::state_file::Owner;
+use pap_core::agent_id::AgentId;
 use pap_core::alert::{Alert, Body};
 use pap_core::fanout::{Audience, Fanout, Topic, Waiting};
-use pap_core::heartbeat::AgentId;
 use pap_core::registry::AgentView;
 use pap_core::time::Wall;
 use pap_process::clock::wall;

@@ -225,7 +225,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use pap_core::heartbeat::{AgentId, Heartbeat, Mode};
+    use pap_core::agent_id::AgentId;
+    use pap_core::heartbeat::{Heartbeat, Mode};
     use pap_core::outbox::Limits;
     use pap_core::registry::{Resume, Rules};
     use pap_core::time::{Tick, Wall};

@@ -8,9 +8,10 @@
 use std::time::Duration;
 
 use pap_collector::state_file::{Saved, read};
+use pap_core::agent_id::AgentId;
 use pap_core::alert::Kind;
 use pap_core::delivery::Outcome;
-use pap_core::heartbeat::{AgentId, Heartbeat, Mode};
+use pap_core::heartbeat::{Heartbeat, Mode};
 use pap_core::outbox::Limits;
 use pap_core::registry::{Registry, Resume, Rules};
 use pap_core::time::{Now, Tick, Wall};

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::target::Listing;
 use crate::parts::Parts;
 use crate::shared::Shared;
-use pap_core::heartbeat::AgentId;
+use pap_core::agent_id::AgentId;
 use pap_core::registry::{AgentView, Filter, StatsView};
 
 /// Places looked at while the lock is held.

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 
 use crate::metrics::Route;
-use pap_core::heartbeat::{AgentId, IdError, Mode};
+use pap_core::agent_id::{AgentId, IdError};
+use pap_core::heartbeat::Mode;
 use pap_core::registry::Filter;
 use pap_core::verdict::Verdict;
 

@@ -12,7 +12,8 @@ use super::settings::{
 };
 use super::status::StatusFile;
 use super::targets::{Identity, Targets};
-use pap_core::heartbeat::{AgentId, Mode};
+use pap_core::agent_id::AgentId;
+use pap_core::heartbeat::Mode;
 use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
 use pap_process::settings::{ConfigError, Flags, Reader, Source};
 

@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::process;
-use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
@@ -18,6 +17,7 @@ use pap_process::cli::{BUG, IO_ERROR, STOPPED};
 use pap_process::logging::Log;
 use pap_process::panics::on_panic_of_ours;
 use pap_process::signals::{Signal, Signals};
+use pap_process::threads;
 
 /// Events that may wait.
 const MOST_EVENTS: usize = 64;
@@ -138,7 +138,7 @@ fn announce(config: &Config, source: &dyn LivenessSource) {
 }
 
 fn spawn(work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    thread::Builder::new().name("signals".into()).spawn(work).map(drop)
+    threads::spawn("signals", work).map(drop)
 }
 
 fn no_thread(error: &std::io::Error) -> i32 {

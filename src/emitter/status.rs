@@ -13,7 +13,8 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::targets::Identity;
-use pap_core::heartbeat::{AgentId, Mode};
+use pap_core::agent_id::AgentId;
+use pap_core::heartbeat::Mode;
 use pap_core::pace::Taken;
 use pap_core::time::{Monotonic, millis};
 use pap_process::clock::{monotonic, wall};

@@ -6,8 +6,9 @@ use crossbeam_channel::never;
 use ureq::tls::Certificate;
 
 use super::USER_AGENT;
+use pap_core::agent_id::AgentId;
 use pap_core::delivery::{Failure, Outcome, Reply};
-use pap_core::heartbeat::{AgentId, HeartbeatBody, Mode};
+use pap_core::heartbeat::{HeartbeatBody, Mode};
 use pap_core::pace::{Taken, Tries};
 use pap_process::client::{self, Client};
 use pap_process::clock::monotonic;

@@ -7,7 +7,7 @@ use crate::support::{Collector, let_pass};
 
 /// How often all threads of a collector together may wake up each second, if it has
 /// no agents, no station and no state file.
-const IDLE_WAKEUPS: f64 = 30.0;
+const IDLE_WAKEUPS: f64 = 5.0;
 /// How long wake-ups are counted.
 const SPAN: Duration = Duration::from_secs(10);
 

@@ -19,6 +19,7 @@ mod support;
 mod check;
 mod daemon;
 mod heartbeat;
+mod http;
 mod idle;
 mod observe;
 mod readme;

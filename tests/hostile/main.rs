@@ -15,6 +15,7 @@
 mod support;
 
 mod attack;
+mod crowd;
 mod requests;
 mod resources;
 mod waiting;

@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use pap_core::agent_id::AgentId;
 use pap_core::alert::VerdictKind;
 use pap_core::delivery::{Failure, Outcome};
-use pap_core::heartbeat::{AgentId, Heartbeat, Mode};
+use pap_core::heartbeat::{Heartbeat, Mode};
 use pap_core::outbox::{Dropped, Event, Limits, Next, Outbox, ToOwe, What};
 use pap_core::registry::{Filter, Registry, Rules};
 use pap_core::time::{Now, Tick, Wall};

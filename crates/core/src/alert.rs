@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::heartbeat::{AgentId, Mode};
+use crate::agent_id::AgentId;
+use crate::heartbeat::Mode;
 use crate::time::{Now, Wall};
 
 /// The types of alert, in the order the metrics list them.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::heartbeat::AgentId;
+use crate::agent_id::AgentId;
 
 /// Messages that may wait for one watcher.
 const MOST_WAITING: usize = 256;

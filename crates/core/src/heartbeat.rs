@@ -1,26 +1,14 @@
-//! What a heartbeat is: the agent's id, its mode and its uptime, parsed once
-//! at the edge so that everything behind it holds only valid values.
+//! A heartbeat: the mode, the uptime and the name that an agent sends. It is
+//! parsed once, at the edge, so that all code behind the edge has valid values.
 
-use std::cmp::Ordering;
 use std::fmt;
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use uuid::Uuid;
-use uuid::fmt::Hyphenated;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The most bytes an agent's id or name may have.
 pub const MAX_TEXT: usize = 128;
-
-/// What is encoded in a path segment (RFC 3986 §3.3): all but the unreserved.
-const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-/// Text as a path segment of a URL, percent-encoded (RFC 3986 §2.1).
-pub fn path_segment(text: &str) -> String {
-    utf8_percent_encode(text, PATH_SEGMENT).to_string()
-}
 
 /// How often an agent promises to speak (PAP-RFC-001 §8.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -65,145 +53,6 @@ impl Mode {
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// An agent's id: 1 to 128 bytes of text without control characters.
-///
-/// Most ids are UUIDs, and those take 16 bytes instead of 36. Only the
-/// canonical spelling is shortened, so that an id is given back exactly as it
-/// came. Ids are ordered by their text.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct AgentId(Repr);
-
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Repr {
-    Uuid([u8; 16]),
-    Text(Box<str>),
-}
-
-/// Why a text is no agent id. Nothing has been changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IdError {
-    /// The id is empty or has more than 128 bytes.
-    Length,
-    /// A `%` is not followed by two hexadecimal digits, or the bytes are not UTF-8.
-    Encoding,
-    /// The id has a control character in it.
-    Control,
-}
-
-impl fmt::Display for IdError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Length => "agent id must be 1 to 128 bytes",
-            Self::Encoding => "agent id must be percent-encoded UTF-8",
-            Self::Control => "agent id must not contain control characters",
-        })
-    }
-}
-
-impl AgentId {
-    /// An id from plain text.
-    ///
-    /// # Errors
-    /// [`IdError::Length`] and [`IdError::Control`] as they say.
-    pub fn new(text: &str) -> Result<Self, IdError> {
-        if text.is_empty() || text.len() > MAX_TEXT {
-            return Err(IdError::Length);
-        }
-        if text.chars().any(char::is_control) {
-            return Err(IdError::Control);
-        }
-        if let Ok(uuid) = Uuid::try_parse(text)
-            && uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text
-        {
-            return Ok(Self(Repr::Uuid(uuid.into_bytes())));
-        }
-        Ok(Self(Repr::Text(text.into())))
-    }
-
-    /// An id from a percent-encoded path segment (RFC 3986 §2.1).
-    ///
-    /// # Errors
-    /// Every [`IdError`], as they say.
-    pub fn from_path(segment: &str) -> Result<Self, IdError> {
-        let mut rest = segment.as_bytes();
-        while let Some(at) = rest.iter().position(|&byte| byte == b'%') {
-            match rest.get(at + 1..at + 3) {
-                Some(hex) if hex.iter().all(u8::is_ascii_hexdigit) => rest = &rest[at + 3..],
-                _ => return Err(IdError::Encoding),
-            }
-        }
-        let text = percent_decode_str(segment).decode_utf8().map_err(|_| IdError::Encoding)?;
-        Self::new(&text)
-    }
-
-    /// The id as a path segment: what [`from_path`](Self::from_path) reads.
-    pub fn to_path(&self) -> String {
-        self.with_text(path_segment)
-    }
-
-    /// Runs `f` on the id's text, without allocating.
-    fn with_text<R>(&self, f: impl FnOnce(&str) -> R) -> R {
-        match &self.0 {
-            Repr::Uuid(bytes) => {
-                let mut buffer = [0; Hyphenated::LENGTH];
-                f(Uuid::from_bytes(*bytes).hyphenated().encode_lower(&mut buffer))
-            }
-            Repr::Text(text) => f(text),
-        }
-    }
-}
-
-/// Whether it is this text. No memory is taken to find out.
-impl PartialEq<str> for AgentId {
-    fn eq(&self, text: &str) -> bool {
-        match &self.0 {
-            Repr::Uuid(_) if text.len() != Hyphenated::LENGTH => false,
-            Repr::Uuid(_) | Repr::Text(_) => self.with_text(|own| own == text),
-        }
-    }
-}
-
-impl Ord for AgentId {
-    fn cmp(&self, other: &Self) -> Ordering {
-        match (&self.0, &other.0) {
-            // Lower-case hexadecimal digits sort as the bytes they stand for.
-            (Repr::Uuid(a), Repr::Uuid(b)) => a.cmp(b),
-            _ => self.with_text(|a| other.with_text(|b| a.cmp(b))),
-        }
-    }
-}
-
-impl PartialOrd for AgentId {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl fmt::Display for AgentId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.with_text(|text| f.pad(text))
-    }
-}
-
-impl fmt::Debug for AgentId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for AgentId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.with_text(|text| serializer.serialize_str(text))
-    }
-}
-
-impl<'de> Deserialize<'de> for AgentId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::new(&text).map_err(serde::de::Error::custom)
     }
 }
 
@@ -364,36 +213,6 @@ mod tests {
         assert_eq!(beat(&json), Err(HeartbeatError::Name));
     }
 
-    #[test]
-    fn ids_are_decoded_and_checked() {
-        let id = |path: &str| AgentId::from_path(path).map(|id| id.to_string());
-        assert_eq!(id("pluggedin%2Fresearch@1.2.0").unwrap(), "pluggedin/research@1.2.0");
-        assert_eq!(id("caf%C3%A9").unwrap(), "café");
-        assert_eq!(id(""), Err(IdError::Length));
-        assert_eq!(id(&"a".repeat(129)), Err(IdError::Length));
-        assert_eq!(id(&"a".repeat(128)).unwrap().len(), 128);
-        assert_eq!(id("a%"), Err(IdError::Encoding));
-        assert_eq!(id("a%2"), Err(IdError::Encoding));
-        assert_eq!(id("a%zz"), Err(IdError::Encoding));
-        assert_eq!(id("%ff"), Err(IdError::Encoding));
-        assert_eq!(id("a%0Ab"), Err(IdError::Control));
-        assert_eq!(id("a%C2%85b"), Err(IdError::Control));
-    }
-
-    #[test]
-    fn a_uuid_is_small_and_keeps_its_spelling() {
-        let lower = "550e8400-e29b-41d4-a716-446655440000";
-        let id = AgentId::new(lower).unwrap();
-        assert!(matches!(id.0, Repr::Uuid(_)));
-        assert_eq!(id.to_string(), lower);
-        assert_eq!(size_of::<AgentId>(), 24);
-        for other in [lower.to_uppercase(), lower.replace('-', ""), format!("{{{lower}}}")] {
-            let id = AgentId::new(&other).unwrap();
-            assert!(matches!(id.0, Repr::Text(_)), "{other}");
-            assert_eq!(id.to_string(), other);
-        }
-    }
-
     proptest! {
         #[test]
         fn what_an_agent_sends_is_what_is_heard(
@@ -403,33 +222,6 @@ mod tests {
             let beat = Heartbeat { mode, uptime: f64::from(millis) / 1000.0, name };
             let json = serde_json::to_vec(&HeartbeatBody::from(&beat)).unwrap();
             prop_assert_eq!(Heartbeat::from_json(&json), Ok(beat));
-        }
-
-        #[test]
-        fn any_path_is_an_id_or_a_reason(path in "\\PC{0,200}") {
-            if let Ok(id) = AgentId::from_path(&path) {
-                let text = id.to_string();
-                prop_assert!((1..=MAX_TEXT).contains(&text.len()));
-                prop_assert!(!text.chars().any(char::is_control));
-            }
-        }
-
-        #[test]
-        fn an_encoded_id_comes_back(text in "\\PC{1,32}") {
-            match AgentId::from_path(&path_segment(&text)) {
-                Ok(id) => {
-                    prop_assert_eq!(id.to_path(), path_segment(&text));
-                    prop_assert_eq!(id.to_string(), text);
-                }
-                Err(error) => prop_assert_eq!(Err(error), AgentId::new(&text).map(|_| ())),
-            }
-        }
-
-        #[test]
-        fn ids_sort_by_their_text(a in "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[ -~]{1,40}",
-                                  b in "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[ -~]{1,40}") {
-            let order = AgentId::new(&a).unwrap().cmp(&AgentId::new(&b).unwrap());
-            prop_assert_eq!(order, a.cmp(&b));
         }
 
         #[test]

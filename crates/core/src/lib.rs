@@ -1,7 +1,7 @@
 //! What decides: no I/O, no clock, no lock, no log. Time comes in as a value,
 //! effects go out as values, so all of it can be simulated from a seed.
 //!
-//! - [`heartbeat`]: a heartbeat and an agent's id, parsed once at the edge
+//! - [`heartbeat`]: what an agent sends; [`agent_id`]: whom it is from
 //! - [`verdict`]: healthy, suspect, dead, and what leads from one to another
 //! - [`registry`]: who is alive, with [`due_queues`]: who falls due next
 //! - [`outbox`]: what the station has still to be told, and what goes next
@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent_id;
 pub mod alert;
 pub mod delivery;
 pub mod due_queues;

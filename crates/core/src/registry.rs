@@ -17,9 +17,10 @@ use std::time::Duration;
 
 use slab::Slab;
 
+use crate::agent_id::AgentId;
 use crate::alert::Kind;
 use crate::due_queues::{DueQueue, DueQueues, Linked, Links, Slot};
-use crate::heartbeat::{AgentId, Heartbeat, Mode};
+use crate::heartbeat::{Heartbeat, Mode};
 use crate::outbox::{Dropped, Event, Limits, Outbox, What};
 use crate::time::{Now, Tick, Wall, millis};
 use crate::verdict::{Cue, Verdict, dead_after, is_restart, suspect_after};

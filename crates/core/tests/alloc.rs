@@ -7,7 +7,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
-use pap_core::heartbeat::{AgentId, Heartbeat, Mode};
+use pap_core::agent_id::AgentId;
+use pap_core::heartbeat::{Heartbeat, Mode};
 use pap_core::outbox::Limits;
 use pap_core::registry::{Registry, Rules};
 use pap_core::time::{Now, Tick, Wall};

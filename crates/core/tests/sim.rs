@@ -16,9 +16,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use fastrand::Rng;
+use pap_core::agent_id::AgentId;
 use pap_core::alert::{Alert, Details, Kind};
 use pap_core::delivery::{Outcome, Reply};
-use pap_core::heartbeat::{AgentId, Heartbeat, Mode};
+use pap_core::heartbeat::{Heartbeat, Mode};
 use pap_core::outbox::{Dropped, Limits};
 use pap_core::registry::{Registry, Resume, Rules};
 use pap_core::time::{Now, Tick, Wall};

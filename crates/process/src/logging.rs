@@ -9,7 +9,6 @@ use std::io::{self, Write};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -20,6 +19,7 @@ use serde::Serialize;
 
 use crate::clock::wall;
 use crate::settings::{Fallback, Kind};
+use crate::threads::spawn;
 use pap_core::time::Wall;
 
 crate::settings! {
@@ -82,7 +82,7 @@ impl Log {
         let (messages, receiver) = bounded(MOST_WAITING);
         let log = Self { messages, dropped: Arc::default() };
         let dropped = Arc::clone(&log.dropped);
-        thread::Builder::new().name("log".into()).spawn(move || write_lines(&receiver, &dropped, format))?;
+        spawn("log", move || write_lines(&receiver, &dropped, format))?;
         Builder::new()
             .parse_filters(filter)
             .format(move |line, record| match format {

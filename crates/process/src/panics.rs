@@ -1,40 +1,37 @@
 //! What a panic does.
 //!
-//! In a thread of ours it ends the process: a collector that is half dead is
-//! worse than one that is started again. The threads that tiny_http starts
-//! have no name and serve one connection each; those may go. And a post may
-//! fail where the HTTP client panics because it cannot start a thread.
+//! In a thread of ours it ends the process: a program that is half dead is worse
+//! than one that is started again. A thread that a library started just ends.
+//! Around a call of a library a panic may be contained: the HTTP client panics
+//! where it cannot start a thread.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::OnceLock;
 use std::thread;
 
 thread_local! {
-    static CONTAINED: Cell<bool> = const { Cell::new(false) };
+    static IS_OURS: Cell<bool> = const { Cell::new(false) };
+    static IS_CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
-static NAMELESS_ENDED: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
-
-/// Calls `act` in a thread without a name that panics: it is not one of ours.
-pub fn on_panic_of_others(act: impl Fn() + Send + Sync + 'static) {
-    // Set once: there is one library that starts such threads.
-    let _ = NAMELESS_ENDED.set(Box::new(act));
+/// From now on this thread is one of ours.
+pub(crate) fn is_ours() {
+    IS_OURS.set(true);
 }
 
-/// Calls `end` with a text for the log when a thread of ours panics.
+/// Calls `end` with a text for the log when a thread of ours panics: one that
+/// [`threads`](crate::threads) has started, or the one that calls this.
 pub fn on_panic_of_ours(end: impl Fn(&str) + Send + Sync + 'static) {
+    is_ours();
     panic::set_hook(Box::new(move |panic| {
         let thread = thread::current();
-        match thread.name() {
-            Some(name) if !CONTAINED.get() => end(&format!("bug in thread {name}: {panic}")),
-            Some(name) => log::error!("contained in thread {name}: {panic}"),
-            None => {
-                log::debug!("a thread of a library ended: {panic}");
-                if let Some(act) = NAMELESS_ENDED.get() {
-                    act();
-                }
-            }
+        let name = thread.name().unwrap_or("without a name");
+        if IS_CONTAINED.get() {
+            log::error!("contained in thread {name}: {panic}");
+        } else if IS_OURS.get() {
+            end(&format!("bug in thread {name}: {panic}"));
+        } else {
+            log::debug!("a library's thread ended: {panic}");
         }
     }));
 }
@@ -45,9 +42,9 @@ pub fn on_panic_of_ours(end: impl Fn(&str) + Send + Sync + 'static) {
 /// # Errors
 /// It did; the text is for the log.
 pub fn contain<R>(work: impl FnOnce() -> R) -> Result<R, String> {
-    CONTAINED.set(true);
+    IS_CONTAINED.set(true);
     let result = panic::catch_unwind(AssertUnwindSafe(work));
-    CONTAINED.set(false);
+    IS_CONTAINED.set(false);
     result.map_err(|_| "a library panicked".to_owned())
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use crate::panics;
+
 /// Threads that end together. Each holds one end of a channel for as long as
 /// it runs, so that waiting for all of them is one wait.
 #[derive(Debug)]
@@ -61,7 +63,10 @@ impl Threads {
 /// # Errors
 /// The system has none left.
 pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    Builder::new().name(name.into()).spawn(work)
+    Builder::new().name(name.into()).spawn(move || {
+        panics::is_ours();
+        work();
+    })
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent_id::AgentId;
 use crate::alert::{Details, Emergency, Kind, Restart};
-use crate::heartbeat::{AgentId, Mode};
+use crate::heartbeat::Mode;
 use crate::time::Now;
 
 /// Something that happened to an agent and leaves no lasting truth.

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem::discriminant;
 
 use super::tickets::Worth;
+use crate::agent_id::AgentId;
 use crate::alert::{Kind, VerdictKind};
 use crate::due_queues::Slot;
-use crate::heartbeat::AgentId;
 use crate::time::{Now, Tick};
 
 /// When an alert may go on. The kinds are in the order in which verdicts join

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Event, Outbox, What};
-use crate::heartbeat::AgentId;
+use crate::agent_id::AgentId;
 use crate::time::{Now, Tick, Wall, millis};
 
 /// A verdict that is owed, as it is saved.

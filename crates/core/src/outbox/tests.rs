@@ -2,9 +2,10 @@ use super::*;
 use crate::time::Wall;
 use proptest::prelude::*;
 
+use crate::agent_id::AgentId;
 use crate::delivery::Failure;
 use crate::due_queues::Slot;
-use crate::heartbeat::{AgentId, Mode};
+use crate::heartbeat::Mode;
 use crate::time::Now;
 
 fn at(seconds: u64) -> Now {

@@ -14,8 +14,8 @@ use slab::Slab;
 
 use super::Event;
 use super::owed::Due;
+use crate::agent_id::AgentId;
 use crate::alert::Severity;
-use crate::heartbeat::AgentId;
 use crate::time::Tick;
 
 /// What an alert is worth against others. The lowest goes first, and the

@@ -6,8 +6,8 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use super::Agent;
+use crate::agent_id::AgentId;
 use crate::due_queues::Slot;
-use crate::heartbeat::AgentId;
 
 /// A power of two. A table that is full is written anew, and heartbeats wait
 /// for it: one of so many tables holds few enough.

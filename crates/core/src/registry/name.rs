@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::heartbeat::AgentId;
+use crate::agent_id::AgentId;
 
 /// The longest name that is kept in place. One byte more would make every
 /// agent eight bytes larger.

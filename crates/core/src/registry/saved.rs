@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, BySlot, Name, Registry};
+use crate::agent_id::AgentId;
 use crate::alert::VerdictKind;
 use crate::due_queues::{DueQueue, Links, Slot};
-use crate::heartbeat::{AgentId, Mode};
+use crate::heartbeat::Mode;
 use crate::outbox::{SavedEvent, SavedVerdict, ToOwe};
 use crate::time::{Now, Tick, Wall, millis};
 use crate::verdict::Verdict;

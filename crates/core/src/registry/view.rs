@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Registry;
+use crate::agent_id::AgentId;
 use crate::alert::seconds;
-use crate::heartbeat::{AgentId, Mode};
+use crate::heartbeat::Mode;
 use crate::time::{Now, Wall};
 use crate::verdict::Verdict;
 
