@@ -7,9 +7,9 @@ use pap_core::heartbeat::Mode;
 
 use crate::Options;
 
-/// Silence from which an agent in EMERGENCY is dead, without a grace.
+/// An agent in EMERGENCY is dead after this silence, without a grace.
 pub const DEATH: Duration = Duration::from_secs(10);
-/// A death must be due this long before the end, to be seen.
+/// A death must be due this long before the end, so that the run can see it.
 const MARGIN: Duration = Duration::from_secs(3);
 
 /// One agent and what will happen to it. Times count from the start.

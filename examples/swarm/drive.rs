@@ -1,5 +1,5 @@
-//! Sends the heartbeats on an open-loop schedule: when one is due does not
-//! depend on how the others fare, and its latency counts from that moment.
+//! Sends the heartbeats on an open-loop schedule: a late answer does not move the
+//! next heartbeat. A heartbeat's latency counts from the moment it is due.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -17,12 +17,12 @@ use crate::Options;
 use crate::agents::{Agent, DEATH};
 use crate::station::Station;
 
-/// What an agent allows for an answer.
+/// How long an agent waits for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long after its deadline a death may still be told.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What came of the heartbeats.
+/// How the heartbeats ended.
 #[derive(Default)]
 pub struct Tally {
     pub sent: AtomicUsize,
@@ -34,7 +34,7 @@ pub struct Tally {
     pub first_error: Mutex<Option<String>>,
 }
 
-/// What came of the run.
+/// How the run ended.
 pub struct Outcome {
     pub start: Instant,
     pub agents: Vec<Agent>,
@@ -168,7 +168,7 @@ fn work(options: &Options, start: Instant, agents: &Mutex<Vec<Agent>>, tally: &T
     }
 }
 
-/// Waits until every death is told, or should have been.
+/// Waits until every death is told, or is late.
 fn await_deaths(start: Instant, agents: &[Agent], station: &Station) {
     let dead: Vec<&Agent> = agents.iter().filter(|agent| agent.dies.is_some()).collect();
     let last = dead.iter().filter_map(|agent| Some(agent.answered?.1)).max().unwrap_or_default();
@@ -180,7 +180,7 @@ fn await_deaths(start: Instant, agents: &[Agent], station: &Station) {
     });
 }
 
-/// A swarm that just stopped would be a thousand deaths.
+/// Without goodbyes the collector would report a thousand deaths.
 fn say_goodbye(options: &Options, agents: &[Agent]) {
     let client = client(options);
     for agent in agents {

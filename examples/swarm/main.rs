@@ -1,6 +1,6 @@
 //! Plays many agents over real HTTP against a running collector, and with
-//! `--station` the station as well. Shows how a deployment would do, and ends
-//! with 1 when a death was missed, invented or told twice.
+//! `--station` the station as well. It shows how a deployment of this size would
+//! perform, and ends with 1 when a death was missed, invented or told twice.
 //!
 //! ```sh
 //! STATION_ALERT_URL='http://127.0.0.1:9100/api/clusters/{cluster_id}/alerts' STATION_ALERT_KEY=k \

@@ -1,4 +1,4 @@
-//! The table at the end, and whether all was well.
+//! The table at the end, and whether the run was good.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -9,7 +9,7 @@ use crate::agents::{Agent, DEATH};
 use crate::drive::Outcome;
 use crate::station::{Post, Station};
 
-/// Prints the table. Returns whether every death was told once, and no other.
+/// Prints the table. Returns whether every death was told once, and no other death was told.
 pub fn print(options: &Options, outcome: &Outcome, station: Option<&Station>) -> bool {
     let tally = &outcome.tally;
     row("agents", options.agents);

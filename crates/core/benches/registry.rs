@@ -1,4 +1,4 @@
-//! The registry at the size it is built for: `cargo bench`.
+//! The registry with a million agents: `cargo bench`.
 
 #![allow(
     missing_docs,
@@ -23,13 +23,13 @@ use pap_core::time::{Now, Tick, Wall};
 
 const MILLION: usize = 1_000_000;
 
-/// Counts the bytes that are allocated, and those that are asked for.
+/// Counts the bytes that are allocated at the moment.
 struct Counting;
 
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 
 #[expect(unsafe_code, reason = "an allocator is unsafe by nature; this one only counts")]
-// SAFETY: every call is handed to the system's allocator as it came.
+// SAFETY: every call goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
@@ -52,7 +52,7 @@ fn at(seconds: f64) -> Now {
 }
 
 fn id(number: usize) -> AgentId {
-    // Spread, as real UUIDs are.
+    // The ids are spread like real UUIDs.
     let spread = (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     AgentId::new(&format!("{:08x}-0000-4000-8000-{number:012x}", spread >> 32)).unwrap()
 }
@@ -71,7 +71,7 @@ fn empty_registry(max_agents: usize) -> Registry {
     })
 }
 
-/// A registry of so many agents, and their ids.
+/// A registry of this many agents, and their ids.
 fn registry(agents: usize) -> (Registry, Vec<AgentId>) {
     let mut registry = empty_registry(agents);
     let ids: Vec<AgentId> = (0..agents).map(id).collect();
@@ -91,8 +91,8 @@ fn memory(_: &mut Criterion) {
     drop((registry, same_ids));
 }
 
-/// How long a heartbeat may have to wait for the registry to grow. The least of
-/// several runs: in the others the machine did something else meanwhile.
+/// How long a heartbeat may have to wait while the registry grows. The result is the
+/// least of several runs: in the others the machine was busy with something else.
 fn growth(_: &mut Criterion) {
     let beat = beat();
     for agents in [100_000, MILLION] {
@@ -136,8 +136,8 @@ fn sweeps(criterion: &mut Criterion) {
         bencher.iter_custom(|rounds| {
             let mut took = Duration::ZERO;
             for _ in 0..rounds {
-                // All are heard, a thousand of them a little before the
-                // others; then only the thousand fall due.
+                // All agents are heard, a thousand of them a second before the
+                // others. Then only these thousand fall due.
                 for (number, id) in ids.iter().enumerate() {
                     let heard = if number < 1_000 { seconds } else { seconds + 1.0 };
                     registry.beat(at(heard), id, &beat).unwrap();
@@ -185,7 +185,7 @@ fn event(outbox: &mut Outbox, agent: &AgentId) -> bool {
     outbox.event(at(1.0).tick, Event { agent: agent.clone(), name: "n".into(), at: at(1.0), what })
 }
 
-/// Posts the next alert, whose post ends with `outcome`.
+/// Posts the next alert. The post ends with `outcome`. Returns whether there was one.
 fn post(outbox: &mut Outbox, outcome: Outcome) -> bool {
     let seq = match outbox.next(at(1.0).tick) {
         None => return false,
@@ -195,14 +195,14 @@ fn post(outbox: &mut Outbox, outcome: Outcome) -> bool {
     outbox.settle(at(1.0).tick, seq, outcome).is_some()
 }
 
-/// The cost of one step must not follow from how much waits.
+/// The cost of one step must hardly grow with the number of alerts that wait.
 fn outbox(criterion: &mut Criterion) {
     for waiting in [100, 10_000] {
         let limits = Limits { queue: waiting, ttl: Duration::from_secs(300), senders: 4 };
         let mut outbox = Outbox::new(limits, 0);
         let ids: Vec<AgentId> = (0..=2 * waiting).map(id).collect();
         let (new, ids) = ids.split_last().unwrap();
-        // So many deaths were tried in vain and rest, and the queue is full.
+        // These deaths failed and wait outside the queue, and the queue is full.
         for id in &ids[..waiting] {
             outbox.owe(&verdict(id));
         }

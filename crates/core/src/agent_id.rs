@@ -10,7 +10,7 @@ use uuid::fmt::Hyphenated;
 
 use crate::heartbeat::MAX_TEXT;
 
-/// What is encoded in a path segment (RFC 3986 §3.3): all but the unreserved.
+/// The characters that a path segment encodes (RFC 3986 §3.3): all but the unreserved.
 const PATH_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Text as a path segment of a URL, percent-encoded (RFC 3986 §2.1).
@@ -20,9 +20,9 @@ pub fn path_segment(text: &str) -> String {
 
 /// An agent's id: 1 to 128 bytes of text without control characters.
 ///
-/// Most ids are UUIDs, and those take 16 bytes instead of 36. Only the
-/// canonical spelling is shortened, so that an id is given back exactly as it
-/// came. Ids are ordered by their text.
+/// Most ids are UUIDs, and a UUID takes 16 bytes instead of 36. Only the canonical
+/// spelling is shortened, so an id always comes back exactly as the agent sent it.
+/// Ids are ordered by their text.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct AgentId(Repr);
 
@@ -32,14 +32,14 @@ enum Repr {
     Text(Box<str>),
 }
 
-/// Why a text is no agent id. Nothing has been changed.
+/// Why a text is not an agent id. The state is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdError {
     /// The id is empty or has more than 128 bytes.
     Length,
     /// A `%` is not followed by two hexadecimal digits, or the bytes are not UTF-8.
     Encoding,
-    /// The id has a control character in it.
+    /// The id contains a control character.
     Control,
 }
 
@@ -57,7 +57,7 @@ impl AgentId {
     /// An id from plain text.
     ///
     /// # Errors
-    /// [`IdError::Length`] and [`IdError::Control`] as they say.
+    /// [`IdError::Length`] or [`IdError::Control`].
     pub fn new(text: &str) -> Result<Self, IdError> {
         if text.is_empty() || text.len() > MAX_TEXT {
             return Err(IdError::Length);
@@ -76,7 +76,7 @@ impl AgentId {
     /// An id from a percent-encoded path segment (RFC 3986 §2.1).
     ///
     /// # Errors
-    /// Every [`IdError`], as they say.
+    /// Any [`IdError`].
     pub fn from_path(segment: &str) -> Result<Self, IdError> {
         let mut rest = segment.as_bytes();
         while let Some(at) = rest.iter().position(|&byte| byte == b'%') {
@@ -89,7 +89,7 @@ impl AgentId {
         Self::new(&text)
     }
 
-    /// The id as a path segment: what [`from_path`](Self::from_path) reads.
+    /// The id as a path segment, which [`from_path`](Self::from_path) reads.
     pub fn to_path(&self) -> String {
         self.with_text(path_segment)
     }
@@ -106,7 +106,7 @@ impl AgentId {
     }
 }
 
-/// Whether it is this text. No memory is taken to find out.
+/// Whether the id is this text. The comparison allocates nothing.
 impl PartialEq<str> for AgentId {
     fn eq(&self, text: &str) -> bool {
         match &self.0 {
@@ -119,7 +119,7 @@ impl PartialEq<str> for AgentId {
 impl Ord for AgentId {
     fn cmp(&self, other: &Self) -> Ordering {
         match (&self.0, &other.0) {
-            // Lower-case hexadecimal digits sort as the bytes they stand for.
+            // Lower-case hexadecimal digits sort like the bytes that they stand for.
             (Repr::Uuid(a), Repr::Uuid(b)) => a.cmp(b),
             _ => self.with_text(|a| other.with_text(|b| a.cmp(b))),
         }

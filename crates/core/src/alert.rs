@@ -1,4 +1,4 @@
-//! PURE: what the station is told, and its JSON, written and read.
+//! An alert: what the station is told, and the JSON that is written and read.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -18,9 +18,9 @@ pub enum Kind {
     AgentDeath,
     /// An agent's mode became EMERGENCY.
     EmergencyMode,
-    /// An agent started anew.
+    /// An agent restarted.
     RestartDetected,
-    /// A death that was told is over.
+    /// An agent is back whose death the station was told.
     AgentRecovered,
 }
 
@@ -49,8 +49,8 @@ impl Kind {
     }
 }
 
-/// The verdicts that are told. Unlike an event, a verdict lasts until the next
-/// one.
+/// The verdicts that the station is told. Unlike an event, a verdict stays true
+/// until the next verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VerdictKind {
     /// The agent is dead.
@@ -63,7 +63,7 @@ pub enum VerdictKind {
 }
 
 impl VerdictKind {
-    /// How long the agent was dead; nothing for one that still is.
+    /// How long the agent was dead; zero for an agent that is still dead.
     pub const fn dead_for(self) -> Duration {
         match self {
             Self::Death => Duration::ZERO,
@@ -81,7 +81,8 @@ impl From<VerdictKind> for Kind {
     }
 }
 
-/// How much an alert matters; when room is short, less gives way to more.
+/// How much an alert matters. When the queue is full, the less severe alert gives
+/// way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -93,33 +94,33 @@ pub enum Severity {
     Critical,
 }
 
-/// Why an agent is held to be dead: nothing was heard of it.
+/// The reason of a death: no heartbeat came.
 pub const HEARTBEAT_TIMEOUT: &str = "heartbeat_timeout";
 
 /// The details of an [`AgentDeath`](Kind::AgentDeath).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Death {
-    /// [`HEARTBEAT_TIMEOUT`], unless a newer collector knows of more.
+    /// [`HEARTBEAT_TIMEOUT`]. A newer collector may give other reasons.
     pub reason: Cow<'static, str>,
-    /// How many intervals of its mode the agent has been silent for.
+    /// For how many whole intervals of its mode the agent has been silent.
     pub missed_intervals: u64,
-    /// When it was last heard.
+    /// When the agent was last heard.
     pub last_seen: Wall,
-    /// The mode it had announced.
+    /// The mode that the agent had announced.
     pub mode: Mode,
-    /// The uptime it had announced, in seconds.
+    /// The uptime that the agent had announced, in seconds.
     #[serde(serialize_with = "seconds")]
     pub uptime_before_death: f64,
-    /// How long it has been silent, in milliseconds of awake time.
+    /// How long the agent has been silent, in milliseconds of awake time.
     pub silence_ms: u64,
 }
 
 /// The details of an [`EmergencyMode`](Kind::EmergencyMode).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Emergency {
-    /// The mode before, none at first contact.
+    /// The mode before. `None` if this was the agent's first heartbeat.
     pub previous_mode: Option<Mode>,
-    /// The uptime it announced, in seconds.
+    /// The uptime that the agent announced, in seconds.
     #[serde(serialize_with = "seconds")]
     pub uptime_seconds: f64,
 }
@@ -133,7 +134,7 @@ pub struct Restart {
     /// The uptime now, in seconds.
     #[serde(serialize_with = "seconds")]
     pub new_uptime: f64,
-    /// The mode it announced.
+    /// The mode that the agent announced.
     pub mode: Mode,
 }
 
@@ -142,20 +143,20 @@ pub struct Restart {
 pub struct Recovered {
     /// How long the verdict was dead, in milliseconds of awake time.
     pub dead_ms: u64,
-    /// The mode it announced.
+    /// The mode that the agent announced.
     pub mode: Mode,
 }
 
-/// What an alert says beyond its type. It is read by [`Details::read`], which
-/// knows the type.
+/// What an alert says beyond its type. [`Details::read`] reads it, because it needs
+/// the type.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Details {
     /// An agent is dead.
     Death(Death),
-    /// An agent raised an alarm.
+    /// An agent's mode became EMERGENCY.
     Emergency(Emergency),
-    /// An agent was started anew.
+    /// An agent restarted.
     Restart(Restart),
     /// An agent is back.
     Recovered(Recovered),
@@ -172,11 +173,11 @@ impl Details {
         }
     }
 
-    /// The details of an alert of this type. Fields that are not known are
-    /// ignored: a newer collector may say more.
+    /// The details of an alert of this type. Unknown fields are ignored: a newer
+    /// collector may say more.
     ///
     /// # Errors
-    /// A field is missing or is not what it should be.
+    /// A field is missing or has the wrong type.
     pub fn read(kind: Kind, details: &Value) -> serde_json::Result<Self> {
         Ok(match kind {
             Kind::AgentDeath => Self::Death(Death::deserialize(details)?),
@@ -187,19 +188,19 @@ impl Details {
     }
 }
 
-/// One alert, made when there is room to send it, from what is true then.
+/// One alert. It is made when a sender can post it, from what is true then.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alert {
-    /// The agent it is about.
+    /// The agent.
     pub agent: AgentId,
     /// The agent's name.
     pub name: String,
-    /// Rises from alert to alert. A repeat of the same alert has the same.
+    /// A number that rises from alert to alert. A repeated alert keeps its number.
     pub seq: u64,
-    /// How often it was posted in vain.
+    /// How often the alert was posted in vain.
     pub attempts: u32,
-    /// When it happened. The awake moment tells how long delivery took: a step
-    /// of the wall clock does not.
+    /// When it happened. Delivery times are measured in awake time, because the wall
+    /// clock may step.
     pub at: Now,
     /// What happened.
     pub details: Details,
@@ -211,8 +212,8 @@ impl Alert {
         self.details.kind()
     }
 
-    /// The alert as the station takes it. `instance` tells this collector's
-    /// `seq` from that of another run, so that `event_id` is unique.
+    /// The alert as the station takes it. `instance` is different in every run of a
+    /// collector, so `event_id` is unique.
     pub fn body(&self, cluster_id: &str, instance: &str) -> Body {
         Body {
             agent_uuid: self.agent.clone(),
@@ -229,37 +230,36 @@ impl Alert {
     /// The JSON of [`body`](Self::body).
     ///
     /// # Errors
-    /// None in fact: all its keys are text and its numbers finite.
+    /// It does not fail: all keys are text, and all numbers are finite.
     pub fn to_json(&self, cluster_id: &str, instance: &str) -> serde_json::Result<Vec<u8>> {
         serde_json::to_vec(&self.body(cluster_id, instance))
     }
 }
 
-/// An alert as it crosses the wire. Its type is that of its details.
+/// An alert as it crosses the wire. Its details determine its type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Body {
-    /// The agent it is about.
+    /// The agent.
     pub agent_uuid: AgentId,
     /// The agent's name.
     pub agent_name: String,
-    /// The cluster the agent belongs to.
+    /// The agent's cluster.
     pub cluster_id: String,
-    /// How much it matters.
+    /// How much the alert matters.
     pub severity: Severity,
     /// What happened.
     pub details: Details,
-    /// Unique; a repeat of the same alert has the same. It is written among
-    /// the details.
+    /// A unique id. A repeated alert keeps its id. It is written among the details.
     pub event_id: String,
-    /// Rises from alert to alert of one collector. It is written among the
-    /// details.
+    /// A number that rises from alert to alert of one collector. It is written among
+    /// the details.
     pub seq: u64,
     /// When it happened.
     pub timestamp: Wall,
 }
 
-/// The same, field by field. `D` is what the details are: ours to be written,
-/// any JSON to be read.
+/// A [`Body`] field by field. `D` is the type of the details: [`Marked`] to write,
+/// any JSON to read.
 #[derive(Serialize, Deserialize)]
 struct Wire<A, T, D> {
     #[serde(rename = "type")]
@@ -312,12 +312,12 @@ impl<'de> Deserialize<'de> for Body {
     }
 }
 
-/// Writes seconds without a fraction where there is none, as they came.
+/// Writes seconds as the agent sent them: a whole number has no fraction.
 ///
 /// # Errors
 /// The serializer's own.
 pub fn seconds<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-    /// Up to here a double holds every whole number.
+    /// Below this, a double holds every whole number.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0 && *value < EXACT {
         #[expect(
@@ -392,7 +392,7 @@ mod tests {
             );
             serde_json::from_str::<Body>(&json)
         };
-        // All that any type needs: only the type can say which it is.
+        // All fields of all types: only `type` can tell which type it is.
         let all = r#"{"reason":"killed","missed_intervals":2,"last_seen":"2025-12-02T10:00:00.000Z","mode":"IDLE",
             "uptime_before_death":1.5,"silence_ms":3,"known":true,"silent_together":[1],"previous_mode":null,
             "uptime_seconds":2,"previous_uptime":3,"new_uptime":4,"dead_ms":5,"event_id":"i-7","seq":7}"#;
@@ -411,7 +411,7 @@ mod tests {
         );
     }
 
-    /// An uptime as agents announce it: seconds, with milliseconds or without.
+    /// An uptime as agents announce it: seconds, with or without milliseconds.
     fn uptime() -> impl Strategy<Value = f64> {
         (any::<u32>(), 0..1000_u32).prop_map(|(whole, millis)| f64::from(whole) + f64::from(millis) / 1000.0)
     }

@@ -1,10 +1,10 @@
-//! PURE: what to do next with one alert, from what the station answered.
+//! What to do next with one alert, from what the station answered.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
-/// The first wait after a failed post; it doubles up to [`LONGEST_WAIT`].
+/// The longest wait after the first failed post. It doubles up to [`LONGEST_WAIT`].
 pub const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait between two posts of one alert, unless the station asks for more.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -21,35 +21,35 @@ pub enum Reply {
         /// What `Retry-After` asked for, if anything.
         retry_after: Option<Duration>,
     },
-    /// No connection, no answer in time, or none that is HTTP.
+    /// There was no connection, no answer in time, or an answer that is not HTTP.
     None,
 }
 
 /// What a reply means for the alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The station has it.
+    /// The station took the alert.
     Taken,
-    /// The station will never take it: the status code.
+    /// The station will never take the alert. This is the status code.
     Refused(u16),
-    /// Not taken, to be tried again; not before the time that the station
-    /// asked for, if it did.
+    /// The station did not take the alert, and we try again. If the station asked
+    /// for a time to wait, we try again only after it.
     Failed(Failure, Option<Duration>),
 }
 
 /// Why an alert was not taken this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Nobody is there to take any alert; when one is taken again, all are due.
+    /// The station takes no alert at all. As soon as it takes one again, all are due.
     Unreachable,
-    /// The station cannot take this alert now, and says nothing about others.
+    /// The station cannot take this alert now. That says nothing about other alerts.
     Busy,
-    /// Our configuration is wrong, in the URL or the key: the status code.
+    /// Our URL or our key is wrong. This is the status code.
     Misconfigured(u16),
 }
 
 impl Failure {
-    /// Whether any other alert would have failed the same way.
+    /// Whether any other alert would have failed in the same way.
     pub const fn is_general(self) -> bool {
         match self {
             Self::Unreachable | Self::Misconfigured(_) => true,
@@ -59,7 +59,7 @@ impl Failure {
 }
 
 impl Reply {
-    /// Sorts a reply into its outcome: the contract's delivery promise 3.
+    /// The outcome that follows from a reply: the contract's delivery promise 3.
     pub fn outcome(&self) -> Outcome {
         let (code, retry_after) = match *self {
             Self::None => return Outcome::Failed(Failure::Unreachable, None),
@@ -67,7 +67,7 @@ impl Reply {
         };
         let failure = match code {
             200..=299 => return Outcome::Taken,
-            // A redirect of a post with a key is not followed: the URL is wrong.
+            // The URL is wrong. We do not follow a redirect with our key.
             300..=399 | 401 | 403 => Failure::Misconfigured(code),
             408 | 425 | 429 | 500 => Failure::Busy,
             400..=499 => return Outcome::Refused(code),
@@ -77,10 +77,12 @@ impl Reply {
     }
 }
 
-/// How long to wait after the `attempts`th failed post (1 is the first):
-/// doubling, with jitter between half the wait and all of it, or as long as
-/// the station asked for and up to a second more. `salt` makes the jitter
-/// differ between alerts and stay the same for a test.
+/// How long to wait after failed post number `attempts` (1 is the first).
+///
+/// The backoff doubles from post to post; jitter takes away up to half of it. If
+/// the station asked for a time, the wait is at least that time and up to a second
+/// more. `salt` makes the jitter differ between alerts. The same `salt` gives the
+/// same jitter, for tests.
 pub fn wait_after(asked: Option<Duration>, attempts: u32, salt: u64) -> Duration {
     let doubled = FIRST_WAIT.saturating_mul(1_u32 << attempts.saturating_sub(1).min(6));
     let longest = doubled.min(LONGEST_WAIT);

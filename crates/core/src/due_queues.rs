@@ -1,10 +1,10 @@
-//! PURE: first-in, first-out lines through the registry's slab.
+//! Due queues: first-in, first-out lists through the registry's slab.
 //!
 //! There are only three intervals, so all agents of one mode and verdict fall
-//! due in the order in which they were last heard. A line keeps that order
-//! with two links in each agent: joining, leaving and finding the next one
-//! due take constant time, whatever the number of agents, and a line needs no
-//! memory of its own. That is why there is no heap of deadlines.
+//! due in the order in which they were last heard. A due queue keeps that order
+//! with two links in each agent. To join, to leave and to find the next agent
+//! that falls due take constant time, whatever the number of agents. A due queue
+//! needs no memory of its own. That is why there is no heap of deadlines.
 
 use slab::Slab;
 
@@ -16,21 +16,22 @@ pub type Slot = u32;
 
 const NONE: Slot = Slot::MAX;
 
-/// The lines an agent can stand in; it always stands in exactly one.
+/// The due queues. Every agent stands in exactly one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DueQueue {
     /// Healthy, in this mode.
     Healthy(Mode),
     /// Suspect, in this mode.
     Suspect(Mode),
-    /// Dead, until it has been kept long enough.
+    /// Dead, until the registry has kept the agent for long enough.
     Dead,
-    /// Dead and kept long enough, but its death is still owed to the station.
+    /// Dead and kept for long enough, but a verdict on the agent is still owed to the
+    /// station.
     Lingering,
 }
 
 impl DueQueue {
-    /// All lines, in the order of their indices.
+    /// All due queues, in the order of their indices.
     pub const ALL: [Self; 8] = [
         Self::Healthy(Mode::Emergency),
         Self::Healthy(Mode::Idle),
@@ -42,7 +43,7 @@ impl DueQueue {
         Self::Lingering,
     ];
 
-    /// The line of an agent with this verdict, in this mode.
+    /// The due queue of an agent with this verdict, in this mode.
     pub const fn of(status: Verdict, mode: Mode) -> Self {
         match status {
             Verdict::Healthy => Self::Healthy(mode),
@@ -51,7 +52,7 @@ impl DueQueue {
         }
     }
 
-    /// The verdict on the agents in it.
+    /// The verdict on the agents in this due queue.
     pub const fn status(self) -> Verdict {
         match self {
             Self::Healthy(_) => Verdict::Healthy,
@@ -70,7 +71,7 @@ impl DueQueue {
     }
 }
 
-/// An agent's place in its line: who stands before it and who behind it.
+/// An agent's place in its due queue: the agent before it and the agent behind it.
 #[derive(Clone, Copy, Debug)]
 pub struct Links {
     previous: Slot,
@@ -78,16 +79,16 @@ pub struct Links {
 }
 
 impl Links {
-    /// The links of an agent that is about to join its first line.
+    /// The links of an agent that is about to join its first due queue.
     pub const NONE: Self = Self { previous: NONE, next: NONE };
 }
 
-/// What can stand in a line. The line is not among the links: there it would
-/// take four bytes.
+/// What can stand in a due queue. The name of the due queue is not one of the
+/// [`Links`]: there it would take four bytes.
 pub trait Linked {
-    /// Its links.
+    /// The links to its neighbours.
     fn links(&mut self) -> &mut Links;
-    /// The line it stands in.
+    /// The due queue in which it stands.
     fn line(&mut self) -> &mut DueQueue;
 }
 
@@ -97,37 +98,38 @@ struct Ends {
     last: Slot,
 }
 
-/// The two ends of every line.
+/// The two ends of every due queue.
 #[derive(Debug)]
 pub struct DueQueues([Ends; DueQueue::ALL.len()]);
 
 impl Default for DueQueues {
-    /// DueQueues with nobody in them.
+    /// Due queues without agents.
     fn default() -> Self {
         Self([Ends { first: NONE, last: NONE }; DueQueue::ALL.len()])
     }
 }
 
 impl DueQueues {
-    /// Who stands first in `line`: the one that has waited longest.
-    pub const fn first(&self, line: DueQueue) -> Option<Slot> {
-        match self.0[line.index()].first {
+    /// The first agent in `queue`: the one that has waited longest.
+    pub const fn first(&self, queue: DueQueue) -> Option<Slot> {
+        match self.0[queue.index()].first {
             NONE => None,
             slot => Some(slot),
         }
     }
 
-    /// Who stands last in `line`: the one that came most recently.
-    pub const fn last(&self, line: DueQueue) -> Option<Slot> {
-        match self.0[line.index()].last {
+    /// The last agent in `queue`: the one that joined most recently.
+    pub const fn last(&self, queue: DueQueue) -> Option<Slot> {
+        match self.0[queue.index()].last {
             NONE => None,
             slot => Some(slot),
         }
     }
 
-    /// Puts the agent in `slot`, which stands in no line, at the end of `line`.
-    pub fn join<T: Linked>(&mut self, agents: &mut Slab<T>, slot: Slot, line: DueQueue) {
-        let ends = &mut self.0[line.index()];
+    /// Puts the agent in `slot` at the end of `queue`. The agent stands in no due
+    /// queue before.
+    pub fn join<T: Linked>(&mut self, agents: &mut Slab<T>, slot: Slot, queue: DueQueue) {
+        let ends = &mut self.0[queue.index()];
         let previous = ends.last;
         ends.last = slot;
         if previous == NONE {
@@ -137,14 +139,14 @@ impl DueQueues {
         }
         let agent = &mut agents[slot as usize];
         *agent.links() = Links { previous, next: NONE };
-        *agent.line() = line;
+        *agent.line() = queue;
     }
 
-    /// Takes the agent in `slot` out of the line it stands in.
+    /// Takes the agent in `slot` out of its due queue.
     pub fn leave<T: Linked>(&mut self, agents: &mut Slab<T>, slot: Slot) {
         let Links { previous, next } = *agents[slot as usize].links();
-        let line = *agents[slot as usize].line();
-        let ends = &mut self.0[line.index()];
+        let queue = *agents[slot as usize].line();
+        let ends = &mut self.0[queue.index()];
         if previous == NONE {
             ends.first = next;
         } else {
@@ -157,10 +159,10 @@ impl DueQueues {
         }
     }
 
-    /// Moves the agent in `slot` from where it stands to the end of `line`.
-    pub fn move_to<T: Linked>(&mut self, agents: &mut Slab<T>, slot: Slot, line: DueQueue) {
+    /// Moves the agent in `slot` from its due queue to the end of `queue`.
+    pub fn move_to<T: Linked>(&mut self, agents: &mut Slab<T>, slot: Slot, queue: DueQueue) {
         self.leave(agents, slot);
-        self.join(agents, slot, line);
+        self.join(agents, slot, queue);
     }
 }
 
@@ -180,40 +182,40 @@ mod tests {
         }
     }
 
-    fn order(lines: &mut DueQueues, members: &mut Slab<Member>, line: DueQueue) -> Vec<Slot> {
+    fn order(queues: &mut DueQueues, members: &mut Slab<Member>, queue: DueQueue) -> Vec<Slot> {
         let mut order = Vec::new();
-        while let Some(slot) = lines.first(line) {
-            lines.leave(members, slot);
+        while let Some(slot) = queues.first(queue) {
+            queues.leave(members, slot);
             order.push(slot);
         }
         order
     }
 
     #[test]
-    fn indices_follow_the_list_of_all_lines() {
-        for (index, line) in DueQueue::ALL.into_iter().enumerate() {
-            assert_eq!(line.index(), index);
-            if let DueQueue::Healthy(mode) | DueQueue::Suspect(mode) = line {
-                assert_eq!(DueQueue::of(line.status(), mode), line);
+    fn indices_follow_the_list_of_all_due_queues() {
+        for (index, queue) in DueQueue::ALL.into_iter().enumerate() {
+            assert_eq!(queue.index(), index);
+            if let DueQueue::Healthy(mode) | DueQueue::Suspect(mode) = queue {
+                assert_eq!(DueQueue::of(queue.status(), mode), queue);
             }
         }
     }
 
     #[test]
-    fn those_who_joined_first_stand_first() {
-        let (mut lines, mut members) = (DueQueues::default(), Slab::new());
-        let line = DueQueue::Healthy(Mode::Idle);
+    fn agents_that_joined_first_stand_first() {
+        let (mut queues, mut members) = (DueQueues::default(), Slab::new());
+        let queue = DueQueue::Healthy(Mode::Idle);
         for slot in 0..5 {
-            members.insert(Member(Links::NONE, line));
-            lines.join(&mut members, slot, line);
+            members.insert(Member(Links::NONE, queue));
+            queues.join(&mut members, slot, queue);
         }
-        lines.move_to(&mut members, 2, line);
-        lines.move_to(&mut members, 0, line);
-        lines.move_to(&mut members, 4, DueQueue::Dead);
-        assert_eq!(lines.last(line), Some(0));
-        assert_eq!(order(&mut lines, &mut members, line), [1, 3, 2, 0]);
-        assert_eq!(order(&mut lines, &mut members, DueQueue::Dead), [4]);
-        assert_eq!(lines.first(line), None);
-        assert_eq!(lines.last(line), None);
+        queues.move_to(&mut members, 2, queue);
+        queues.move_to(&mut members, 0, queue);
+        queues.move_to(&mut members, 4, DueQueue::Dead);
+        assert_eq!(queues.last(queue), Some(0));
+        assert_eq!(order(&mut queues, &mut members, queue), [1, 3, 2, 0]);
+        assert_eq!(order(&mut queues, &mut members, DueQueue::Dead), [4]);
+        assert_eq!(queues.first(queue), None);
+        assert_eq!(queues.last(queue), None);
     }
 }

@@ -1,7 +1,7 @@
-//! PURE: who watches what, and what each has still to be sent.
+//! Which observer watches what, and which messages wait for it.
 //!
-//! Every watcher has a bounded queue. One that is full loses what comes next,
-//! and its watcher is told how much: nobody waits for a watcher.
+//! Every observer has a bounded queue, so a slow observer delays nobody. An observer
+//! whose queue is full loses the messages that follow, and is told how many.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,35 +10,35 @@ use slab::Slab;
 
 use crate::agent_id::AgentId;
 
-/// Messages that may wait for one watcher.
+/// The most messages that may wait for one observer.
 const MOST_WAITING: usize = 256;
 
-/// What is watched.
+/// What an observer watches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Topic {
     /// The verdicts on all agents, and the alerts.
     All,
-    /// Everything of one agent, whether it is known or not.
+    /// Everything of one agent, even if the agent is not known yet.
     One(AgentId),
 }
 
-/// Whom a message about an agent is for.
+/// Which observers get a message about an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// The agent's own watchers.
+    /// The observers of this agent.
     Own,
-    /// Those of all agents.
+    /// The observers of all agents.
     All,
     /// Both.
     Both,
 }
 
-/// What a watcher has to send.
+/// What waits for an observer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Waiting<M: ?Sized> {
-    /// Messages, in their order.
+    /// The messages that wait, in their order.
     pub messages: VecDeque<Arc<M>>,
-    /// Messages after those that found no room.
+    /// How many later messages found no room.
     pub missed: u64,
 }
 
@@ -49,32 +49,33 @@ impl<M: ?Sized> Default for Waiting<M> {
 }
 
 #[derive(Debug)]
-struct Watcher<W, M: ?Sized> {
+struct Observer<W, M: ?Sized> {
     topic: Topic,
     waiting: Waiting<M>,
     waker: W,
 }
 
-/// All watchers. `W` wakes one, `M` is a message.
+/// All observers. `W` wakes an observer, `M` is a message.
 #[derive(Debug)]
 pub struct Fanout<W, M: ?Sized> {
-    watchers: Slab<Watcher<W, M>>,
+    observers: Slab<Observer<W, M>>,
     all: Vec<usize>,
     by_agent: HashMap<AgentId, Vec<usize>>,
-    /// Messages that found no room so far.
+    /// How many messages have found no room so far.
     missed: u64,
 }
 
 impl<W, M: ?Sized> Default for Fanout<W, M> {
     fn default() -> Self {
-        Self { watchers: Slab::new(), all: Vec::new(), by_agent: HashMap::new(), missed: 0 }
+        Self { observers: Slab::new(), all: Vec::new(), by_agent: HashMap::new(), missed: 0 }
     }
 }
 
 impl<W: Clone, M: ?Sized> Fanout<W, M> {
-    /// Adds a watcher.
+    /// Adds an observer. Returns its key.
     pub fn join(&mut self, topic: Topic, waker: W) -> usize {
-        let key = self.watchers.insert(Watcher { topic: topic.clone(), waiting: Waiting::default(), waker });
+        let key =
+            self.observers.insert(Observer { topic: topic.clone(), waiting: Waiting::default(), waker });
         match topic {
             Topic::All => self.all.push(key),
             Topic::One(id) => self.by_agent.entry(id).or_default().push(key),
@@ -82,9 +83,9 @@ impl<W: Clone, M: ?Sized> Fanout<W, M> {
         key
     }
 
-    /// Removes a watcher.
+    /// Removes an observer.
     pub fn leave(&mut self, key: usize) {
-        match self.watchers.remove(key).topic {
+        match self.observers.remove(key).topic {
             Topic::All => self.all.retain(|&other| other != key),
             Topic::One(id) => {
                 if let Some(keys) = self.by_agent.get_mut(&id) {
@@ -97,18 +98,19 @@ impl<W: Clone, M: ?Sized> Fanout<W, M> {
         }
     }
 
-    /// Queues a message about `agent`. Returns who has to be woken.
+    /// Queues a message about `agent`. Returns the wakers of the observers that must be
+    /// woken.
     pub fn publish(&mut self, agent: &AgentId, to: Audience, message: &Arc<M>) -> Vec<W> {
         let all = if to == Audience::Own { &[] } else { self.all.as_slice() };
         let own = self.by_agent.get(agent).filter(|_| to != Audience::All);
         let of_one = own.into_iter().flatten();
         let mut wake = Vec::new();
         for &key in all.iter().chain(of_one) {
-            let Watcher { waiting, waker, .. } = &mut self.watchers[key];
+            let Observer { waiting, waker, .. } = &mut self.observers[key];
             if waiting.messages.is_empty() && waiting.missed == 0 {
                 wake.push(waker.clone());
             }
-            // What comes after a gap would be taken for what comes before it.
+            // After a gap nothing is queued until the observer has been told of the gap.
             if waiting.missed == 0 && waiting.messages.len() < MOST_WAITING {
                 waiting.messages.push_back(Arc::clone(message));
             } else {
@@ -119,42 +121,42 @@ impl<W: Clone, M: ?Sized> Fanout<W, M> {
         wake
     }
 
-    /// Takes what waits for a watcher.
+    /// Takes what waits for an observer.
     pub fn take(&mut self, key: usize) -> Waiting<M> {
-        std::mem::take(&mut self.watchers[key].waiting)
+        std::mem::take(&mut self.observers[key].waiting)
     }
 
-    /// Whether somebody watches `agent` itself.
+    /// Whether an observer watches `agent` alone.
     pub fn is_watched(&self, agent: &AgentId) -> bool {
         self.by_agent.contains_key(agent)
     }
 
-    /// Whether anybody watches all agents.
+    /// Whether an observer watches all agents.
     pub fn watches_all(&self) -> bool {
         !self.all.is_empty()
     }
 
-    /// The agents that are watched.
+    /// The agents that an observer watches alone.
     pub fn watched(&self) -> impl Iterator<Item = &AgentId> {
         self.by_agent.keys()
     }
 
-    /// What wakes each watcher.
+    /// The wakers of all observers.
     pub fn wakers(&self) -> impl Iterator<Item = &W> {
-        self.watchers.iter().map(|(_, watcher)| &watcher.waker)
+        self.observers.iter().map(|(_, observer)| &observer.waker)
     }
 
-    /// How many watchers there are.
+    /// How many observers there are.
     pub fn len(&self) -> usize {
-        self.watchers.len()
+        self.observers.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no observers.
     pub fn is_empty(&self) -> bool {
-        self.watchers.is_empty()
+        self.observers.is_empty()
     }
 
-    /// Messages that found no room so far.
+    /// How many messages have found no room so far.
     pub const fn missed(&self) -> u64 {
         self.missed
     }
@@ -169,14 +171,18 @@ mod tests {
     }
 
     #[test]
-    fn each_gets_what_it_watches() {
+    fn each_observer_gets_what_it_watches() {
         let mut fanout = Fanout::default();
         let all = fanout.join(Topic::All, 'a');
         let one = fanout.join(Topic::One(id("x")), 'x');
         let beat: Arc<str> = "beat".into();
         let status: Arc<str> = "status".into();
         assert_eq!(fanout.publish(&id("x"), Audience::Own, &beat), ['x']);
-        assert_eq!(fanout.publish(&id("x"), Audience::Both, &status), ['a'], "the other is awake already");
+        assert_eq!(
+            fanout.publish(&id("x"), Audience::Both, &status),
+            ['a'],
+            "the other observer was woken before"
+        );
         assert!(fanout.publish(&id("y"), Audience::Both, &status).is_empty());
         assert_eq!(fanout.take(one).messages, [Arc::clone(&beat), Arc::clone(&status)]);
         assert_eq!(fanout.take(all).messages, [Arc::clone(&status), Arc::clone(&status)]);
@@ -198,7 +204,11 @@ mod tests {
         assert_eq!((waiting.messages.len(), waiting.missed), (MOST_WAITING, 7));
         assert_eq!(&*waiting.messages[MOST_WAITING - 1], (MOST_WAITING - 1).to_string());
         assert_eq!(fanout.missed(), 7);
-        assert_eq!(fanout.publish(&id("x"), Audience::Own, &"again".into()), [()], "it is to be woken again");
+        assert_eq!(
+            fanout.publish(&id("x"), Audience::Own, &"again".into()),
+            [()],
+            "the observer must be woken again"
+        );
         assert_eq!(fanout.take(slow).missed, 0);
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// The most bytes an agent's id or name may have.
 pub const MAX_TEXT: usize = 128;
 
-/// How often an agent promises to speak (PAP-RFC-001 §8.1).
+/// How often an agent promises a heartbeat (PAP-RFC-001 §8.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Mode {
@@ -59,23 +59,24 @@ impl fmt::Display for Mode {
 /// One valid heartbeat.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Heartbeat {
-    /// The mode it announces, which sets when silence becomes suspect.
+    /// The mode that the agent announces. It decides after how long a silence the
+    /// agent is suspect, and dead.
     pub mode: Mode,
     /// Seconds since the agent started: finite, at least 0.
     pub uptime: f64,
-    /// A name for people, at most 128 bytes; the id where it is missing.
+    /// A name for people, at most 128 bytes. Without one, the id is shown.
     pub name: Option<Box<str>>,
 }
 
-/// A heartbeat's body as an agent sends it (PAP-RFC-001 §8.1), the other end of
-/// [`Heartbeat::from_json`].
+/// A heartbeat's body as an agent sends it (PAP-RFC-001 §8.1).
+/// [`Heartbeat::from_json`] reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct HeartbeatBody<'a> {
-    /// The mode it announces.
+    /// The mode that the agent announces.
     pub mode: Mode,
     /// Seconds since the agent started: finite, at least 0.
     pub uptime_seconds: f64,
-    /// A name for people, at most 128 bytes; the id where it is missing.
+    /// A name for people, at most 128 bytes. Without one, the id is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_name: Option<&'a str>,
 }
@@ -86,22 +87,25 @@ impl<'a> From<&'a Heartbeat> for HeartbeatBody<'a> {
     }
 }
 
-/// Why a body is no heartbeat. Nothing has been changed.
+/// Why a body is not a heartbeat. The state is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeartbeatError {
-    /// Not an object with a `mode` and an `uptime_seconds` that is finite and not negative.
+    /// The body is not an object with a `mode`, and with an `uptime_seconds` that is
+    /// finite and not negative.
     Payload,
-    /// A `mode` that is none of the three.
+    /// The `mode` is none of the three.
     Mode,
-    /// An `agent_name` that is not text of at most 128 bytes.
+    /// The `agent_name` is not text of at most 128 bytes.
     Name,
-    /// Resource data, which has its own channel (PAP-RFC-001 §6.1); the field's name.
+    /// The body has a field of resource data, which has its own channel (PAP-RFC-001
+    /// §6.1). This is the field's name.
     Resource(&'static str),
 }
 
-/// The fields of a heartbeat as they come. What is `present` only matters by being there.
+/// The fields of a heartbeat as they come. Of a forbidden field only its presence
+/// matters.
 #[derive(Deserialize)]
-#[expect(clippy::struct_excessive_bools, reason = "each says that a field was there")]
+#[expect(clippy::struct_excessive_bools, reason = "each says whether a field was there")]
 struct Wire {
     #[serde(default)]
     mode: serde_json::Value,
@@ -126,9 +130,9 @@ impl Heartbeat {
     /// A heartbeat from a request's body.
     ///
     /// # Errors
-    /// Every [`HeartbeatError`], as they say.
+    /// Any [`HeartbeatError`].
     pub fn from_json(body: &[u8]) -> Result<Self, HeartbeatError> {
-        // Without this look an array would pass for an object, field by field.
+        // Without this check serde would take an array for an object, field by field.
         if body.trim_ascii_start().first() != Some(&b'{') {
             return Err(HeartbeatError::Payload);
         }

@@ -1,13 +1,14 @@
-//! What decides: no I/O, no clock, no lock, no log. Time comes in as a value,
-//! effects go out as values, so all of it can be simulated from a seed.
+//! The code that decides. The whole crate is pure: no I/O, no clock, no lock, no
+//! log. Time comes in as a value, and effects go out as values, so a test can
+//! simulate all of it from a seed.
 //!
-//! - [`heartbeat`]: what an agent sends; [`agent_id`]: whom it is from
-//! - [`verdict`]: healthy, suspect, dead, and what leads from one to another
-//! - [`registry`]: who is alive, with [`due_queues`]: who falls due next
-//! - [`outbox`]: what the station has still to be told, and what goes next
-//! - [`alert`]: an alert as it crosses the wire; [`delivery`]: what an answer to it means
-//! - [`pace`]: when an agent beats, and to whom
-//! - [`fanout`]: who watches what, and what each has still to be sent
+//! - [`heartbeat`]: what an agent sends; [`agent_id`]: the id of the agent that sends it
+//! - [`verdict`]: healthy, suspect or dead, and what changes one into another
+//! - [`registry`]: which agents are alive; [`due_queues`]: which agent falls due next
+//! - [`outbox`]: what the station must still be told, and which alert goes next
+//! - [`alert`]: an alert as it crosses the wire; [`delivery`]: what the station's answer to it means
+//! - [`pace`]: when an agent sends its next heartbeat, and to which targets
+//! - [`fanout`]: which observer watches what, and which messages wait for it
 //! - [`time`]: moments as values
 
 #![forbid(unsafe_code)]

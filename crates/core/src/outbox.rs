@@ -1,19 +1,20 @@
-//! PURE: what the station has still to be told, and which of it goes next.
+//! What the station must still be told, and which alert goes next.
 //!
-//! Two kinds of news wait here. A **verdict** (a death, or a recovery where
-//! those are told) is *owed*: it is kept until the station took it, refused it
-//! for good, or it stopped being true. An **event** (a restart, an emergency)
-//! has no lasting truth behind it; it is kept in the bounded queue while there
+//! Two kinds of alerts wait here. A **verdict** is a death, or a recovery if
+//! recoveries are told. A verdict is *owed*: the outbox keeps it until the station
+//! took it, refused it for good, or it stopped being true. An **event** is a restart
+//! or an emergency. It happened once, so the bounded queue keeps it only while there
 //! is room and while it is fresh.
 //!
-//! Whatever is due passes through the queue, most severe first and oldest
-//! first, and from there to the senders. A verdict that fails leaves the queue
-//! and rests outside it, so one that cannot be delivered holds up no other.
+//! Every alert that is due passes through the queue, the most severe first and then
+//! the oldest first, and from there to the senders. A verdict that failed leaves the
+//! queue and waits outside, so it holds up no other alert.
 //!
-//! Everything here is called under the lock that heartbeats need. So a call
-//! costs the logarithm of what waits, never a look through all of it.
+//! Callers hold the lock that heartbeats need. So the cost of a call grows with the
+//! logarithm of what waits, and no call looks through all of it.
 
 mod contact;
+mod due;
 mod event;
 mod owed;
 mod saved;
@@ -29,7 +30,8 @@ use crate::due_queues::Slot;
 use crate::time::{Now, Tick};
 
 use contact::Contact;
-use owed::{Due, Owed, Place, Verdicts};
+use due::Due;
+use owed::{Owed, Place, Verdicts};
 use tickets::{Tickets, Worth};
 
 pub use event::{Event, What};
@@ -37,15 +39,15 @@ pub use owed::ToOwe;
 pub use saved::{SavedEvent, SavedVerdict};
 pub use tally::{Dropped, Tally};
 
-/// How long a verdict steps aside that finds the queue full of what matters more.
+/// If the queue is full of alerts that matter more, a verdict waits for this long.
 const FULL_QUEUE_WAIT: Duration = Duration::from_secs(1);
 
-/// What bounds the outbox.
+/// The limits of the outbox.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// The most alerts in the queue, those under way included; at least 1.
     pub queue: usize,
-    /// The longest an alert waits in the queue.
+    /// The longest time that an alert waits in the queue.
     pub ttl: Duration,
     /// The most alerts under way at once; at least 1.
     pub senders: usize,
@@ -54,52 +56,55 @@ pub struct Limits {
 /// The next alert to post.
 #[derive(Debug)]
 pub enum Next {
-    /// A verdict; the alert is to be made from what is true now.
+    /// A verdict. The registry makes the alert from what is true now.
     Verdict {
-        /// Its number.
+        /// The alert's number.
         seq: u64,
-        /// Where the agent is.
+        /// The agent's slot.
         slot: Slot,
         /// A death or a recovery.
         kind: VerdictKind,
         /// When it happened.
         at: Now,
-        /// How often it was tried in vain.
+        /// How often the alert was posted in vain.
         attempts: u32,
     },
     /// An event, as it happened.
     Event(Alert),
 }
 
-/// What had become of an alert by the time its post ended.
+/// What an alert was when its post ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// It was an event, which concerns nobody else.
+    /// An event.
     Event,
-    /// It was a verdict, and is still the agent's.
+    /// A verdict that is still true.
     Current(Slot, VerdictKind),
-    /// It was a verdict, and the agent has moved on since.
+    /// A verdict that was withdrawn while it was under way.
     Over(Slot),
 }
 
-/// Everything the station has still to be told.
+/// Everything that the station must still be told.
 #[derive(Debug)]
 pub struct Outbox {
     limits: Limits,
     seq: u64,
     owed: Verdicts,
     queue: Tickets,
-    /// Verdicts that were withdrawn while they were under way; at most as many
-    /// as there are senders.
+    /// Verdicts that were withdrawn while they were under way. There are at most as
+    /// many as senders.
     over: BTreeMap<u64, Owed>,
     contact: Contact,
     tally: Tally,
 }
 
 impl Outbox {
-    /// An empty outbox whose first alert will have the number `seq + 1`.
+    /// An empty outbox. Its first alert gets the number `seq + 1`.
     pub fn new(limits: Limits, seq: u64) -> Self {
-        debug_assert!(limits.queue > 0 && limits.senders > 0, "with a limit of 0 nothing is ever told");
+        debug_assert!(
+            limits.queue > 0 && limits.senders > 0,
+            "with a limit of 0 the station is never told anything"
+        );
         Self {
             limits,
             seq,
@@ -111,15 +116,14 @@ impl Outbox {
         }
     }
 
-    /// Owes a verdict, and returns its number.
+    /// Owes a verdict. Returns its number.
     pub fn owe(&mut self, verdict: &ToOwe<'_>) -> u64 {
         let seq = self.number();
         self.owed.insert(seq, verdict);
         seq
     }
 
-    /// Owes a verdict again that was owed as `seq` before a restart, and
-    /// returns its number.
+    /// Owes a verdict that was owed as `seq` before a restart. Returns its number.
     pub fn owe_again(&mut self, verdict: &ToOwe<'_>, seq: u64) -> u64 {
         let seq = self.number_again(seq);
         self.owed.insert(seq, verdict);
@@ -131,7 +135,7 @@ impl Outbox {
         self.seq
     }
 
-    /// Whether anything is being posted.
+    /// Whether an alert is being posted.
     pub const fn is_posting(&self) -> bool {
         self.queue.under_way() > 0
     }
@@ -141,14 +145,14 @@ impl Outbox {
         self.queue.is_under_way(seq)
     }
 
-    /// Lets a held verdict go.
+    /// Lets a held verdict go to the station.
     pub fn release(&mut self, seq: u64) {
         self.owed.release(seq);
     }
 
-    /// Takes back a verdict that is no longer true, if it is still owed. One
-    /// that is under way cannot be called back: [`settle`](Self::settle) will
-    /// say it is over.
+    /// Withdraws a verdict that is no longer true, if it is still owed. A verdict that
+    /// is under way cannot be called back: [`settle`](Self::settle) will return
+    /// [`Settled::Over`] for it.
     pub fn withdraw(&mut self, seq: u64, why: Dropped) {
         let Some(owed) = self.owed.remove(seq) else { return };
         if self.is_under_way(seq) {
@@ -161,7 +165,7 @@ impl Outbox {
         self.tally.drop_one(owed.kind.into(), why);
     }
 
-    /// Queues an event, giving it its number. Returns whether there was room.
+    /// Gives an event its number, and queues it. Returns whether there was room.
     pub fn event(&mut self, now: Tick, event: Event) -> bool {
         let seq = self.number();
         self.queue_event(now, now, seq, event)
@@ -179,8 +183,8 @@ impl Outbox {
         true
     }
 
-    /// The next alert to post now, if any; it is under way until
-    /// [`settle`](Self::settle). At most one is under way for an agent.
+    /// The next alert to post, if one may go now. The alert is under way until
+    /// [`settle`](Self::settle). At most one alert about an agent is under way.
     pub fn next(&mut self, now: Tick) -> Option<Next> {
         self.expire(now);
         self.fill(now);
@@ -195,7 +199,7 @@ impl Outbox {
             Next::Event(Alert { agent, name, seq, attempts, at: *at, details })
         } else {
             let Some(&Owed { slot, kind, at, .. }) = self.owed.get(seq) else {
-                unreachable!("alert {seq} waits in the queue and is not owed");
+                unreachable!("alert {seq} waits in the queue, and is neither an event nor owed");
             };
             Next::Verdict { seq, slot, kind, at, attempts }
         };
@@ -205,8 +209,8 @@ impl Outbox {
         Some(next)
     }
 
-    /// Takes note of how the post of alert `seq` ended. Returns nothing when
-    /// no such alert was under way.
+    /// Takes note of how the post of alert `seq` ended. Returns `None` if no such alert
+    /// was under way.
     pub fn settle(&mut self, now: Tick, seq: u64, outcome: Outcome) -> Option<Settled> {
         if !self.queue.is_under_way(seq) {
             return None;
@@ -245,8 +249,8 @@ impl Outbox {
         Some(Settled::Current(slot, verdict))
     }
 
-    /// When [`next`](Self::next) should be asked again, if nothing else
-    /// happens before. Asking early does no harm.
+    /// When to call [`next`](Self::next) again, if nothing else happens before. To call
+    /// it early does no harm.
     pub fn next_due(&self) -> Option<Tick> {
         let expiry = self.queue.next_expiry(self.limits.ttl);
         if self.queue.under_way() >= self.limits.senders {
@@ -279,31 +283,32 @@ impl Outbox {
         self.queue.len() == 0 && self.owed.is_empty()
     }
 
-    /// Whether the station has taken nothing for several posts in a row.
+    /// Whether as many posts in a row as there are senders failed in a way that concerns
+    /// all alerts.
     pub const fn in_outage(&self) -> bool {
         self.contact.in_outage()
     }
 
-    /// Whether the last post found the station; none before the first.
+    /// Whether the station answers. `None` until a post has shown it.
     pub fn is_reachable(&self) -> Option<bool> {
         self.contact.is_reachable()
     }
 
-    /// How the alerts so far have ended.
+    /// How the alerts have ended so far.
     pub const fn tally(&self) -> &Tally {
         &self.tally
     }
 
-    /// The same, to count what is dropped before it comes here.
+    /// The tally, to count alerts that are dropped before they come here.
     pub const fn tally_mut(&mut self) -> &mut Tally {
         &mut self.tally
     }
 
-    /// Checks that everything that is owed is where it says; for tests. It
-    /// looks at everything that waits.
+    /// Checks the limits, and that every alert is in its place; for tests. It looks at
+    /// everything that waits.
     ///
     /// # Panics
-    /// When it is not.
+    /// A limit or a place is wrong.
     pub fn audit(&self) {
         self.queue.audit();
         assert!(self.queue.len() <= self.limits.queue && self.queue.under_way() <= self.limits.senders);
@@ -318,8 +323,8 @@ impl Outbox {
         self.seq
     }
 
-    /// The number of an alert that had `seq` before a restart: the same, unless
-    /// a file that somebody wrote by hand has it twice.
+    /// The number of an alert that had `seq` before a restart. It is the same, unless
+    /// the state file has it twice, because somebody wrote the file by hand.
     fn number_again(&mut self, seq: u64) -> u64 {
         if self.owed.get(seq).is_some() || self.queue.contains(seq) {
             return self.number();
@@ -328,15 +333,16 @@ impl Outbox {
         seq
     }
 
-    /// Drops events that are no longer fresh; verdicts leave the queue and may join it again at once.
+    /// Drops events that are no longer fresh. A verdict that has waited for as long
+    /// leaves the queue, and may join it again at once.
     fn expire(&mut self, now: Tick) {
         while let Some(seq) = self.queue.expired(now, self.limits.ttl) {
             self.leave_queue(now, seq, Dropped::Expired);
         }
     }
 
-    /// Takes an alert out of the queue that was not told. An event is lost, a
-    /// verdict finds a new place.
+    /// Takes an alert out of the queue before the station was told. An event is lost. A
+    /// verdict waits outside the queue.
     fn leave_queue(&mut self, now: Tick, seq: u64, why: Dropped) {
         match self.queue.remove(seq) {
             Some(event) => self.tally.drop_one(event.what.kind(), why),
@@ -344,8 +350,8 @@ impl Outbox {
         }
     }
 
-    /// Makes room for one alert: for what matters more, or for what was tried
-    /// less often in vain.
+    /// Makes room for one alert, if the queue has room or holds an alert of less worth.
+    /// Returns whether there is room.
     fn make_room(&mut self, now: Tick, worth: Worth) -> bool {
         if self.queue.len() < self.limits.queue {
             return true;
@@ -355,7 +361,8 @@ impl Outbox {
         true
     }
 
-    /// Moves the verdicts that are due into the queue: those never tried first.
+    /// Moves the verdicts that are due into the queue. Those that were never posted go
+    /// first.
     fn fill(&mut self, now: Tick) {
         while let Some((seq, owed)) = self.owed.next(now, self.contact.is_answering()) {
             let (agent, worth, kind) = (owed.agent.clone(), owed.worth(), Kind::from(owed.kind));
@@ -365,20 +372,20 @@ impl Outbox {
             } else if kind.severity() == Severity::Critical {
                 return;
             } else {
-                // Nothing gives way to this one, but it must not stand before
-                // those that something gives way to.
+                // No alert gives way to this verdict. It steps aside, because behind it
+                // may be a verdict to which an alert does give way.
                 self.owed.move_to(seq, Place::Outside(Due::At(now + FULL_QUEUE_WAIT)));
             }
         }
     }
 }
 
-/// When an alert that failed for the `attempts`th time is tried again; none
-/// when it did not fail.
+/// When to post an alert again that has now failed `attempts` times. `None` if it did
+/// not fail.
 fn retry(now: Tick, seq: u64, attempts: u32, outcome: Outcome) -> Option<Due> {
     let Outcome::Failed(failure, asked) = outcome else { return None };
     let until = now + wait_after(asked, attempts, seq);
-    // Who was asked to wait does so even when the station takes others.
+    // If the station asked for a time, the alert waits even if the station takes others.
     let is_stalled = failure.is_general() && asked.is_none();
     Some(if is_stalled { Due::WhenAnswering(until) } else { Due::At(until) })
 }

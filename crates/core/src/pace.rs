@@ -1,8 +1,8 @@
-//! PURE: when the next heartbeat is due, and how long each way may take.
+//! When the next heartbeat is due, and how long each target may take to answer.
 //!
-//! Time comes in as moments, and chance from a seed. The
-//! collector calls an agent dead after two intervals without a heartbeat, so
-//! whatever fails is tried again well before.
+//! Time comes in as moments, and chance from a seed. The collector calls an agent
+//! dead after two intervals without a heartbeat, so a heartbeat that failed is tried
+//! again well before that.
 
 use std::time::Duration;
 
@@ -12,32 +12,33 @@ use crate::time::Monotonic;
 
 /// How long the collector may take to answer.
 const COLLECTOR_PATIENCE: Duration = Duration::from_secs(2);
-/// The same where it is tried besides, before the next heartbeat is due.
+/// How long the collector may take to answer an extra try, which comes before the
+/// next heartbeat is due.
 const EXTRA_PATIENCE: Duration = Duration::from_secs(1);
-/// How long the station may take.
+/// How long the station may take to answer.
 const STATION_PATIENCE: Duration = Duration::from_secs(5);
-/// The first heartbeat is at most this late.
+/// The first heartbeat comes at most this long after the start.
 const LATEST_START: Duration = Duration::from_secs(3);
 
-/// Who took a heartbeat.
+/// Which target took a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
     /// The collector.
     Collector,
-    /// The station, in the collector's place or because there is none.
+    /// The station, because the collector did not take it or there is no collector.
     Station,
-    /// Nobody.
+    /// No target.
     Nobody,
 }
 
 /// How one heartbeat is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tries {
-    /// How often the collector is tried.
+    /// How often to try the collector.
     pub collector: u32,
-    /// How long it may take the first time; half of it the second time.
+    /// How long the collector may take at the first try; half of it at the second.
     pub collector_patience: Duration,
-    /// How long the station may take after that; none if it is left alone.
+    /// How long the station may take after that. `None` if it is not tried.
     pub station_patience: Option<Duration>,
 }
 
@@ -46,16 +47,16 @@ pub struct Tries {
 pub struct Pace {
     interval: Duration,
     has_collector: bool,
-    /// When something is to be sent.
+    /// When to send something.
     due: Monotonic,
-    /// It is for the collector alone: the station has heard of us.
+    /// What is due is an extra try, for the collector alone.
     is_extra: bool,
-    /// The next beat of the steady phase; none until it is found.
+    /// The next heartbeat of the steady phase. `None` until there is a phase.
     steady: Option<Monotonic>,
-    /// When the collector last took one, and the interval that it promised: the
-    /// collector waits for twice as long.
+    /// When the collector last took a heartbeat, and the interval that this heartbeat
+    /// promised. The collector waits for two of these intervals.
     heard: Option<(Monotonic, Duration)>,
-    /// Attempts in a row of which nobody took anything.
+    /// Heartbeats in a row that no target took, or that could not be sent.
     vain: u32,
     /// The collector did not take the last heartbeat.
     is_away: bool,
@@ -63,8 +64,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// The first heartbeat comes soon, though not for all agents that start
-    /// now at once.
+    /// The first heartbeat is due soon, but agents that start together do not send it
+    /// together.
     pub fn new(now: Monotonic, interval: Duration, has_collector: bool, seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let due = now + (interval / 10).min(LATEST_START).mul_f64(random.f64());
@@ -91,8 +92,8 @@ impl Pace {
         self.interval
     }
 
-    /// How to send the heartbeat that is due. If all tries hang for all of their
-    /// time, a fifth of the interval is left.
+    /// How to send the heartbeat that is due. Even if every try takes all of its time,
+    /// a fifth of the interval is left.
     pub fn tries(&self) -> Tries {
         let interval = self.shortest();
         let patience = COLLECTOR_PATIENCE.min(interval * 2 / 5);
@@ -100,9 +101,9 @@ impl Pace {
             (false, _) => (0, patience),
             (true, true) => (1, EXTRA_PATIENCE.min(interval / 5)),
             (true, false) if !self.is_away => (2, patience),
-            // One that was away costs the station's heartbeat one try. Where
-            // there is nobody else, every other one is short: to wait for an
-            // answer is to miss the moment when it is back.
+            // A collector that is away is tried once before the station. If no
+            // target answers, every second try is short: while we wait for an
+            // answer, we miss the moment at which the collector is back.
             (true, false) => (1, if self.vain % 2 == 1 { patience / 2 } else { patience }),
         };
         Tries {
@@ -112,7 +113,8 @@ impl Pace {
         }
     }
 
-    /// The heartbeat that was due has been tried, until `now`.
+    /// Takes note of which target took the heartbeat that was due. The tries ended at
+    /// `now`.
     pub fn settle(&mut self, now: Monotonic, taken: Taken) {
         self.is_away = self.has_collector && taken != Taken::Collector;
         match taken {
@@ -123,15 +125,14 @@ impl Pace {
             Taken::Nobody if !self.is_extra => self.in_vain(now),
             Taken::Station | Taken::Nobody => {
                 if let Some(steady) = self.steady.filter(|&steady| self.is_extra && steady <= now) {
-                    // The station waits for the one that fell due meanwhile.
+                    // A heartbeat fell due during the extra try. The station waits for it.
                     (self.due, self.is_extra) = (steady, false);
                     return;
                 }
                 self.go_on(now);
-                // As long as the collector has not missed two heartbeats, it
-                // can still be told in time; after that it is tried once an
-                // interval. Those that it left alone together come back at
-                // different moments.
+                // While the collector's two intervals last, an extra try may still
+                // reach it in time. After that it is tried once an interval. The
+                // jitter keeps agents apart that lost the collector together.
                 let Some((heard, promised)) = self.heard.filter(|_| self.is_away) else { return };
                 let left = (heard + promised * 2).since(now);
                 let pause = (self.shortest() / 4).min(left / 2);
@@ -143,7 +144,8 @@ impl Pace {
         }
     }
 
-    /// There was nothing to send, as what it stands for is not well.
+    /// Takes note that no target took the heartbeat, or that there was none to send
+    /// because the liveness source is not well. The next try comes soon.
     pub fn in_vain(&mut self, now: Monotonic) {
         let doubled = self.shortest() / 16 * (1 << self.vain.min(2));
         self.vain += 1;
@@ -151,19 +153,20 @@ impl Pace {
         self.due = now + doubled.mul_f64(0.5 + self.share() / 2.0);
     }
 
-    /// From now on another interval, and a heartbeat at `due`.
+    /// Changes the interval. The next heartbeat is due at `due`.
     pub fn change(&mut self, due: Monotonic, interval: Duration) {
         self.interval = interval;
         (self.due, self.steady, self.is_extra, self.vain) = (due, None, false, 0);
     }
 
-    /// The interval, or the one that the collector counts with until it has
-    /// heard of another.
+    /// The shorter of the present interval and the interval that the collector was
+    /// promised last. The collector counts with the promised one until it takes the
+    /// next heartbeat.
     pub fn shortest(&self) -> Duration {
         self.heard.map_or(self.interval, |(_, promised)| promised.min(self.interval))
     }
 
-    /// To the next beat of the steady phase.
+    /// Goes on to the next heartbeat of the steady phase.
     fn go_on(&mut self, now: Monotonic) {
         let steady = self.steady.unwrap_or_else(|| now + self.interval.mul_f64(self.share()));
         let past = now.since(steady).as_nanos();
@@ -172,7 +175,7 @@ impl Pace {
         (self.due, self.steady, self.is_extra, self.vain) = (steady, Some(steady), false, 0);
     }
 
-    /// More than 0, at most 1.
+    /// A random share: more than 0, at most 1.
     fn share(&mut self) -> f64 {
         1.0 - self.random.f64()
     }
@@ -189,9 +192,9 @@ mod tests {
         Monotonic::new(reading)
     }
 
-    /// A pace whose collector and station are there or not, as `is_there` says
-    /// for each moment; a try that fails takes `cost`. Returns when the collector
-    /// took something, and how often it was tried in vain.
+    /// Runs a pace whose collector is there at the moments that `is_there` names. A
+    /// try that fails takes `cost`. Returns when the collector took a heartbeat, and
+    /// how often it was tried in vain.
     fn simulate(
         seed: u64,
         interval: Duration,
@@ -250,11 +253,11 @@ mod tests {
     }
 
     #[test]
-    fn no_lost_post_costs_two_intervals_of_silence() {
+    fn one_lost_post_never_leads_to_two_intervals_of_silence() {
         for interval in [Duration::from_secs(5), INTERVAL] {
             for seed in 0..2000 {
-                // The collector is away for a moment, at any time; it answers
-                // nothing, or refuses at once.
+                // The collector is away for a moment, at any time. It does not
+                // answer, or it refuses at once.
                 let away = interval * u32::try_from(seed % 100).unwrap() / 20 + interval * 2;
                 let blip = interval.mul_f64(0.7) * u32::try_from(seed % 30).unwrap() / 30;
                 let is_there = |now| !(away..away + blip).contains(&now);
@@ -268,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn posts_that_hang_for_all_their_time_do_not_cost_it_either() {
+    fn posts_that_take_all_their_time_never_lead_to_it_either() {
         let interval = Duration::from_secs(5);
         for seed in 0..2000 {
             let away = interval * 2 + Duration::from_millis(seed * 5);

@@ -1,10 +1,10 @@
-//! PURE: who is alive. No I/O, no clock, no lock, no log: time comes in as an
-//! argument, effects go out as values, so that a test can own both.
+//! Which agents are alive.
 //!
-//! Agents live in a slab; an index leads from an id to a place in it; lines
-//! through the slab ([`crate::due_queues`]) keep the agents of each mode and verdict
-//! in the order in which they fall due. A heartbeat costs one look-up and a
-//! move to the end of a line; a sweep costs what falls due, not what there is.
+//! Agents live in a slab. An index leads from an id to a slot. Due queues through
+//! the slab ([`crate::due_queues`]) keep the agents of each mode and verdict in the
+//! order in which they fall due. A heartbeat costs one look-up and a move to the
+//! end of a due queue. The cost of a sweep grows with the agents that fall due, not
+//! with all agents.
 
 mod by_slot;
 mod index;
@@ -32,44 +32,44 @@ use name::Name;
 pub use saved::{Resume, SavedAgent};
 pub use view::{AgentView, Filter, Stats, StatsView};
 
-/// An agent's EMERGENCY alerts are at least this far apart.
+/// The least time between two EMERGENCY alerts about one agent.
 const EMERGENCY_ALERT_PAUSE: Duration = Duration::from_secs(60);
 
-/// Places for at most this many agents are reserved at the start, so that no
-/// heartbeat waits while they move. Reserved is not used: the memory is taken
-/// when agents come.
+/// At the start, slots for at most this many agents are reserved, so that no
+/// heartbeat waits while the slab moves. Reserved memory is not used memory: the
+/// kernel gives it when agents come.
 const MOST_RESERVED: usize = 1 << 20;
 
-/// By what the registry judges.
+/// The rules by which the registry judges.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// The most agents it knows at once; at least 1.
+    /// The most agents that the registry knows at once; at least 1.
     pub max_agents: usize,
-    /// Slack on top of two intervals before silence is death.
+    /// Beyond two intervals, the silence that is allowed before an agent is dead.
     pub grace: Duration,
-    /// How long a dead agent is remembered.
+    /// How long the registry remembers a dead agent.
     pub retention: Duration,
-    /// Whether the end of a told death is told too.
+    /// Whether the station, if it was told a death, is told the recovery too.
     pub recovery_alerts: bool,
-    /// What bounds the alerts.
+    /// The limits on alerts.
     pub outbox: Limits,
 }
 
-/// What became of an accepted heartbeat.
+/// What an accepted heartbeat has changed.
 #[derive(Debug)]
 pub struct Received {
     /// The agent was not known before.
     pub is_new: bool,
-    /// The agent was started anew since its last heartbeat.
+    /// The agent restarted after its last heartbeat.
     pub restarted: bool,
-    /// The verdict this heartbeat changed.
+    /// The verdict that this heartbeat changed.
     pub change: Option<Change>,
     /// There is something new to tell the station.
     pub news: bool,
 }
 
-/// A new agent cannot be taken in: there are as many as allowed. Nothing has
-/// been changed, and the known agents go on.
+/// The registry has no room for a new agent. The state is unchanged, and the known
+/// agents are served as before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
@@ -80,9 +80,9 @@ pub struct Change {
     pub was: Verdict,
     /// The agent, with its new verdict.
     pub agent: AgentView,
-    /// How long it was dead, when it came back.
+    /// For an agent that came back: how long it was dead.
     pub dead_for: Option<Duration>,
-    /// How long after the deadline its death was found and owed, when it died.
+    /// For an agent that died: how long after the deadline the sweep found it.
     pub late: Option<Duration>,
 }
 
@@ -91,13 +91,13 @@ pub struct Change {
 pub struct Swept {
     /// The verdicts that changed, in the order of their deadlines.
     pub changes: Vec<Change>,
-    /// How many dead agents were forgotten.
+    /// How many dead agents the registry forgot.
     pub forgotten: usize,
-    /// The budget ran out: more is due already.
+    /// The budget ran out, and more is due already.
     pub more: bool,
 }
 
-/// What has happened so far.
+/// Counts of what has happened since the start.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Accepted heartbeats, by mode.
@@ -106,12 +106,12 @@ pub struct Counters {
     pub deaths: u64,
     /// Dead agents that came back.
     pub recoveries: u64,
-    /// Restarts seen.
+    /// Restarts that were detected.
     pub restarts: u64,
 }
 
-/// One agent. A million of them are kept, so every field is worth its bytes;
-/// what few agents have at a time is beside them, in [`BySlot`].
+/// One agent. The registry may keep a million of them, so every byte counts. What
+/// only few agents have at a time is kept beside them, in a [`BySlot`].
 #[derive(Debug)]
 struct Agent {
     id: AgentId,
@@ -122,16 +122,16 @@ struct Agent {
     uptime: f64,
     links: Links,
     consecutive: u32,
-    /// Where it stands, which is also the verdict on it.
-    line: DueQueue,
+    /// The due queue in which the agent stands. It implies the verdict.
+    queue: DueQueue,
     mode: Mode,
-    /// The station took its death, and has not been told better.
+    /// The station took the agent's death, and its recovery is not settled yet.
     told_dead: bool,
 }
 
 impl Agent {
     const fn status(&self) -> Verdict {
-        self.line.status()
+        self.queue.status()
     }
 
     fn name(&self) -> String {
@@ -161,32 +161,32 @@ impl Linked for Agent {
     }
 
     fn line(&mut self) -> &mut DueQueue {
-        &mut self.line
+        &mut self.queue
     }
 }
 
-/// Who is alive, and what of it the station has still to be told.
+/// Which agents are alive, and what the station must still be told of them.
 #[derive(Debug)]
 pub struct Registry {
     rules: Rules,
     index: Index,
     agents: Slab<Agent>,
-    lines: DueQueues,
+    queues: DueQueues,
     /// No agent's slot has ever been this high.
     slots_end: usize,
     by_status: [usize; Verdict::ALL.len()],
     by_mode: [usize; Mode::ALL.len()],
     told_dead: usize,
-    /// When the verdicts turned dead, of those that are.
+    /// For each dead agent: when its verdict turned dead.
     died: BySlot<Tick>,
     /// The numbers of the deaths that are owed.
     deaths: BySlot<u64>,
     /// The numbers of the recoveries that are owed.
     recoveries: BySlot<u64>,
-    /// Another EMERGENCY alert before this moment would be one too many.
+    /// Before this moment the agent gets no other EMERGENCY alert.
     alarms: BySlot<Tick>,
     outbox: Outbox,
-    /// Counts what is worth saving.
+    /// Rises with every change that is worth saving.
     revision: u64,
     counters: Counters,
 }
@@ -199,7 +199,7 @@ impl Registry {
             rules,
             index: Index::new(),
             agents: Slab::with_capacity(rules.max_agents.min(MOST_RESERVED)),
-            lines: DueQueues::default(),
+            queues: DueQueues::default(),
             slots_end: 0,
             by_status: [0; Verdict::ALL.len()],
             by_mode: [0; Mode::ALL.len()],
@@ -241,7 +241,7 @@ impl Registry {
             uptime: beat.uptime,
             links: Links::NONE,
             consecutive: 1,
-            line: DueQueue::Healthy(beat.mode),
+            queue: DueQueue::Healthy(beat.mode),
             mode: beat.mode,
             told_dead: false,
         });
@@ -249,25 +249,26 @@ impl Registry {
         Ok(Received { is_new: true, restarted: false, change: None, news })
     }
 
-    /// Gives an agent a place, in the index and at the end of its line.
+    /// Gives an agent a slot, an entry in the index, and a place at the end of its due
+    /// queue.
     fn insert(&mut self, agent: Agent) -> Slot {
         let Ok(slot) = Slot::try_from(self.agents.vacant_key()) else {
-            unreachable!("there are as many slots as agents, and config.rs allows ten million of them");
+            unreachable!("Rules::max_agents is less than the number of slots");
         };
-        let line = agent.line;
+        let queue = agent.queue;
         self.by_status[agent.status() as usize] += 1;
         self.by_mode[agent.mode as usize] += 1;
         self.told_dead += usize::from(agent.told_dead);
         self.agents.insert(agent);
         self.slots_end = self.slots_end.max(slot as usize + 1);
         self.index.insert(&self.agents, slot);
-        self.lines.join(&mut self.agents, slot, line);
+        self.queues.join(&mut self.agents, slot, queue);
         slot
     }
 
     fn hear(&mut self, now: Now, slot: Slot, beat: &Heartbeat) -> Received {
         let agent = &mut self.agents[slot as usize];
-        // Time in which we were paused counts for the agent all the same.
+        // The agent went on running while the collector was paused, so that time counts.
         let by_wall = Duration::from_millis(now.wall.0.saturating_sub(agent.last_seen_wall.0));
         let elapsed = now.tick.since(agent.last_seen).max(by_wall);
         let restarted = is_restart(agent.uptime, beat.uptime, elapsed);
@@ -290,7 +291,7 @@ impl Registry {
         let (mut news, mut dead_for) = (false, None);
         if was == Verdict::Dead {
             let died = self.died.remove(slot);
-            debug_assert!(died.is_some(), "a dead agent died at some moment");
+            debug_assert!(died.is_some(), "a dead agent has a moment of death");
             let time = died.map_or(Duration::ZERO, |died| now.tick.since(died));
             dead_for = Some(time);
             self.counters.recoveries += 1;
@@ -313,14 +314,14 @@ impl Registry {
         Received { is_new: false, restarted, change, news }
     }
 
-    /// Passes the verdicts that have fallen due, at most `budget` of them (at
-    /// least 1), in the order of their deadlines. Calling it early or twice does
-    /// nothing.
+    /// Passes the verdicts that have fallen due, and forgets the dead agents that
+    /// were kept for long enough, in the order of their deadlines. It does at most
+    /// `budget` of these steps (at least 1). To call it early or twice does nothing.
     pub fn sweep(&mut self, now: Now, budget: usize) -> Swept {
-        debug_assert!(budget > 0, "a sweep that may do nothing is not to be called");
+        debug_assert!(budget > 0, "a sweep with a budget of 0 cannot do anything");
         let mut swept = Swept::default();
         loop {
-            let Some((due, line, slot)) = self.earliest().filter(|&(due, ..)| due <= now.tick) else {
+            let Some((due, queue, slot)) = self.earliest().filter(|&(due, ..)| due <= now.tick) else {
                 return swept;
             };
             if swept.changes.len() + swept.forgotten >= budget {
@@ -328,7 +329,7 @@ impl Registry {
                 return swept;
             }
             self.revision += 1;
-            match line {
+            match queue {
                 DueQueue::Healthy(_) => swept.changes.push(self.pass(now, slot, Cue::Late, None)),
                 DueQueue::Suspect(_) => {
                     self.counters.deaths += 1;
@@ -345,19 +346,19 @@ impl Registry {
         }
     }
 
-    /// When the next verdict or the next alert falls due, if nothing is heard
+    /// When the next verdict or the next alert falls due, if no heartbeat comes
     /// before.
     pub fn next_deadline(&self) -> Option<Tick> {
         self.next_verdict().into_iter().chain(self.outbox.next_due()).min()
     }
 
-    /// When the next verdict falls due, if nothing is heard before.
+    /// When the next verdict falls due, if no heartbeat comes before.
     pub fn next_verdict(&self) -> Option<Tick> {
         self.earliest().map(|(due, ..)| due)
     }
 
-    /// Forgets an agent, with whatever was owed about it. Returns whether it
-    /// was known.
+    /// Forgets an agent, and withdraws the verdicts that were owed about it. Returns
+    /// whether the agent was known.
     pub fn forget(&mut self, id: &AgentId) -> bool {
         let Some(slot) = self.slot(id) else { return false };
         for seq in [self.deaths.remove(slot), self.recoveries.remove(slot)].into_iter().flatten() {
@@ -368,26 +369,25 @@ impl Registry {
         true
     }
 
-    /// Rises with everything that is worth saving.
+    /// A number that rises with every change that is worth saving.
     pub const fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// What has happened so far.
+    /// Counts of what has happened since the start.
     pub const fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// What the station has still to be told.
+    /// What the station must still be told.
     pub const fn outbox(&self) -> &Outbox {
         &self.outbox
     }
 
-    /// Checks that everything counted or linked is so; for tests. It looks at
-    /// every agent.
+    /// Checks all counts and links; for tests. It looks at every agent.
     ///
     /// # Panics
-    /// When it is not.
+    /// A count or a link is wrong.
     pub fn audit(&self) {
         assert_eq!(self.index.len(), self.agents.len());
         assert!(self.agents.len() <= self.rules.max_agents);
@@ -408,7 +408,7 @@ impl Registry {
             assert!(death.is_none() || is_dead);
             owed += usize::from(death.is_some()) + usize::from(self.recoveries.get(slot).is_some());
             assert!(
-                agent.line == DueQueue::of(agent.status(), agent.mode) || agent.line == DueQueue::Lingering
+                agent.queue == DueQueue::of(agent.status(), agent.mode) || agent.queue == DueQueue::Lingering
             );
         }
         assert_eq!((by_status, by_mode), (self.by_status, self.by_mode));
@@ -421,35 +421,35 @@ impl Registry {
         self.index.find(&self.agents, id)
     }
 
-    /// The earliest deadline of a verdict, and whose it is.
+    /// The earliest deadline, with the due queue and the slot of its agent.
     fn earliest(&self) -> Option<(Tick, DueQueue, Slot)> {
-        let due = |line| {
-            let slot = self.lines.first(line)?;
+        let due = |queue| {
+            let slot = self.queues.first(queue)?;
             let agent = &self.agents[slot as usize];
-            let due = match line {
+            let due = match queue {
                 DueQueue::Healthy(mode) => agent.last_seen + suspect_after(mode),
                 DueQueue::Suspect(mode) => agent.last_seen + dead_after(mode, self.rules.grace),
                 DueQueue::Dead => match self.died.get(slot) {
                     Some(&died) => died + self.rules.retention,
-                    None => unreachable!("a dead agent died at some moment"),
+                    None => unreachable!("a dead agent has a moment of death"),
                 },
                 DueQueue::Lingering => return None,
             };
-            Some((due, line, slot))
+            Some((due, queue, slot))
         };
         DueQueue::ALL.into_iter().filter_map(due).min_by_key(|&(due, ..)| due)
     }
 
-    /// Gives an agent the verdict that follows from `cue` and the place in
-    /// line that goes with it. Returns the verdict before.
+    /// Gives an agent the verdict that follows from `cue`, and moves it to the due
+    /// queue of that verdict. Returns the verdict before.
     fn turn(&mut self, slot: Slot, cue: Cue) -> Verdict {
         let agent = &self.agents[slot as usize];
         let was = agent.status();
         let status = was.after(cue);
-        let line = DueQueue::of(status, agent.mode);
+        let queue = DueQueue::of(status, agent.mode);
         self.by_status[was as usize] -= 1;
         self.by_status[status as usize] += 1;
-        self.lines.move_to(&mut self.agents, slot, line);
+        self.queues.move_to(&mut self.agents, slot, queue);
         was
     }
 
@@ -460,25 +460,25 @@ impl Registry {
         debug_assert!(
             agent.status() != Verdict::Dead
                 || now.tick.since(agent.last_seen) >= dead_after(agent.mode, self.rules.grace),
-            "nobody is dead before its silence reached the deadline"
+            "no agent is dead before its silence reaches the deadline"
         );
         Change { was, agent: agent.view(now), dead_for: None, late }
     }
 
-    /// Forgets an agent that was dead for long enough, or lets it linger while
-    /// its death is still owed.
+    /// Forgets an agent that was dead for long enough. While a verdict on the agent
+    /// is owed, the agent lingers instead.
     fn retire(&mut self, slot: Slot) {
         if self.deaths.get(slot).is_none() && self.recoveries.get(slot).is_none() {
             self.remove(slot);
         } else {
-            self.lines.move_to(&mut self.agents, slot, DueQueue::Lingering);
+            self.queues.move_to(&mut self.agents, slot, DueQueue::Lingering);
         }
     }
 
     /// Forgets an agent about which nothing is owed.
     fn remove(&mut self, slot: Slot) {
         debug_assert!(self.deaths.get(slot).is_none() && self.recoveries.get(slot).is_none());
-        self.lines.leave(&mut self.agents, slot);
+        self.queues.leave(&mut self.agents, slot);
         let agent = self.agents.remove(slot as usize);
         self.index.remove(&agent.id, slot);
         self.died.remove(slot);
@@ -513,7 +513,7 @@ impl Registry {
 mod tests {
     use super::*;
 
-    /// A slab keeps an agent, or the next vacant place.
+    /// What a slab keeps in one slot: an agent, or the number of the next vacant slot.
     enum Entry {
         #[expect(dead_code, reason = "only its size matters")]
         Vacant(usize),

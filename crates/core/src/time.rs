@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Awake time starts here, not at zero, so that moments before the start can
-/// be told: an agent restored from a saved state may have been heard then.
+/// Awake time starts here, not at zero, so that moments before the start have a
+/// value: an agent from a saved state may have been heard then.
 pub const START: Duration = Duration::from_secs(3 * 365 * 86_400);
 
 /// A moment of awake, monotonic time, in nanoseconds.
@@ -22,7 +22,8 @@ impl Tick {
         Self(nanos(START + since_start))
     }
 
-    /// The moment at which the clock stands at `nanos`, which begins at [`START`].
+    /// The moment at which the awake clock shows `nanos`. It shows [`START`] at the
+    /// collector's start.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
@@ -54,12 +55,12 @@ macro_rules! moments {
         pub struct $name(Duration);
 
         impl $name {
-            /// The moment at which its clock stands at `reading`.
+            /// The moment at which the clock shows `reading`.
             pub const fn new(reading: Duration) -> Self {
                 Self(reading)
             }
 
-            /// What its clock shows at this moment.
+            /// What the clock shows at this moment.
             pub const fn reading(self) -> Duration {
                 self.0
             }
@@ -89,14 +90,15 @@ macro_rules! moments {
 moments! {
     /// A moment on the system's monotonic clock. All processes of one boot share it.
     Monotonic;
-    /// The time since this program image started, pauses included.
+    /// The time since this program started, pauses included. An in-place upgrade starts
+    /// it again.
     Uptime;
-    /// The time since the system was started, suspended or not.
+    /// The time since the system started, suspended time included.
     SinceBoot;
 }
 
-/// A moment on the wall clock: milliseconds since 1970, for people and alerts,
-/// never for a verdict. It is written as ISO 8601 in UTC.
+/// A moment on the wall clock, in milliseconds since 1970. It is for people and
+/// alerts, never for a verdict. It is written as ISO 8601 in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Wall(pub u64);
 
@@ -143,12 +145,12 @@ pub struct Now {
     pub wall: Wall,
 }
 
-/// Whole milliseconds, as the API gives them.
+/// Whole milliseconds, as the API shows them.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Whole nanoseconds; the longest time there is where they do not fit.
+/// Whole nanoseconds, or the greatest number if they do not fit.
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

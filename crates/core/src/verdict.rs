@@ -1,4 +1,4 @@
-//! PURE: the verdict on an agent, and what turns one verdict into another.
+//! The verdict on an agent, and what changes it.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::heartbeat::Mode;
 
-/// What the collector holds an agent to be.
+/// What the collector says of an agent: healthy, suspect or dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// Heard in time.
+    /// The agent was heard in time.
     Healthy,
-    /// Silent for 1.5 intervals: shown, never alerted.
+    /// The agent is silent for 1.5 intervals. The API shows it; no alert is sent.
     Suspect,
-    /// Silent for 2 intervals and the grace.
+    /// The agent is silent for 2 intervals and the grace.
     Dead,
 }
 
@@ -57,21 +57,21 @@ pub enum Cue {
     Silent,
 }
 
-/// The silence from which an agent in `mode` is suspect: 1.5 intervals.
+/// The silence after which an agent in `mode` is suspect: 1.5 intervals.
 pub fn suspect_after(mode: Mode) -> Duration {
     mode.interval() * 3 / 2
 }
 
-/// The silence from which an agent in `mode` is dead: 2 intervals and the grace.
+/// The silence after which an agent in `mode` is dead: 2 intervals and the grace.
 pub fn dead_after(mode: Mode, grace: Duration) -> Duration {
     2 * mode.interval() + grace
 }
 
-/// Whether an agent that announced `before` and, `elapsed` later, announces
-/// `after` was started anew in between. Both uptimes are in seconds. A fall of
-/// more than 10 s is a restart; so is any fall to an uptime that fits into the
-/// time between, as in a crash loop. A small fall to a large uptime is two
-/// heartbeats that overtook each other.
+/// Whether an agent restarted between two heartbeats. The first announced the uptime
+/// `before`; the second came `elapsed` later and announced the uptime `after`, both in
+/// seconds. A fall of more than 10 s is a restart. Any fall to an uptime of at most
+/// `elapsed` is a restart too, as in a crash loop. Any other fall means that one
+/// heartbeat overtook the other.
 pub fn is_restart(before: f64, after: f64, elapsed: Duration) -> bool {
     before - after > 10.0 || (after < before && after <= elapsed.as_secs_f64())
 }
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_thresholds_are_the_contracts() {
+    fn the_thresholds_are_those_of_the_contract() {
         let seconds =
             |mode| (suspect_after(mode).as_secs_f64(), dead_after(mode, Duration::from_secs(1)).as_secs());
         assert_eq!(seconds(Mode::Emergency), (7.5, 11));
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn restarts_are_told_from_heartbeats_out_of_order() {
+    fn a_restart_is_not_a_heartbeat_out_of_order() {
         let restart = |before, after, silence| is_restart(before, after, Duration::from_secs(silence));
         assert!(restart(1000.0, 3.0, 30));
         assert!(restart(100.0, 89.0, 1), "a fall of more than 10 s");

@@ -1,5 +1,5 @@
-//! What the registry takes of the heap: nothing for a heartbeat of an agent
-//! that it knows, and few bytes for one that it does not.
+//! How much heap the registry takes: none for a heartbeat of a known agent, and few
+//! bytes for a new agent.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
@@ -13,7 +13,7 @@ use pap_core::outbox::Limits;
 use pap_core::registry::{Registry, Rules};
 use pap_core::time::{Now, Tick, Wall};
 
-/// Counts what this thread takes of the heap.
+/// Counts the blocks and bytes that this thread allocates.
 struct Counting;
 
 thread_local! {
@@ -21,14 +21,14 @@ thread_local! {
     static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
-/// What a block of so many bytes costs in dlmalloc: 8 bytes more, rounded up to
-/// 16, and at least 32.
+/// What a block of `size` bytes costs in dlmalloc: 8 bytes more, rounded up to a
+/// multiple of 16, and at least 32.
 fn cost(size: usize) -> usize {
     (size + 8).next_multiple_of(16).max(32)
 }
 
 #[expect(unsafe_code, reason = "an allocator is unsafe by nature; this one only counts")]
-// SAFETY: every call is handed to the system's allocator as it came.
+// SAFETY: every call goes to the system's allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         BLOCKS.set(BLOCKS.get() + 1);
@@ -38,7 +38,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // What another thread has taken may be given back by this one.
+        // This thread may free what another thread allocated.
         BYTES.set(BYTES.get().wrapping_sub(cost(layout.size())));
         // SAFETY: as above.
         unsafe { System.dealloc(at, layout) }
@@ -72,7 +72,7 @@ fn a_heartbeat_of_a_known_agent_takes_nothing_of_the_heap() {
     let long = "a name that is longer than what is kept in place: ".repeat(2);
     let uuid = uuid(7);
     for id in [uuid.as_str(), "pluggedin/research@1.2.0", &long] {
-        // The id as the name is what pap-heartbeat sends if it is told nothing else.
+        // By default, pap-heartbeat sends the id as the name.
         for name in [None, Some(id), Some("short"), Some(long.as_str()), Some(uuid.as_str())] {
             let mut registry = registry(10);
             let id = AgentId::new(id).unwrap();
@@ -93,10 +93,9 @@ fn a_heartbeat_of_a_known_agent_takes_nothing_of_the_heap() {
     }
 }
 
-/// 96 bytes for the agent in its slab, which is reserved at the start, and 5
-/// for each place in the index. The tables of the index double when they are
-/// 7/8 full, so that the index takes 5.7 to 11.4 bytes an agent; with 100,000
-/// agents it is 6.7.
+/// An agent takes 96 bytes in the slab, which is reserved at the start. A place in the
+/// index takes 5 bytes. The index's tables double when they are 7/8 full, so the index
+/// takes 5.7 to 11.4 bytes an agent; with 100,000 agents it takes 6.7.
 #[test]
 fn an_agent_takes_104_bytes() {
     const AGENTS: usize = 100_000;

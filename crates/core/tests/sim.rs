@@ -2,8 +2,8 @@
 //! die, a network that loses and delays, a collector that is paused, and a
 //! station that is slow, busy, wrong or gone. Everything comes from one seed.
 //!
-//! `SIM_SEED=n cargo test --test sim` runs the one seed that failed,
-//! `SIM_SEEDS=n` sets how many are run: 500, or 2000 with `PAP_SLOW_TESTS=1`.
+//! `SIM_SEED=n cargo test -p pap-core --test sim` runs the one seed that failed.
+//! `SIM_SEEDS=n` runs n seeds instead of 500 (2000 with `PAP_SLOW_TESTS=1`).
 
 #![allow(
     clippy::unwrap_used,
@@ -52,7 +52,7 @@ enum Station {
     RefusesSome,
 }
 
-/// A post on its way: the alert, when its answer comes, and what that is.
+/// A post on its way: the alert, the answer, and when the answer comes.
 struct Post {
     alert: Alert,
     answer_at: Duration,
@@ -65,23 +65,23 @@ struct World {
     rules: Rules,
     registry: Registry,
     agents: Vec<Agent>,
-    /// The time in the world, of which `paused` was not awake time.
+    /// The time in the world. `paused` is the part that was not awake time.
     time: Duration,
     paused: Duration,
     station: Station,
     posts: Vec<Post>,
-    /// For each agent the verdicts the station has, in order, by `seq`.
+    /// For each agent, the alerts that the station has, with `seq`, in their order.
     told: HashMap<AgentId, Vec<(u64, Kind)>>,
-    /// The `seq` of alerts whose answer was lost: these may come again.
+    /// The `seq` of alerts whose answer was lost: the station may get them again.
     lost_answers: BTreeSet<u64>,
-    /// Deaths and returns of each agent, as the registry declared them.
+    /// For each agent, the deaths and the returns that the registry declared.
     verdicts: HashMap<AgentId, Vec<Verdict>>,
-    /// Agents of which the station refused something for good.
+    /// Agents about which the station refused an alert for good.
     refused: HashSet<AgentId>,
-    /// Agents of which the station can never take anything, and what it
-    /// answers then.
+    /// Agents about which the station never takes an alert, and the status code that
+    /// it answers.
     cursed: HashMap<AgentId, u16>,
-    /// Whether the collector is restarted in this world, and was so far.
+    /// Whether the collector may restart in this world, and whether it has.
     restarts: bool,
     restarted: bool,
     trace: Vec<String>,
@@ -159,8 +159,8 @@ impl World {
         let mut idle_steps = 0;
         while self.time < end {
             let next = self.next_moment(end);
-            // Every agent, every sender and every deadline may want this very
-            // moment, but not for ever: a deadline that stays due is a spin.
+            // Every agent, every sender and every deadline may be due at this very
+            // moment, but not for ever. A deadline that stays due is a busy loop.
             idle_steps = if next == self.time { idle_steps + 1 } else { 0 };
             assert!(
                 idle_steps < 1000,
@@ -183,13 +183,13 @@ impl World {
         }
     }
 
-    /// The collector stands still; what arrives meanwhile waits.
+    /// The collector is paused. Heartbeats and answers wait meanwhile.
     fn pause(&mut self) {
         let pause = Duration::from_secs(self.rng.u64(1..3000));
         self.time += pause;
         self.paused += pause;
         for agent in &mut self.agents {
-            // Its posts waited in the backlog and are accepted right after.
+            // The agent's heartbeats waited in the kernel and are accepted right after.
             agent.next_beat = agent.next_beat.max(self.time);
         }
         for post in &mut self.posts {
@@ -198,7 +198,7 @@ impl World {
         self.trace.push(format!("{:?} paused for {pause:?}", self.time));
     }
 
-    /// The collector goes on in another image, or is killed and started again.
+    /// The collector is upgraded in place, or is killed and started again.
     fn restart(&mut self) {
         let resume = if self.rng.bool() { Resume::Continued } else { Resume::Restarted };
         let now = self.now();
@@ -207,7 +207,7 @@ impl World {
             from = self.registry.save(now, place, 7, &mut saved);
         }
         let (events, seq) = (self.registry.save_events(now), self.registry.outbox().seq());
-        // What is being posted ends with the process; the station may have it.
+        // A post ends with the process. The station may have taken the alert.
         for post in self.posts.drain(..) {
             self.lost_answers.insert(post.alert.seq);
         }
@@ -248,7 +248,7 @@ impl World {
             if let Ok(received) = self.registry.beat(now, &id, &beat) {
                 self.agents[at].heard = Some(awake);
                 if received.is_new {
-                    // Removed, or dead for so long that it was forgotten.
+                    // The agent was removed, or was dead for so long that it was forgotten.
                     self.verdicts.remove(&id);
                     self.told.remove(&id);
                 }
@@ -297,13 +297,13 @@ impl World {
                 if change.agent.status != Verdict::Dead {
                     continue;
                 }
-                // Invariant 1: never dead before its silence, in awake time.
+                // Invariant 1: no agent is dead before the deadline, in awake time.
                 let agent = self.agents.iter().find(|agent| agent.id == *id).unwrap();
                 let silence = self.awake() - agent.heard.unwrap();
                 let allowed = dead_after(change.agent.mode, self.rules.grace);
-                assert!(silence >= allowed, "{id} was accused after {silence:?} of {allowed:?}");
-                // The sweeper is asked at every deadline, so nothing is late.
-                assert!(silence <= allowed + SECOND, "{id} was found after {silence:?} of {allowed:?}");
+                assert!(silence >= allowed, "{id} was dead after {silence:?} of {allowed:?}");
+                // The registry is swept at every deadline, so no death is found late.
+                assert!(silence <= allowed + SECOND, "{id} was found dead after {silence:?} of {allowed:?}");
                 self.verdicts.entry(id.clone()).or_default().push(Verdict::Dead);
             }
             if !swept.more {
@@ -355,7 +355,7 @@ impl World {
         }
     }
 
-    /// What the station sees: invariants 2 and 3.
+    /// The station takes an alert: invariants 2 and 3.
     fn station_takes(&mut self, alert: &Alert, answer_lost: bool) {
         let kind = alert.kind();
         let told = self.told.entry(alert.agent.clone()).or_default();
@@ -371,8 +371,9 @@ impl World {
             assert!(death.missed_intervals >= 2);
         }
         if matches!(kind, Kind::AgentDeath | Kind::AgentRecovered) {
-            // A lost answer may leave the station with a death that was then
-            // cancelled, and a refusal with a gap; else the two alternate.
+            // Deaths and recoveries alternate. There are exceptions: if an answer
+            // was lost, the station may have a death that was cancelled later; if
+            // the station refused an alert, it has a gap.
             let last =
                 told.iter().rev().find(|(_, kind)| matches!(kind, Kind::AgentDeath | Kind::AgentRecovered));
             let excused = last.is_some_and(|(seq, _)| self.lost_answers.contains(seq))
@@ -408,14 +409,14 @@ impl World {
         }
     }
 
-    /// Invariant 2, at the end: with a station that takes alerts, what it was
-    /// last told of each agent is what is true.
+    /// Invariant 2, at the end: a station that takes alerts was last told of each agent
+    /// what is true.
     fn check_told(&self) {
         let outbox = self.registry.outbox();
         let cursed = self.registry.stats().unhealthy().min(self.cursed.len());
         assert!(outbox.owed() <= 2 * cursed, "still owed: {outbox:?}");
-        // Nothing is lost: every death that was declared was told, refused,
-        // cancelled by its recovery or withdrawn with its agent.
+        // No death is lost: every declared death was told, refused, cancelled by its
+        // recovery, or withdrawn with its agent.
         let tally = outbox.tally();
         let delivered =
             outbox.owed() as u64 + tally.delivered.get(&Kind::AgentDeath).copied().unwrap_or_default();
@@ -435,7 +436,7 @@ impl World {
             owed.entry(id).or_default().1 = told.iter().filter(|(_, kind)| *kind == Kind::AgentDeath).count();
         }
         for (id, (deaths, told)) in owed {
-            assert!(told <= deaths, "{id} died {deaths} times and was told {told} times");
+            assert!(told <= deaths, "{id} died {deaths} times and its death was told {told} times");
             let dead_now = self.verdicts.get(id).and_then(|verdicts| verdicts.last()) == Some(&Verdict::Dead);
             if self.refused.contains(id) || self.cursed.contains_key(id) {
                 continue;
@@ -446,11 +447,14 @@ impl World {
                 assert_eq!(
                     last.map(|(_, kind)| *kind),
                     Some(Kind::AgentDeath),
-                    "{id} is dead and was not told"
+                    "{id} is dead, and the station was not told"
                 );
             } else if let Some((seq, kind)) = last.filter(|_| self.rules.recovery_alerts && !self.restarted) {
                 let excused = self.lost_answers.contains(seq);
-                assert!(*kind == Kind::AgentRecovered || excused, "{id} is back and was not told");
+                assert!(
+                    *kind == Kind::AgentRecovered || excused,
+                    "{id} is back, and the station was not told"
+                );
             }
         }
     }
@@ -473,7 +477,7 @@ fn run(seed: u64) -> Vec<String> {
         let end = world.time + phase;
         world.run_until(end, true);
     }
-    // The faults end and the station is back: everything gets told.
+    // The faults end and the station is back: it is told everything.
     world.station = Station::Takes;
     let end = world.time + Duration::from_secs(4000);
     world.run_until(end, false);
@@ -496,7 +500,7 @@ fn nobody_is_accused_falsely_and_every_death_is_told() {
     let usual = if number("PAP_SLOW_TESTS") == Some(1) { 2000 } else { 500 };
     for seed in 0..number("SIM_SEEDS").unwrap_or(usual) {
         if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
-            eprintln!("seed {seed} failed; SIM_SEED={seed} cargo test --test sim runs it alone");
+            eprintln!("seed {seed} failed; SIM_SEED={seed} cargo test -p pap-core --test sim runs it alone");
             std::panic::resume_unwind(panic);
         }
     }

@@ -1,5 +1,5 @@
-//! What the programs of the family have in common: exit codes, the
-//! environment, and words for whoever called them.
+//! What our programs have in common on the command line: exit codes, arguments, the
+//! environment, and text for the user.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
@@ -8,9 +8,9 @@ use argh::{EarlyExit, FromArgs};
 
 use crate::settings::{self, Flags, Table};
 
-/// The process ends as it was asked to.
+/// The process ends because it was asked to, or has done what it was asked.
 pub const STOPPED: i32 = 0;
-/// Who was asked about is not well.
+/// The answer to a check is that the program is not well.
 pub const UNWELL: i32 = 1;
 /// The process ends because of a bug.
 pub const BUG: i32 = 70;
@@ -24,7 +24,7 @@ pub fn arguments() -> Vec<String> {
     std::env::args_os().skip(1).map(lossy).collect()
 }
 
-/// The same up to `--`, and the command that follows it, just as it was given.
+/// The arguments before `--`, and the command after it, byte for byte.
 pub fn split_command() -> (Vec<String>, Option<Vec<OsString>>) {
     let mut words: Vec<OsString> = std::env::args_os().skip(1).collect();
     let command = words.iter().position(|word| word == "--").map(|at| words.split_off(at));
@@ -37,7 +37,7 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var_os(name).map(lossy)
 }
 
-/// What is no UTF-8 becomes text that no check lets pass.
+/// Bytes that are not UTF-8 become U+FFFD, which no check lets pass.
 fn lossy(text: impl AsRef<OsStr>) -> String {
     text.as_ref().to_string_lossy().into_owned()
 }
@@ -45,7 +45,7 @@ fn lossy(text: impl AsRef<OsStr>) -> String {
 /// Parses arguments: the settings of `table`, and the program's own `Switches`.
 ///
 /// # Errors
-/// The text to show, and whether it was asked for.
+/// The text to show, and whether the user asked for it (`--help`).
 pub fn parse<Switches: FromArgs>(
     program: &str,
     table: Table,
@@ -62,14 +62,14 @@ pub fn parse<Switches: FromArgs>(
     }
 }
 
-/// Answers what was asked for.
+/// Writes an answer to standard output.
 pub fn say(text: &str) -> i32 {
-    // A closed pipe is the reader's choice.
+    // If the pipe is closed, the reader does not want the answer.
     let _ = writeln!(std::io::stdout(), "{text}");
     STOPPED
 }
 
-/// Says why the process ends with `code`.
+/// Writes to standard error why the process ends with `code`.
 pub fn complain(program: &str, text: &str, code: i32) -> i32 {
     let _ = writeln!(std::io::stderr(), "{program}: {text}");
     code
@@ -80,6 +80,6 @@ pub fn show(program: &str, early: &EarlyExit) -> i32 {
     let text = early.output.trim_end();
     match early.status {
         Ok(()) => say(text),
-        Err(()) => complain(program, &format!("{text}; {program} --help shows what is known"), BAD_CONFIG),
+        Err(()) => complain(program, &format!("{text}; {program} --help shows all flags"), BAD_CONFIG),
     }
 }

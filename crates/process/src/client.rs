@@ -1,4 +1,4 @@
-//! How we ask others over HTTP.
+//! HTTP requests to other programs.
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -9,15 +9,15 @@ use ureq::http::Response;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::typestate::AgentScope;
 
-/// How much of an answer is worth reading.
+/// The most that is read of an answer's body, in bytes.
 const EXCERPT: u64 = 300;
 
-/// A client that trusts these certificates besides the built-in roots. Whoever
-/// makes it sets its timeouts: it has none by itself.
+/// The configuration of a client that trusts these certificates besides the built-in
+/// roots. It has no timeouts: the caller sets them.
 pub fn config(user_agent: &'static str, roots: &[Certificate<'static>]) -> ConfigBuilder<AgentScope> {
     let mut tls = TlsConfig::builder();
     if !roots.is_empty() {
-        // Named roots replace the built-in ones, so those are named too.
+        // Given roots replace the built-in roots, so we give the built-in roots too.
         let built_in = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
         let mut all: Vec<_> = built_in.map(|der| Certificate::from_der(der).to_owned()).collect();
         all.extend_from_slice(roots);
@@ -27,29 +27,30 @@ pub fn config(user_agent: &'static str, roots: &[Certificate<'static>]) -> Confi
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)
-        // A proxy from the environment would see every request; none is used.
+        // We use no proxy from the environment: it would see every request.
         .proxy(None)
         .user_agent(user_agent)
         .tls_config(tls.build())
 }
 
-/// Clients without kept connections: between two of our questions a
-/// connection may die, and a post would be lost with it.
+/// HTTP clients that keep no connections open. A connection may die between two
+/// requests, and the next post would be lost with it.
 pub struct Client {
     user_agent: &'static str,
     roots: Vec<Certificate<'static>>,
-    /// One for each patience. Time limits are the client's, not the request's:
-    /// it prepares its TLS anew for requests that have their own.
+    /// One client for each time limit. The limit is set on the client, because a client
+    /// prepares its TLS again for a request that has its own limit.
     agents: Vec<(Duration, Agent)>,
 }
 
 impl Client {
-    /// One that trusts these certificates besides the built-in roots.
+    /// Clients that trust these certificates besides the built-in roots.
     pub fn new(user_agent: &'static str, roots: &[Certificate<'static>]) -> Self {
         Self { user_agent, roots: roots.to_vec(), agents: Vec::new() }
     }
 
-    /// One whose requests take at most `patience`, names and answers included.
+    /// A client whose requests take at most `patience`, from the look-up of the name to
+    /// the end of the answer.
     pub fn within(&mut self, patience: Duration) -> Agent {
         if let Some((_, agent)) = self.agents.iter().find(|(known, _)| *known == patience) {
             return agent.clone();
@@ -68,7 +69,7 @@ impl Client {
 /// The beginning of an answer's body, for people.
 pub fn excerpt(response: Response<ureq::Body>) -> String {
     let mut excerpt = Vec::new();
-    // The status alone decides; the words are for the log.
+    // The status decides. The text is only for the log.
     let _ = response.into_body().into_reader().take(EXCERPT).read_to_end(&mut excerpt);
     String::from_utf8_lossy(&excerpt).escape_debug().to_string()
 }

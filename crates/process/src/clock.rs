@@ -1,24 +1,24 @@
-//! The only reader of time.
+//! The only module that reads time.
 //!
-//! A [`Tick`] counts the time this process was **awake**. The sweeper renews a
-//! lease on it at every wake-up; time beyond the lease does not count. So when
-//! the process is stopped, starved or suspended, the silence of every agent
-//! stands still with it, and nobody is accused for a pause that was ours.
+//! A [`Tick`] counts the time for which this process was **awake**. At every wake-up,
+//! the sweeper renews a lease. Time beyond the lease does not count. So while the
+//! process is stopped, starved or suspended, the silence of every agent stands still,
+//! and no agent is dead because of our own pause.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pap_core::time::{Monotonic, Now, START, SinceBoot, Tick, Uptime, Wall, nanos};
 
-/// What a wake-up may be late by before the rest counts as a pause of ours.
+/// A wake-up may be late by this much. Beyond it, the delay counts as a pause of ours.
 pub const TOLERANCE: Duration = Duration::from_millis(500);
 
 /// Awake time, shared by all threads.
 pub struct Clock {
     start: Instant,
-    /// Nanoseconds taken off so far because nobody was awake to count them.
+    /// Nanoseconds that were taken off so far, because the process was not awake.
     paused: AtomicU64,
-    /// Where the present lease ends; awake time stands still there.
+    /// The end of the present lease. Awake time stands still there.
     lease_end: AtomicU64,
 }
 
@@ -33,28 +33,30 @@ impl Clock {
         }
     }
 
-    /// The present moment. It never runs backwards and never past the lease.
+    /// The present moment, never past the lease. A call that races with
+    /// [`renew`](Self::renew) may return an earlier moment than the call before, so
+    /// callers who need an order make both calls under one lock.
     pub fn now(&self) -> Now {
         Now { tick: self.tick(self.raw()), wall: wall() }
     }
 
-    /// Renews the lease: the caller is awake, and means to be so again after
-    /// `sleep`. Time since the end of the last lease is taken off. Only the
-    /// sweeper calls this; calling it early is harmless.
+    /// Renews the lease: the caller is awake, and intends to wake up again after
+    /// `sleep`. The time since the end of the last lease is taken off. Only the sweeper
+    /// calls this. To call it early does no harm.
     pub fn renew(&self, sleep: Duration) -> Now {
         let raw = self.raw();
         let paused = self.paused.load(Ordering::Relaxed);
         let lease_end = self.lease_end.load(Ordering::Relaxed);
         let overrun = (raw - paused).saturating_sub(lease_end);
-        // In this order a reader between the two stores sees time stand
-        // still, never jump ahead.
+        // In this order, a thread that reads between the two stores sees time stand
+        // still. It never sees time jump ahead.
         self.paused.store(paused + overrun, Ordering::SeqCst);
         let tick = raw - paused - overrun;
         self.lease_end.store(tick + nanos(sleep) + nanos(TOLERANCE), Ordering::SeqCst);
         Now { tick: Tick::from_nanos(tick), wall: wall() }
     }
 
-    /// The time taken off since the start.
+    /// The time that was taken off since the start.
     pub fn paused(&self) -> Duration {
         Duration::from_nanos(self.paused.load(Ordering::Relaxed))
     }
@@ -69,8 +71,8 @@ impl Clock {
     }
 
     fn tick(&self, raw: u64) -> Tick {
-        // The lease is read first: an older lease end with newer pauses can
-        // only show an earlier moment, which the lists of the registry accept.
+        // The end of the lease is read first. An old lease end with a new pause can
+        // only show an earlier moment, never a later one.
         let lease_end = self.lease_end.load(Ordering::SeqCst);
         let paused = self.paused.load(Ordering::SeqCst);
         Tick::from_nanos(raw.saturating_sub(paused).min(lease_end))
@@ -90,13 +92,13 @@ pub fn monotonic() -> Monotonic {
     Monotonic::new(Duration::try_from(now).unwrap_or_default())
 }
 
-/// The time since the system was started, suspended or not.
+/// The time since the system started, suspended time included.
 pub fn since_boot() -> SinceBoot {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     SinceBoot::new(Duration::try_from(now).unwrap_or_default())
 }
 
-/// The moment `wait` from now, for a thread that waits and gives up.
+/// The moment `wait` from now, for a thread that waits until a deadline.
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn deadline_in(wait: Duration) -> Instant {
     Instant::now() + wait

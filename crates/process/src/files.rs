@@ -1,4 +1,4 @@
-//! Small files read without waiting, and files that are there whole or not at all.
+//! Small files are read without waiting, and files are replaced as a whole.
 
 use std::fs::{File, Metadata, OpenOptions, remove_file, rename};
 use std::io::{self, Read as _, Write};
@@ -10,39 +10,41 @@ use rustix::fs::OFlags;
 /// The most that is read of a small file, in bytes.
 const LONGEST_FILE: u64 = 16 * 1024;
 
-/// Reads a file of a line or so, and what is known of it. Nothing is waited
-/// for: what is no file, such as a pipe, is an error.
+/// Reads a small file, at most its first 16 KiB, and its metadata. It never waits: a
+/// pipe, or anything else that is not a regular file, is an error.
 ///
 /// # Errors
-/// As the system says.
+/// The file system's own, or it is not a regular file, or its text is not UTF-8.
 pub fn read_small(path: &Path) -> io::Result<(String, Metadata)> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     let about = file.metadata()?;
     if !about.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
     let mut text = String::new();
     file.take(LONGEST_FILE).read_to_string(&mut text)?;
     Ok((text, about))
 }
 
-/// Whether a replaced file is to survive a loss of power.
+/// Whether a replaced file survives a loss of power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// It is on the disk before the call returns.
+    /// The file is on the disk before the call returns.
     Synced,
-    /// It survives the end of the process, not that of the system.
+    /// The file survives the end of the process, but not a loss of power.
     Cached,
 }
 
-/// Replaces the file at `path` with what `write` writes. A reader, and a start
-/// after a crash, find the former content or the new one, never a part. It is
-/// written beside as `<path><suffix>`; what stands there was left by a crash,
-/// or put there by somebody else, and is not followed anywhere.
+/// Replaces the file at `path` with what `write` writes. A reader finds the former
+/// content or the new content, never a part of it, even after a crash. The new content
+/// is first written to `<path><suffix>`. A file that is there already was left by a
+/// crash or by somebody else: it is removed, and a symbolic link is not followed.
 ///
 /// # Errors
-/// The file system's own; the former file is still there.
+/// The file system's own. The former file is still there, with one exception: if
+/// [`Durability::Synced`] fails for the directory, the new file is in place, but may
+/// not survive a loss of power.
 pub fn replace(
     path: &Path,
     suffix: &str,

@@ -1,12 +1,13 @@
-//! What any of our programs is: a UNIX process. It knows no agents.
+//! What all our programs have in common as UNIX processes. This crate knows no agents.
 //!
-//! - [`cli`], [`mod@settings`]: arguments and variables in, words and an exit code out
-//! - [`clock`]: the only reader of time
-//! - [`logging`], [`signals`], [`panics`], [`systemd`]: what the outside says and hears; [`throttle`]: not too often
+//! - [`cli`], [`mod@settings`]: arguments and environment variables in, text and an exit code out
+//! - [`clock`]: the only module that reads time
+//! - [`logging`], [`signals`], [`panics`], [`systemd`]: what the process tells others, and what it is told
+//! - [`throttle`]: how often one kind of trouble is logged
 //! - [`stop`], [`threads`]: threads that are named, owned and joined
-//! - [`files`]: small files read, and files written whole
-//! - [`reexec`]: the same process in another image
-//! - `client` (feature `client`): requests to others over HTTP
+//! - [`files`]: small files are read, and files are replaced as a whole
+//! - [`reexec`]: an in-place upgrade: the same process goes on with another program
+//! - `client` (feature `client`): HTTP requests to other programs
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("these programs run on Linux only: they use signalfd, memfd, /proc and abstract sockets");

@@ -1,8 +1,8 @@
-//! The log: lines a person can follow, or one JSON object a line.
+//! The log: lines for people, or one JSON object a line.
 //!
-//! A reader that stalls (a full pipe) must not stall the collector. So lines
-//! go through a bounded channel to a thread of their own; when it is full they
-//! are dropped, and how many is said as soon as there is room.
+//! A reader that stalls (a full pipe) must not stall the program. So a thread of its
+//! own writes the lines, and they reach it through a bounded channel. When the channel
+//! is full, lines are dropped; as soon as there is room, a line says how many.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -55,20 +55,20 @@ impl FromStr for LogFormat {
     }
 }
 
-/// Lines that may wait for the reader of the log.
+/// The most lines that may wait for the reader of the log.
 const MOST_WAITING: usize = 2048;
 
-/// What goes to the thread that writes.
+/// What the log's thread is sent.
 enum Message {
     Line(Vec<u8>),
-    /// Everything before it has been written when this is answered.
+    /// The log's thread answers when it has written everything before this message.
     Flush(Sender<()>),
 }
 
-/// The way to the log's thread, to flush it at the end.
+/// Sends lines to the log's thread, and flushes it at the end.
 #[derive(Clone)]
 pub struct Log {
-    /// Boxes, for a channel touches the memory of all its places at once.
+    /// The messages are boxed: a channel allocates all its places at once.
     messages: Sender<Box<Message>>,
     dropped: Arc<AtomicU64>,
 }
@@ -86,8 +86,8 @@ impl Log {
         Builder::new()
             .parse_filters(filter)
             .format(move |line, record| match format {
-                // At this level the HTTP client writes every byte it sends,
-                // the station's key among them.
+                // At this level the HTTP client logs every byte that it sends, the
+                // station's key included.
                 _ if record.level() == Level::Trace && record.target().starts_with("ureq") => Ok(()),
                 LogFormat::Text => write_text(line, wall(), record),
                 LogFormat::Json => write_json(line, wall(), record),
@@ -97,7 +97,7 @@ impl Log {
         Ok(log)
     }
 
-    /// Waits until what has been logged is written, at most for `longest`.
+    /// Waits until everything that was logged is written, at most for twice `longest`.
     pub fn flush_within(&self, longest: Duration) {
         let (done, written) = bounded(1);
         if self.messages.send_timeout(Box::new(Message::Flush(done)), longest).is_ok() {
@@ -123,7 +123,7 @@ fn write_lines(messages: &Receiver<Box<Message>>, dropped: &AtomicU64, format: L
     let mut out = io::stderr();
     for message in messages {
         match *message {
-            // A log that nobody can read any more is no reason to stop.
+            // If nobody can read the log any more, the program goes on.
             Message::Line(line) => drop(out.write_all(&line)),
             Message::Flush(done) => drop(done.send(())),
         }

@@ -1,9 +1,9 @@
 //! What a panic does.
 //!
-//! In a thread of ours it ends the process: a program that is half dead is worse
-//! than one that is started again. A thread that a library started just ends.
-//! Around a call of a library a panic may be contained: the HTTP client panics
-//! where it cannot start a thread.
+//! A panic in a thread of ours ends the process: a program that is half dead is worse
+//! than one that is started again. A panic in a thread that a library started ends
+//! that thread only. A panic in a call of a library can be contained: the HTTP client
+//! panics if it cannot start a thread.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -14,13 +14,13 @@ thread_local! {
     static IS_CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// From now on this thread is one of ours.
+/// Marks this thread as one of ours.
 pub(crate) fn is_ours() {
     IS_OURS.set(true);
 }
 
-/// Calls `end` with a text for the log when a thread of ours panics: one that
-/// [`threads`](crate::threads) has started, or the one that calls this.
+/// Calls `end` with a text for the log when a thread of ours panics. Ours are the
+/// threads that [`threads`](crate::threads) starts, and the one that calls this.
 pub fn on_panic_of_ours(end: impl Fn(&str) + Send + Sync + 'static) {
     is_ours();
     panic::set_hook(Box::new(move |panic| {
@@ -36,11 +36,11 @@ pub fn on_panic_of_ours(end: impl Fn(&str) + Send + Sync + 'static) {
     }));
 }
 
-/// Runs code of others that may panic: where the system has run out of
-/// something, or over what a client sends.
+/// Runs code of a library that may panic, for instance because the system has run out
+/// of something.
 ///
 /// # Errors
-/// It did; the text is for the log.
+/// The code panicked. The text is for the log.
 pub fn contain<R>(work: impl FnOnce() -> R) -> Result<R, String> {
     IS_CONTAINED.set(true);
     let result = panic::catch_unwind(AssertUnwindSafe(work));

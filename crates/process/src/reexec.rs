@@ -1,20 +1,20 @@
-//! Descriptors that are inherited: from systemd, which listens for us
-//! (`LISTEN_FDS`, sd_listen_fds(3)), or from ourselves, when the process
-//! replaces its image with its ports open and its memory kept.
+//! Inherited descriptors. They come from systemd, which listens for us (`LISTEN_FDS`,
+//! sd_listen_fds(3)), or from ourselves: in an in-place upgrade, the same process goes
+//! on with another program and keeps its ports and its memory. The call is a re-exec.
+//! An *image* is the program that a process runs between two re-execs.
 //!
 //! # The hand-over
-//! Listeners are always passed as systemd passes them: from descriptor 3 up,
-//! with `LISTEN_PID` and `LISTEN_FDS`. So every program that knows systemd's
-//! protocol gets at least the ports. Everything else is named by one variable
-//! of the environment:
+//! Listeners are always passed as systemd passes them: from descriptor 3 up, with
+//! `LISTEN_PID` and `LISTEN_FDS`. So every program that knows systemd's protocol gets
+//! at least the ports. One environment variable names everything else:
 //!
 //! | Version | Variable | |
 //! |---|---|---|
-//! | 1 | `pid:listener:state:connections` | the last is a file with the connections' numbers as text; read, never written |
-//! | 2 | `2:pid:descriptor` | the descriptor is a file with one JSON object, a `Manifest` |
+//! | 1 | `pid:listener:state:connections` | `connections` is a file with the connections' descriptors as text. We read this version, but do not write it |
+//! | 2 | `2:pid:descriptor` | `descriptor` is a file with one JSON object, a `Manifest` |
 //!
-//! A later version begins with `version:pid:` too, and does not have four
-//! fields. A reader ignores fields of the object that it does not know.
+//! A later version must begin with `version:pid:` too, and must not have four fields.
+//! A reader ignores unknown fields of the object.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -42,31 +42,31 @@ pub const VERSIONS: [u32; 2] = [1, 2];
 /// The hand-over version that [`replace`] writes.
 pub const WRITTEN: u32 = 2;
 
-/// What a line that lists [`VERSIONS`] begins with.
+/// The beginning of the line that lists [`VERSIONS`].
 const VERSIONS_LINE: &str = "# hand-over versions:";
-/// Where systemd puts the first descriptor.
+/// The first descriptor that systemd passes.
 const FIRST: RawFd = 3;
 
-/// The line by which a program says which hand-over versions it takes.
+/// The line in which a program says which hand-over versions it takes.
 pub fn versions_line() -> String {
     let versions = VERSIONS.map(|version| version.to_string());
     format!("{VERSIONS_LINE} {}", versions.join(" "))
 }
 
-/// Whether a program that says `text` takes the hand-over that [`replace`] writes.
+/// Whether a program that prints `text` takes the hand-over that [`replace`] writes.
 pub fn takes_ours(text: &str) -> bool {
     let mut versions = text.lines().filter_map(|line| line.strip_prefix(VERSIONS_LINE));
     versions.any(|versions| versions.split_whitespace().any(|version| version.parse() == Ok(WRITTEN)))
 }
 
-/// What the process starts with.
+/// What a process has when it starts.
 #[derive(Debug)]
 pub struct Start<A> {
-    /// What it inherited.
+    /// What the process inherited.
     pub inherited: Inherited<A>,
-    /// Where its listeners go when it replaces its image.
+    /// Where the listeners go in a re-exec.
     pub seats: Seats,
-    /// What did not come along, and why: a sentence each, for the log.
+    /// What was not inherited, and why. Each is a sentence for the log.
     pub remarks: Vec<String>,
 }
 
@@ -75,34 +75,34 @@ pub struct Start<A> {
 pub enum Inherited<A> {
     /// Nothing.
     Nothing,
-    /// Sockets that listen, from systemd: one or more.
+    /// Listeners from systemd: one or more.
     Listeners(Vec<OwnedFd>),
-    /// From the former image of this process.
+    /// The hand-over of the former image of this process.
     Image(Image<A>),
 }
 
 /// What one image hands over to the next.
 #[derive(Debug)]
 pub struct Image<A> {
-    /// The sockets that listen. None only if the hand-over is unusable and no
+    /// The listeners. The list is empty only if the hand-over is unusable and no
     /// listener was found.
     pub listeners: Vec<OwnedFd>,
-    /// The former image's state, if it came along.
+    /// The former image's state, if it was handed over.
     pub state: Option<File>,
-    /// The connections that came along.
+    /// The connections that were handed over.
     pub connections: Vec<Connection<A>>,
 }
 
-/// A connection on its way from one image to the next.
+/// A connection that one image hands over to the next.
 #[derive(Debug)]
 pub struct Connection<A> {
-    /// Its socket.
+    /// The connection's socket.
     pub socket: OwnedFd,
-    /// What the program has to say about it.
+    /// What the program hands over about the connection.
     pub about: A,
 }
 
-/// The file of version 2.
+/// The file of hand-over version 2.
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest<A> {
     version: u32,
@@ -126,7 +126,7 @@ struct PassedConnection<A> {
     about: A,
 }
 
-/// What the variable says.
+/// What the environment variable says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ticket {
     Version1 { listener: RawFd, state: RawFd, connections: RawFd },
@@ -135,7 +135,7 @@ enum Ticket {
 }
 
 impl Ticket {
-    /// None if it is not for the process `pid`.
+    /// `None` if the text is not for the process `pid`, or is not valid.
     fn parse(text: &str, pid: u32) -> Option<Self> {
         let fields: Vec<&str> = text.split(':').collect();
         let number = |field: &str| field.parse::<RawFd>().ok();
@@ -159,12 +159,12 @@ impl Ticket {
 }
 
 impl<A: DeserializeOwned + Default> Start<A> {
-    /// Takes what this process inherited. `variable` names the hand-over;
-    /// `most` is how many listeners the process may ever hand over itself. To be
-    /// called once, before anything else opens a descriptor.
+    /// Takes what this process inherited. `variable` is the environment variable of the
+    /// hand-over. `most` is the most listeners that this process will hand over itself.
+    /// Call it once, before anything else opens a descriptor.
     ///
     /// # Errors
-    /// There are no descriptors left for the [`Seats`].
+    /// The process has no descriptors left for the [`Seats`].
     pub fn take(variable: &str, most: usize) -> io::Result<Self> {
         let mut remarks = Vec::new();
         let above = RawFd::try_from(most).ok().and_then(|most| FIRST.checked_add(most));
@@ -191,10 +191,10 @@ impl<A: DeserializeOwned + Default> Start<A> {
     }
 }
 
-/// Which descriptors have been taken, by their numbers: each is taken once.
+/// The numbers of the descriptors that have been taken. Each is taken once.
 struct Claims {
     taken: BTreeSet<RawFd>,
-    /// Numbers below it are for the [`Seats`].
+    /// Numbers below this one are for the [`Seats`].
     above: RawFd,
 }
 
@@ -203,15 +203,15 @@ impl Claims {
         Self { taken: BTreeSet::new(), above }
     }
 
-    /// Takes an inherited descriptor and lets no later image inherit it. None if
-    /// it is not open, or was taken before.
+    /// Takes an inherited descriptor, and marks it so that the next image does not
+    /// inherit it. `None` if it is not open, or was taken before.
     fn take(&mut self, number: RawFd) -> Option<OwnedFd> {
         if number < FIRST || !self.taken.insert(number) {
             return None;
         }
         let descriptor = own(number);
         if fcntl_setfd(&descriptor, FdFlags::CLOEXEC).is_err() {
-            // It is not open: nothing is there to be closed.
+            // The descriptor is not open, so it must not be closed either.
             let _ = descriptor.into_raw_fd();
             return None;
         }
@@ -228,7 +228,7 @@ impl Claims {
         let is_ours = env::var("LISTEN_PID").is_ok_and(|pid| pid.parse() == Ok(process::id()));
         let count = env::var("LISTEN_FDS").ok().and_then(|count| count.parse::<RawFd>().ok());
         let count = count.filter(|_| is_ours).unwrap_or(0);
-        // Descriptors are numbered densely: the first that is missing is the end.
+        // The numbers have no gaps: the first descriptor that is missing is the end.
         let listeners: Vec<_> =
             (FIRST..).take(count.try_into().unwrap_or(0)).map_while(|it| self.take(it)).collect();
         if i32::try_from(listeners.len()) != Ok(count.max(0)) {
@@ -237,7 +237,7 @@ impl Claims {
         listeners
     }
 
-    /// What a hand-over names, or why it cannot be used.
+    /// What a hand-over names, or the reason why it cannot be used.
     fn image<A: DeserializeOwned + Default>(&mut self, ticket: Ticket) -> Result<Image<A>, String> {
         match ticket {
             Ticket::Unknown { version } => Err(format!(
@@ -246,7 +246,7 @@ impl Claims {
             )),
             Ticket::Version1 { listener, state, connections } => {
                 let mut list = String::new();
-                // Without the list the connections are lost, and nothing else.
+                // Without the list, only the connections are lost.
                 let _ = self.take(connections).map(|it| File::from(it).read_to_string(&mut list));
                 let numbers = list.split_whitespace().filter_map(|number| number.parse().ok());
                 let sockets = numbers.filter_map(|number| self.take(number));
@@ -275,11 +275,11 @@ impl Claims {
         }
     }
 
-    /// Closes sockets and memory that the former image passed on and nobody
-    /// named: a client would wait for ever on such a connection, and nobody could
-    /// bind the port of such a listener. If there is no listener yet, those that
-    /// are found become `listeners`. What else is open stays: whoever started the
-    /// process may have left it, a lock for instance.
+    /// Closes sockets and memory that the former image left open and the hand-over does
+    /// not name. On such a connection a client would wait for ever, and no process could
+    /// bind the port of such a listener. If `listeners` is empty, the listeners that are
+    /// found here go into it instead. Other descriptors stay open: the process may have
+    /// been started with them, for instance with a lock.
     fn sweep(&mut self, listeners: &mut Vec<OwnedFd>, remarks: &mut Vec<String>) {
         let names = read_dir("/proc/self/fd").into_iter().flatten().flatten().map(|entry| entry.file_name());
         let numbers: Vec<RawFd> = names.filter_map(|name| name.to_str()?.parse().ok()).collect();
@@ -303,7 +303,7 @@ impl Claims {
     }
 }
 
-/// Whether a socket or memory was inherited under this number.
+/// Whether this number is an inherited socket or inherited memory.
 fn is_left_open(number: RawFd) -> bool {
     let descriptor = ManuallyDrop::new(own(number));
     let is_inherited = fcntl_getfd(&*descriptor).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC));
@@ -312,15 +312,15 @@ fn is_left_open(number: RawFd) -> bool {
     is_inherited && (is_socket() || fcntl_get_seals(&*descriptor).is_ok())
 }
 
-/// Whether it is a socket that listens in a network.
+/// Whether the descriptor is a socket that listens on an IPv4 or IPv6 port.
 fn is_port(descriptor: &OwnedFd) -> bool {
     let is_inet = socket_domain(descriptor)
         .is_ok_and(|family| family == AddressFamily::INET || family == AddressFamily::INET6);
     is_inet && socket_acceptconn(descriptor).unwrap_or(false)
 }
 
-/// Descriptors from 3 up, kept from the start on so that nobody else gets these
-/// numbers: here go the listeners when the process replaces its image.
+/// Descriptors from 3 up. The process keeps these numbers from the start, so that
+/// nothing else gets them. In a re-exec the listeners go here.
 #[derive(Debug)]
 pub struct Seats {
     seats: Vec<OwnedFd>,
@@ -334,8 +334,8 @@ impl Seats {
         for number in FIRST..claims.above {
             let mut seat = fcntl_dupfd_cloexec(&placeholder, number)?;
             if seat.as_raw_fd() != number {
-                // Whoever started the process left something open here. It stays
-                // open, under another number.
+                // The process was started with this descriptor open. It stays open
+                // under another number.
                 seat = own(number);
                 let moved = fcntl_dupfd_cloexec(&seat, claims.above)?;
                 fcntl_setfd(&moved, FdFlags::empty())?;
@@ -347,7 +347,7 @@ impl Seats {
         Ok(Self { seats, placeholder })
     }
 
-    /// Puts the listeners where the next image looks for them.
+    /// Puts the listeners where the next image expects them.
     fn fill(&mut self, listeners: &[BorrowedFd<'_>]) -> io::Result<()> {
         if listeners.len() > self.seats.len() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "there are more listeners than seats"));
@@ -360,34 +360,35 @@ impl Seats {
 
     fn clear(&mut self) {
         for seat in &mut self.seats {
-            // It can only fail for numbers that are not open.
+            // This fails only for a number that is not open.
             let _ = dup3(&self.placeholder, seat, DupFlags::CLOEXEC);
         }
     }
 }
 
-/// Memory that looks like a file and outlives the image.
+/// Memory that looks like a file and outlives a re-exec.
 ///
 /// # Errors
-/// The system has none left.
+/// The system has no memory or no descriptor left.
 pub fn memory(name: &str) -> io::Result<File> {
     Ok(File::from(memfd_create(name, MemfdFlags::CLOEXEC)?))
 }
 
-/// What goes along beside the listeners.
+/// What is handed over besides the listeners.
 #[derive(Debug)]
 pub struct Memory<'a, A> {
     /// The state, ready to be read.
     pub state: &'a File,
-    /// The connections: descriptors that an exec does not close, and what the
-    /// program has to say about each.
+    /// The connections: descriptors that an exec does not close, and what the program
+    /// hands over about each.
     pub connections: &'a [(RawFd, A)],
 }
 
-/// Replaces the image of this process by the program at `program`, with the same
-/// arguments. The listeners go along, and `memory` too if there is one: in a
-/// hand-over that `variable` names. The kernel closes what else this process has
-/// opened. Returns only if the re-exec failed; all is as before then.
+/// Replaces this program with the one at `program`, in the same process and with the
+/// same arguments: a re-exec. The listeners are handed over. If there is `memory`, it is
+/// handed over too, in the environment variable `variable`. The kernel closes all other
+/// descriptors that this process opened. The call returns only if the re-exec failed, and
+/// then all is as before.
 pub fn replace<A: Serialize>(
     program: &Path,
     variable: &str,
@@ -413,7 +414,7 @@ pub fn replace<A: Serialize>(
         exec(program, variable, variables)
     };
     let result = run();
-    // Programs that are started from now on have no use for them.
+    // The re-exec failed. Commands that we start later must not inherit these.
     let _ = keep(FdFlags::CLOEXEC);
     seats.clear();
     match result {
@@ -422,7 +423,7 @@ pub fn replace<A: Serialize>(
     }
 }
 
-/// The list of what goes along, ready to be read.
+/// The manifest of the hand-over, as a file that is ready to be read.
 fn manifest<A: Serialize>(listeners: usize, memory: &Memory<'_, A>) -> io::Result<File> {
     let passed = |(_, fd)| Passed { fd };
     let manifest = Manifest {
@@ -442,8 +443,8 @@ fn manifest<A: Serialize>(listeners: usize, memory: &Memory<'_, A>) -> io::Resul
     Ok(file)
 }
 
-/// `execve(2)` as it is: the standard library would unblock all signals, and
-/// one that waits would end the new image before it can take it.
+/// Calls `execve(2)` itself: the standard library would unblock all signals, and a
+/// signal that waits would end the next image before that image can read it.
 fn exec(program: &Path, handover: &str, variables: Vec<(&str, String)>) -> io::Result<Infallible> {
     let text = |text: OsString| CString::new(text.into_vec());
     let program = text(program.into())?;
@@ -488,7 +489,7 @@ mod tests {
         ] {
             assert_eq!(Ticket::parse(text, 42), ticket, "{text}");
         }
-        // A process may have the number of a version.
+        // The id of a process may equal the number of a version.
         assert_eq!(Ticket::parse("2:5:6:7", 2), Some(version_1));
         assert_eq!(Ticket::parse("2:2:9", 2), Some(version_2));
     }
@@ -501,7 +502,7 @@ mod tests {
         assert!(!takes_ours("A=2\n"));
     }
 
-    /// This text stays readable for ever.
+    /// Every later program must read this text.
     #[test]
     fn the_list_of_version_2_is_read_and_may_grow() {
         #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -1,10 +1,10 @@
-//! The settings of a program. Each is defined once, in the table that
-//! [`settings!`](crate::settings!) makes; what reads a value, names a flag, or
-//! describes a setting to people takes it from there.
+//! The settings of a program. Each setting is defined once, in the table that
+//! [`settings!`](crate::settings!) makes. Code that reads a value, names a flag or
+//! describes a setting uses this table.
 //!
-//! - this file: what a setting is, which values it takes, what is said of a wrong one
-//! - `flags`: the settings among the arguments, and their part of `--help`
-//! - `reader`: values from flags and the environment, and what is in effect
+//! - this file: what a setting is, which values it takes, and the error for a wrong value
+//! - `flags`: the settings among the arguments, and the part of `--help` about them
+//! - `reader`: values from flags and the environment, and the values in effect
 //! - `client` (feature `client`): URLs and certificates
 
 #[cfg(feature = "client")]
@@ -22,7 +22,7 @@ pub use reader::{Reader, Source};
 /// The longest key, in bytes.
 const MAX_KEY: usize = 4096;
 
-/// All settings of a program, in the order in which people see them.
+/// All settings of a program, in the order in which they are shown.
 pub type Table = &'static [&'static Setting];
 
 /// One setting: an environment variable that is also a flag.
@@ -30,20 +30,20 @@ pub type Table = &'static [&'static Setting];
 pub struct Setting {
     /// The variable's name.
     pub name: &'static str,
-    /// The flag's name without dashes, where it does not follow from the variable's.
+    /// The flag's name without dashes, if it does not follow from the variable's name.
     pub short: Option<&'static str>,
     /// Which values are allowed.
     pub kind: Kind,
-    /// What holds where no value is given.
+    /// What holds if no value is given.
     pub fallback: Fallback,
-    /// What it does, as it was written: with a space before each line.
+    /// What the setting does, as in the source: with a space before each line.
     pub help: &'static str,
 }
 
 /// Which values a setting takes.
 #[derive(Debug)]
 pub enum Kind {
-    /// So many bytes of text at most, without control characters.
+    /// At most this many bytes of text, without control characters.
     Text(usize),
     /// A whole number in this range.
     Number(RangeInclusive<u64>),
@@ -57,7 +57,7 @@ pub enum Kind {
     LogFilter,
     /// A key, never shown. It may also come from the file that `<NAME>_FILE` names.
     Secret,
-    /// An http:// or https:// URL. The text goes on where its kind is described.
+    /// An http:// or https:// URL. The text is added to the description of this kind.
     #[cfg(feature = "client")]
     Url(&'static str),
     /// The path of a file of PEM certificates.
@@ -65,19 +65,19 @@ pub enum Kind {
     Certificates,
 }
 
-/// What holds where no value is given.
+/// What holds if no value is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
     /// The program does not start.
     Required,
-    /// This value.
+    /// This value holds.
     Value(&'static str),
-    /// What these words say; the program works it out.
+    /// The program works the value out, as these words say.
     Words(&'static str),
 }
 
-/// Defines a program's settings, each as a static of the variable's name, and
-/// `SETTINGS`, the table of them all. What stands after `shared` is defined elsewhere.
+/// Defines a program's settings. Each becomes a static with the variable's name, and
+/// `SETTINGS` becomes the table of all. Settings after `shared` are defined elsewhere.
 ///
 /// ```
 /// use pap_process::logging::LOG_FORMAT;
@@ -109,7 +109,7 @@ macro_rules! settings {
                 help: concat!($($help),+),
             };
         )+
-        /// Every setting, in the order in which people see them.
+        /// Every setting, in the order in which they are shown.
         pub static SETTINGS: $crate::settings::Table = &[$(&$name,)+ $($(&$shared,)+)?];
     };
     (@first) => { None };
@@ -125,19 +125,19 @@ impl Setting {
         }
     }
 
-    /// What it does, as part of a sentence.
+    /// What the setting does, as part of a sentence.
     pub fn help(&self) -> &'static str {
         self.help.trim_start()
     }
 
-    /// The variable that names a file which holds the value, and its flag;
-    /// only keys have one.
+    /// The variable that names a file with the value, and the flag of this variable.
+    /// Only keys have them.
     pub fn file(&self) -> Option<(String, String)> {
         matches!(self.kind, Kind::Secret)
             .then(|| (format!("{}_FILE", self.name), format!("{}-file", self.flag())))
     }
 
-    /// What is allowed, in words.
+    /// Which values are allowed, in words.
     pub fn allowed(&self) -> String {
         match &self.kind {
             Kind::Text(longest) => format!("1 to {longest} bytes of text without control characters"),
@@ -156,7 +156,7 @@ impl Setting {
         }
     }
 
-    /// Whether `raw` is allowed. Of a file it is only the path that is looked at.
+    /// Whether `raw` is allowed. For a file, only the path is checked.
     pub fn takes(&self, raw: &str) -> bool {
         let is_text = !raw.contains([char::REPLACEMENT_CHARACTER, '\0']);
         match &self.kind {
@@ -180,12 +180,12 @@ impl Setting {
         }
     }
 
-    /// The error that `value` is not allowed.
+    /// The error for a `value` that is not allowed.
     pub fn wrong(&self, value: &str) -> ConfigError {
         ConfigError::new(self.name, Some(value), &self.allowed())
     }
 
-    /// The error that there is no value.
+    /// The error for a value that is missing.
     pub fn missing(&self) -> ConfigError {
         ConfigError::new(self.name, None, &format!("{}, {}", self.help(), self.allowed()))
     }
@@ -217,7 +217,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// An error about `variable`, whose value may be shown, none if it is not set.
+    /// An error about `variable`. The error shows `value`; `None` if it is not set.
     pub fn new(variable: &str, value: Option<&str>, allowed: &str) -> Self {
         Self { variable: variable.into(), value: value.map(Into::into), allowed: allowed.into() }
     }

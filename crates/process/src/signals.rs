@@ -1,7 +1,7 @@
-//! Signals, read from a descriptor instead of caught by handlers.
+//! Signals, which we read from a descriptor instead of catching them in handlers.
 //!
-//! They are blocked in all threads, so the kernel keeps them until they are
-//! read, also while the process goes on in another image: none is lost.
+//! All threads block these signals, so the kernel keeps each until we read it, even
+//! during a re-exec. No signal is lost.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -15,27 +15,27 @@ use rustix::event::{PollFd, PollFlags, poll};
 /// A signal that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caught {
-    /// Which.
+    /// Which signal.
     pub signal: Signal,
-    /// Whether a process sent it, to us; a terminal sends its signals to all
-    /// that run in it.
+    /// `true` if a process sent the signal to us. `false` if the kernel sent it: a
+    /// terminal's signals go to all processes that run in it.
     pub by_process: bool,
 }
 
 /// The signals of this process.
 pub struct Signals {
     descriptor: SignalFd,
-    /// What was blocked before.
+    /// The signals that were blocked before.
     inherited: SigSet,
     reading: Mutex<()>,
 }
 
 impl Signals {
-    /// Takes these signals from now on. To be called before any other thread
-    /// is started: a thread that does not block them could be ended by one.
+    /// Takes these signals from now on. Call it before any other thread is started: a
+    /// signal could end the process through a thread that does not block it.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The kernel's own.
     pub fn take(signals: &[Signal]) -> io::Result<Self> {
         let set: SigSet = signals.iter().copied().collect();
         let inherited = SigSet::thread_get_mask()?;
@@ -45,16 +45,17 @@ impl Signals {
         Ok(Self { descriptor, inherited, reading: Mutex::default() })
     }
 
-    /// What was blocked before these were taken: what a command is to inherit.
+    /// The signals that were blocked before these were taken. A command inherits this
+    /// mask.
     pub const fn inherited(&self) -> SigSet {
         self.inherited
     }
 
-    /// Waits for the next one. Calls `note` with it before anybody who holds
-    /// signals back can go on.
+    /// Waits for the next signal, and calls `note` with it. A thread that waits in
+    /// [`hold`](Self::hold) goes on only after that.
     pub fn next(&self, note: impl Fn(Signal)) -> Caught {
         loop {
-            // If it fails, the attempt to read says whether there is one.
+            // If poll fails, the attempt to read tells whether there is a signal.
             let _ = poll(&mut [PollFd::from_borrowed_fd(self.descriptor.as_fd(), PollFlags::IN)], None);
             let _reading = self.hold();
             let read = self.descriptor.read_signal().ok().flatten();
@@ -62,20 +63,20 @@ impl Signals {
             let number = i32::try_from(read.ssi_signo).ok();
             if let Some(signal) = number.and_then(|number| Signal::try_from(number).ok()) {
                 note(signal);
-                // Of those that we read, the kernel's own have codes above 0 (sigaction(2)).
+                // The kernel's own signals have codes above 0 (sigaction(2)).
                 return Caught { signal, by_process: read.ssi_code <= 0 };
             }
         }
     }
 
-    /// As long as this is held, signals stay in the kernel.
+    /// As long as the caller keeps this guard, signals stay in the kernel.
     pub fn hold(&self) -> MutexGuard<'_, ()> {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether this process was started with a signal ignored, as nohup(1) does
-/// it. One that is blocked would come all the same.
+/// Whether this process ignores a signal because it was started so, as by nohup(1). A
+/// signal that is ignored and blocked would still reach the descriptor.
 pub fn is_ignored(signal: Signal) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -94,8 +95,8 @@ mod tests {
 
     use super::*;
 
-    /// All in a thread of its own, which sends the signal to itself: those of
-    /// the other tests do not block it.
+    /// The test runs in a thread of its own and sends the signal to this thread,
+    /// because the threads of other tests do not block the signal.
     #[test]
     fn who_holds_signals_back_knows_of_all_that_were_read() {
         let (give, given) = bounded(1);

@@ -1,4 +1,4 @@
-//! The end of a process, as its threads see it.
+//! How the threads of a process learn that they must end.
 
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
-/// Tells threads to end. A thread that has nothing to do waits here or selects
-/// on [`receiver`](Self::receiver), so that it sleeps until there is work or an
-/// end, and never on a clock.
+/// Tells threads to end. A thread that has nothing to do waits here or selects on
+/// [`receiver`](Self::receiver). It wakes up at once when it must end, so it need not
+/// poll.
 #[derive(Debug)]
 pub struct Stop {
-    /// Dropped to stop: a closed channel wakes everyone who waits, and stays closed.
+    /// Dropped to stop. A closed channel wakes every thread that waits, and stays closed.
     open: Mutex<Option<Sender<Infallible>>>,
     stopped: Receiver<Infallible>,
 }
@@ -29,17 +29,17 @@ impl Stop {
         drop(self.open.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// Whether the threads are to end.
+    /// Whether the threads must end.
     pub fn is_stopping(&self) -> bool {
         self.stopped.try_recv() == Err(TryRecvError::Disconnected)
     }
 
-    /// Waits for `time`, or until the threads are to end. Returns whether they are.
+    /// Waits for `time`, or until the threads must end. Returns whether they must.
     pub fn wait(&self, time: Duration) -> bool {
         self.stopped.recv_timeout(time) == Err(RecvTimeoutError::Disconnected)
     }
 
-    /// A channel on which nothing comes; it is closed when the threads are to end.
+    /// A channel without messages. It is closed when the threads must end.
     pub const fn receiver(&self) -> &Receiver<Infallible> {
         &self.stopped
     }

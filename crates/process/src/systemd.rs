@@ -1,20 +1,20 @@
-//! systemd's own words (sd_notify(3)): a datagram to the socket it names.
+//! Messages to systemd (sd_notify(3)): datagrams to the socket that it names.
 
 use std::env;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// The way to the service manager, where there is one.
+/// Sends messages to the service manager, if there is one.
 #[derive(Debug)]
 pub struct Notifier {
     socket: Option<(UnixDatagram, SocketAddr)>,
-    /// How often it wants to hear that we are well.
+    /// Within this time the service manager expects the next message that we are well.
     pub watchdog: Option<Duration>,
 }
 
 impl Notifier {
-    /// From `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
+    /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`.
     pub fn from_environment() -> Self {
         let address = env::var("NOTIFY_SOCKET").ok().and_then(|name| match name.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name).ok(),
@@ -26,15 +26,15 @@ impl Notifier {
         Self { socket, watchdog: micros.map(Duration::from_micros) }
     }
 
-    /// Whether anybody listens.
+    /// Whether there is a service manager to send to.
     pub const fn is_on(&self) -> bool {
         self.socket.is_some()
     }
 
-    /// Says something; lines of `NAME=value`.
+    /// Sends a message: lines of `NAME=value`.
     pub fn say(&self, state: &str) {
         if let Some((socket, address)) = &self.socket {
-            // If it is not heard, the manager draws its own conclusions.
+            // If a message is lost, the service manager acts as if we had not sent it.
             let _ = socket.send_to_addr(state.as_bytes(), address);
         }
     }

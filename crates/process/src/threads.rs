@@ -9,8 +9,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::panics;
 
-/// Threads that end together. Each holds one end of a channel for as long as
-/// it runs, so that waiting for all of them is one wait.
+/// Threads that end together. Each thread holds one end of a channel while it runs, so
+/// one wait is enough for all of them.
 #[derive(Debug)]
 pub struct Threads {
     handles: Vec<JoinHandle<()>>,
@@ -29,7 +29,7 @@ impl Threads {
     /// Starts a thread.
     ///
     /// # Errors
-    /// The system has none left.
+    /// The system cannot start one more thread.
     pub fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let running = self.running.clone();
         self.handles.push(spawn(name, move || {
@@ -42,7 +42,7 @@ impl Threads {
     /// Waits until all of them have ended, at most for `longest`.
     ///
     /// # Errors
-    /// The names of those that have not ended.
+    /// The names of the threads that have not ended.
     pub fn join(self, longest: Duration) -> Result<(), Vec<String>> {
         let Self { handles, running, ended } = self;
         drop(running);
@@ -58,10 +58,10 @@ impl Threads {
     }
 }
 
-/// Starts a thread that nobody waits for.
+/// Starts a named thread, marked as ours. The caller may join it.
 ///
 /// # Errors
-/// The system has none left.
+/// The system cannot start one more thread.
 pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     Builder::new().name(name.into()).spawn(move || {
         panics::is_ours();

@@ -1,4 +1,4 @@
-//! The same trouble, said only now and then.
+//! Limits how often the same kind of trouble is logged.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use pap_core::time::Uptime;
 
-/// The same trouble is worth a line in the log only this often.
+/// The least time between two log lines about one kind of trouble.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// When each kind of trouble was last said. There are as many as `K` has values.
+/// When each kind of trouble was last logged. The map has at most one entry for each
+/// value of `K`.
 #[derive(Debug)]
 pub struct Throttle<K>(Mutex<HashMap<K, Uptime>>);
 
@@ -21,8 +22,8 @@ impl<K> Default for Throttle<K> {
 }
 
 impl<K: Eq + Hash> Throttle<K> {
-    /// Whether trouble of this kind should be said now: it was not within the
-    /// last minute.
+    /// Whether to log trouble of this kind now: it was not logged within the last
+    /// minute. If so, the minute starts again.
     pub fn is_news(&self, kind: K, now: Uptime) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = last.get(&kind).is_none_or(|&at| now.since(at) >= PAUSE);
@@ -32,7 +33,7 @@ impl<K: Eq + Hash> Throttle<K> {
         is_news
     }
 
-    /// All is well again: whatever comes next is news.
+    /// All is well again: the next trouble of any kind is logged.
     pub fn clear(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }

@@ -1,24 +1,24 @@
-//! Whether the station takes anything at all, from how the last posts ended.
+//! Whether the station takes alerts at all, judged by how the last posts ended.
 
 use std::time::Duration;
 
 use crate::delivery::Outcome;
 use crate::time::Tick;
 
-/// The least time between two posts while the station takes nothing at all.
+/// The least time between two posts during an outage.
 const OUTAGE_PACE: Duration = Duration::from_secs(1);
 
 /// How the station has answered lately.
 #[derive(Debug)]
 pub struct Contact {
-    /// So many posts in a row that fail as if nobody were there are an outage.
+    /// This many general failures in a row are an outage.
     patience: usize,
-    /// Posts in a row that failed as if nobody were there.
+    /// General failures in a row ([`Failure::is_general`](crate::delivery::Failure::is_general)).
     failures: u32,
     last_post: Tick,
-    /// The station was away and takes alerts again: whatever stalled is due.
+    /// The station answers again after an outage: every stalled alert is due.
     is_answering: bool,
-    /// It was reached once.
+    /// The station has taken or refused an alert.
     was_reached: bool,
 }
 
@@ -31,22 +31,23 @@ impl Contact {
         self.is_answering
     }
 
-    /// Whether several posts in a row failed as if nobody were there.
+    /// Whether the last posts were general failures, and enough of them for an outage.
     pub const fn in_outage(&self) -> bool {
         self.failures as usize >= self.patience
     }
 
-    /// Whether the last post found the station; none before the first.
+    /// Whether the last post was no general failure. `None` until the station has taken
+    /// or refused an alert, or the last post was a general failure.
     pub fn is_reachable(&self) -> Option<bool> {
         (self.was_reached || self.failures > 0).then_some(self.failures == 0)
     }
 
-    /// The earliest moment at which anything may be posted.
+    /// The earliest moment for the next post.
     pub fn gate(&self) -> Tick {
         if self.in_outage() { self.last_post + OUTAGE_PACE } else { Tick::MIN }
     }
 
-    /// Takes note of a post that begins.
+    /// Takes note that a post begins.
     pub const fn posted(&mut self, now: Tick) {
         self.last_post = now;
     }

@@ -1,4 +1,4 @@
-//! What happened to an agent and leaves no lasting truth.
+//! Events: what happened to an agent once. Unlike a verdict, an event does not last.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,12 +7,12 @@ use crate::alert::{Details, Emergency, Kind, Restart};
 use crate::heartbeat::Mode;
 use crate::time::Now;
 
-/// Something that happened to an agent and leaves no lasting truth.
+/// Something that happened to an agent once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// The agent.
     pub agent: AgentId,
-    /// Its name.
+    /// The agent's name.
     pub name: String,
     /// When it happened.
     pub at: Now,
@@ -25,14 +25,14 @@ pub struct Event {
 pub enum What {
     /// The agent's mode became EMERGENCY.
     Emergency {
-        /// The mode before, none at first contact.
+        /// The mode before. `None` if this was the agent's first heartbeat.
         #[serde(default)]
         previous_mode: Option<Mode>,
-        /// The uptime it announced, in seconds.
+        /// The uptime that the agent announced, in seconds.
         #[serde(default)]
         uptime: f64,
     },
-    /// The agent was started anew.
+    /// The agent restarted.
     Restart {
         /// The uptime before, in seconds.
         #[serde(default)]
@@ -40,13 +40,13 @@ pub enum What {
         /// The uptime now, in seconds.
         #[serde(default)]
         uptime: f64,
-        /// The mode it announced.
+        /// The mode that the agent announced.
         mode: Mode,
     },
 }
 
 impl What {
-    /// The type of alert it becomes.
+    /// The type of alert that it becomes.
     pub const fn kind(self) -> Kind {
         match self {
             Self::Emergency { .. } => Kind::EmergencyMode,

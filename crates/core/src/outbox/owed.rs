@@ -1,40 +1,15 @@
-//! The verdicts that the station has still to be told, and when each of those
-//! that wait outside the queue may join it.
+//! The verdicts that the station must still be told. Some of them wait outside the
+//! queue; this file knows when each may join it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::discriminant;
 
+use super::due::Due;
 use super::tickets::Worth;
 use crate::agent_id::AgentId;
 use crate::alert::{Kind, VerdictKind};
 use crate::due_queues::Slot;
 use crate::time::{Now, Tick};
-
-/// When an alert may go on. The kinds are in the order in which verdicts join
-/// the queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Due {
-    /// At once. What was never tried goes before what was, so that alerts
-    /// which cannot be delivered do not stand before alerts which can.
-    Now,
-    /// From this moment on, or as soon as the station takes anything again.
-    WhenAnswering(Tick),
-    /// From this moment on.
-    At(Tick),
-}
-
-impl Due {
-    const KINDS: [Self; 3] = [Self::Now, Self::WhenAnswering(Tick::MIN), Self::At(Tick::MIN)];
-
-    /// The moment, when it is known whether the station is `answering` again.
-    pub const fn moment(self, answering: bool) -> Tick {
-        match self {
-            Self::Now => Tick::MIN,
-            Self::WhenAnswering(_) if answering => Tick::MIN,
-            Self::WhenAnswering(moment) | Self::At(moment) => moment,
-        }
-    }
-}
 
 /// Where an owed verdict is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,19 +25,19 @@ pub enum Place {
 /// A verdict to be owed.
 #[derive(Debug)]
 pub struct ToOwe<'a> {
-    /// The agent it is on.
+    /// The agent.
     pub agent: &'a AgentId,
-    /// Where the agent is.
+    /// The agent's slot.
     pub slot: Slot,
     /// A death or a recovery.
     pub kind: VerdictKind,
     /// When it happened.
     pub at: Now,
-    /// Whether it waits for `Outbox::release`.
+    /// Whether the verdict waits for `Outbox::release`.
     pub held: bool,
 }
 
-/// A verdict that the station has still to be told.
+/// A verdict that the station must still be told.
 #[derive(Debug)]
 pub struct Owed {
     pub agent: AgentId,
@@ -88,7 +63,7 @@ impl Owed {
 #[derive(Debug, Default)]
 pub struct Verdicts {
     owed: BTreeMap<u64, Owed>,
-    /// Those whose place is [`Place::Outside`].
+    /// The verdicts whose place is [`Place::Outside`].
     outside: BTreeSet<(Due, u64)>,
 }
 
@@ -105,7 +80,7 @@ impl Verdicts {
         self.owed.get(&seq)
     }
 
-    /// Owes a verdict. None is owed as `seq` so far.
+    /// Owes a verdict. No other verdict is owed as `seq`.
     pub fn insert(&mut self, seq: u64, verdict: &ToOwe<'_>) {
         let former = self.owed.insert(seq, Owed::new(verdict));
         debug_assert!(former.is_none(), "verdict {seq} is owed already");
@@ -114,7 +89,7 @@ impl Verdicts {
         }
     }
 
-    /// Takes a verdict away, if it is owed.
+    /// Removes a verdict, if it is owed.
     pub fn remove(&mut self, seq: u64) -> Option<Owed> {
         let owed = self.owed.remove(&seq)?;
         if let Place::Outside(due) = owed.place {
@@ -142,7 +117,7 @@ impl Verdicts {
         owed.place = place;
     }
 
-    /// Takes note of one more try in vain.
+    /// Takes note that one more post failed.
     pub fn failed(&mut self, seq: u64, due: Due) {
         self.move_to(seq, Place::Outside(due));
         self.owed.entry(seq).and_modify(|owed| owed.attempts += 1);
@@ -154,12 +129,12 @@ impl Verdicts {
         Some((seq, &self.owed[&seq]))
     }
 
-    /// The earliest moment at which [`next`](Self::next) gives something.
+    /// The earliest moment at which [`next`](Self::next) returns a verdict.
     pub fn next_due(&self, answering: bool) -> Option<Tick> {
         self.firsts().map(|(due, _)| due.moment(answering)).min()
     }
 
-    /// The first of each kind.
+    /// The first verdict outside the queue of each kind of [`Due`].
     fn firsts(&self) -> impl Iterator<Item = (Due, u64)> {
         Due::KINDS.into_iter().filter_map(|kind| {
             let first = self.outside.range((kind, 0)..).next();
@@ -167,11 +142,11 @@ impl Verdicts {
         })
     }
 
-    /// Checks that the places and what is outside agree, and that those are in
-    /// the queue that say so; for tests. Returns how many that are.
+    /// Checks that every verdict is where its place says; for tests. Returns how many
+    /// are in the queue.
     ///
     /// # Panics
-    /// When it is not so.
+    /// A place is wrong.
     pub fn audit(&self, is_queued: impl Fn(u64) -> bool) -> usize {
         let (mut outside, mut queued) = (BTreeSet::new(), 0);
         for (&seq, owed) in &self.owed {

@@ -1,8 +1,8 @@
-//! What of the outbox survives a restart. Verdicts are saved with their
-//! agents, events by themselves.
+//! What survives a restart of the outbox. Verdicts are saved with their agents, and
+//! events by themselves.
 //!
-//! A field that is missing gets the value that accuses nobody; only what is
-//! marked as required must be there.
+//! A missing field gets the value that accuses no agent. Only the fields marked as
+//! required must be there.
 
 use std::time::Duration;
 
@@ -15,42 +15,42 @@ use crate::time::{Now, Tick, Wall, millis};
 /// A verdict that is owed, as it is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedVerdict {
-    /// Its number, which it keeps. Required.
+    /// The alert's number, which it keeps. Required.
     pub seq: u64,
     /// When it happened, in milliseconds since 1970. Required.
     pub at: u64,
-    /// For a recovery: for how many milliseconds the agent was dead.
+    /// For a recovery: how long the agent was dead, in milliseconds.
     #[serde(default)]
     pub span: u64,
 }
 
-/// An event that waits to be told, as it is saved.
+/// An event that waits, as it is saved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedEvent {
-    /// Its number, which it keeps. Required.
+    /// The alert's number, which it keeps. Required.
     seq: u64,
-    /// For how many milliseconds it has waited.
+    /// How long the event has waited, in milliseconds.
     #[serde(default)]
     age: u64,
     /// Required.
     agent: AgentId,
-    /// None stands for the id.
+    /// `None` stands for the id.
     #[serde(default)]
     name: Option<String>,
-    /// In milliseconds since 1970. Required.
+    /// When it happened, in milliseconds since 1970. Required.
     at: u64,
     /// Required.
     what: What,
 }
 
 impl Outbox {
-    /// A verdict to be saved, if it is owed.
+    /// Verdict `seq` as it is saved, if it is owed.
     pub fn saved(&self, seq: u64) -> Option<SavedVerdict> {
         let owed = self.owed.get(seq)?;
         Some(SavedVerdict { seq, at: owed.at.wall.0, span: millis(owed.kind.dead_for()) })
     }
 
-    /// The events that wait, to be saved.
+    /// The events that wait, as they are saved.
     pub fn save_events(&self, now: Tick) -> Vec<SavedEvent> {
         let saved = self.queue.events().map(|(seq, since, event)| SavedEvent {
             seq,
@@ -63,7 +63,7 @@ impl Outbox {
         saved.collect()
     }
 
-    /// Queues the events that were saved, and goes on counting from `seq`.
+    /// Queues the saved events, and numbers new alerts from `seq` on.
     pub fn restore_events(&mut self, now: Tick, seq: u64, events: Vec<SavedEvent>) {
         self.seq = self.seq.max(seq);
         for saved in events {

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use crate::alert::Kind;
 
-/// Why an alert will never be told.
+/// Why the station will never be told an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Dropped {
-    /// The queue was full of what matters as much or more.
+    /// The queue was full of alerts that matter as much or more.
     QueueFull,
-    /// It waited longer than it stays fresh.
+    /// The event waited too long to be fresh.
     Expired,
-    /// It stopped being true before it was told: a death with its recovery.
+    /// The verdict stopped being true before the station was told.
     Cancelled,
-    /// Its agent said goodbye or was removed.
+    /// The agent said goodbye or was removed.
     Removed,
     /// The agent had the same alert less than a minute before.
     RateLimited,
@@ -35,16 +35,16 @@ impl Dropped {
 /// How many alerts ended in which way.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Taken by the station, by type.
+    /// Alerts that the station took, by type.
     pub delivered: BTreeMap<Kind, u64>,
-    /// Refused for good, by type and status code.
+    /// Alerts that the station refused for good, by type and status code.
     pub refused: BTreeMap<(Kind, u16), u64>,
-    /// Never to be told, by type and reason.
+    /// Alerts that the station will never be told, by type and reason.
     pub dropped: BTreeMap<(Kind, Dropped), u64>,
 }
 
 impl Tally {
-    /// Counts one alert that will never be told.
+    /// Counts one alert that the station will never be told.
     pub fn drop_one(&mut self, kind: Kind, why: Dropped) {
         *self.dropped.entry((kind, why)).or_default() += 1;
     }

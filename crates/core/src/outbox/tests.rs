@@ -51,11 +51,11 @@ fn a_crowd_of_undeliverable_deaths_does_not_stand_before_a_new_one() {
         for number in 0..500 {
             owe(&mut outbox, at(1), number);
         }
-        // Each post takes a while, so that there is always one due again.
+        // Each post takes a second, so an alert is always due again.
         let mut seconds = 1;
         for _ in 0..2000 {
             seconds += 1;
-            let due = seq(outbox.next(at(seconds).tick)).expect("some are always due");
+            let due = seq(outbox.next(at(seconds).tick)).expect("an alert is always due");
             outbox.settle(at(seconds).tick, due, outcome);
         }
         let new = owe(&mut outbox, at(seconds), 1000);
@@ -96,7 +96,7 @@ fn in_an_outage_one_post_a_second_goes_and_then_all_that_stalled() {
         }
     }
     assert!((55..=65).contains(&posts), "{posts} posts in a minute");
-    // Its first answer may well be about one alert only.
+    // The station's first answer may concern one alert only.
     let first = seq(outbox.next(at(62).tick)).unwrap();
     outbox.settle(at(62).tick, first, UNKNOWN_AGENT);
     let mut told = 0;
@@ -137,7 +137,7 @@ fn an_event_grows_stale_and_a_death_does_not() {
     assert_eq!(outbox.owed(), 1);
 }
 
-/// Everything that may go at this moment, as if it were taken one at a time.
+/// Every alert that may go at this moment. The station takes one at a time.
 fn all(outbox: &mut Outbox, now: Now) -> Vec<u64> {
     let mut gone = Vec::new();
     while let Some(due) = seq(outbox.next(now.tick)) {
@@ -187,7 +187,7 @@ fn events_that_stalled_go_when_the_station_answers_and_wait_when_it_is_gone_agai
     for number in 1..=3 {
         event(&mut outbox, at(0), number, true);
     }
-    // The third failure is 2 s after the first, whose wait may be over then.
+    // The third failure is 2 s after the first. The first wait may be over then.
     for (number, seconds) in [(1, 10), (2, 11), (3, 12)] {
         assert_eq!(seq(outbox.next(at(seconds).tick)), Some(number));
         outbox.settle(at(seconds).tick, number, NOBODY_THERE);
@@ -240,8 +240,8 @@ fn a_number_that_is_taken_is_not_given_twice() {
 }
 
 proptest! {
-    /// Whatever happens, the orders agree, the bounds hold, and `next` and
-    /// `next_due` say the same.
+    /// Whatever happens, the orders agree, the limits hold, and `next_due` agrees with
+    /// `next`.
     #[test]
     fn whatever_happens_the_orders_agree(
         queue in 1..6_usize,

@@ -1,10 +1,9 @@
-//! The bounded queue before the senders: which alert goes next, which gives
-//! way, and which has waited for too long.
+//! The bounded queue before the senders: which alert goes next, which gives way, and
+//! which has waited for too long.
 //!
-//! Every question is answered by an order that is kept up to date, so that
-//! nobody looks through the queue while heartbeats wait for the lock. A ticket
-//! is put into all orders and taken out of them in one place each,
-//! [`Tickets::file`] and [`Tickets::unfile`].
+//! For every question there is an order that is kept up to date, so no call looks
+//! through the queue while heartbeats wait for the lock. [`Tickets::file`] puts a
+//! ticket into these orders, and [`Tickets::unfile`] takes it out.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,17 +12,17 @@ use std::time::Duration;
 use slab::Slab;
 
 use super::Event;
-use super::owed::Due;
+use super::due::Due;
 use crate::agent_id::AgentId;
 use crate::alert::Severity;
 use crate::time::Tick;
 
-/// What an alert is worth against others. The lowest goes first, and the
-/// highest gives way.
+/// How an alert compares with others. The alert with the lowest value goes first, and
+/// the one with the highest gives way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Worth {
     severity: Reverse<Severity>,
-    /// How often it was tried in vain.
+    /// How often the alert was posted in vain.
     attempts: u32,
 }
 
@@ -39,12 +38,12 @@ type Rank = (Worth, u64);
 /// The lowest of all ranks.
 const FIRST: Rank = (Worth::new(Severity::Critical, 0), 0);
 
-/// The tickets that can go, if their agents are not busy.
+/// The groups of tickets that can go if their agents are not busy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Group {
     /// At once.
     Due,
-    /// If the station is answering again.
+    /// If the station answers again.
     Stalled,
 }
 
@@ -52,21 +51,21 @@ enum Group {
 #[derive(Debug)]
 struct Ticket {
     worth: Worth,
-    /// When it joined the queue.
+    /// When the alert joined the queue.
     since: Tick,
     due: Due,
     lane: usize,
     under_way: bool,
-    /// The event itself; nothing for a verdict, which is in `Outbox::owed`.
+    /// The event itself. `None` for a verdict, which is in `Outbox::owed`.
     event: Option<Box<Event>>,
 }
 
-/// What one agent has in the queue. Only the first ticket of each group can be
-/// the next to go, and none while the agent is busy.
+/// The tickets of one agent. Only the first ticket of each group, the head, can go
+/// next. While the agent is busy, no ticket can go.
 #[derive(Debug)]
 struct Lane {
     agent: AgentId,
-    /// How many tickets it has in all.
+    /// How many tickets the agent has in all.
     tickets: usize,
     /// One of them is under way.
     is_busy: bool,
@@ -93,7 +92,7 @@ pub struct Tickets {
     by_age: BTreeSet<(Tick, u64)>,
     /// All tickets that are not under way.
     waiting: BTreeSet<Rank>,
-    /// Those of them that are not due before some moment.
+    /// The waiting tickets that are due only at a certain moment.
     timed: BTreeSet<(Tick, u64)>,
     lanes: Slab<Lane>,
     lane_of: BTreeMap<AgentId, usize>,
@@ -106,7 +105,7 @@ impl Tickets {
         self.by_seq.len()
     }
 
-    /// How many are under way.
+    /// How many tickets are under way.
     pub const fn under_way(&self) -> usize {
         self.under_way
     }
@@ -119,7 +118,7 @@ impl Tickets {
         self.by_seq.get(&seq).is_some_and(|ticket| ticket.under_way)
     }
 
-    /// The event with this number, if it is one.
+    /// The event with this number. `None` for a verdict.
     pub fn event(&self, seq: u64) -> Option<&Event> {
         self.by_seq.get(&seq)?.event.as_deref()
     }
@@ -130,12 +129,12 @@ impl Tickets {
         tickets.filter_map(|(&seq, ticket)| Some((seq, ticket.since, ticket.event.as_deref()?)))
     }
 
-    /// How often alert `seq` was tried in vain.
+    /// How often alert `seq` was posted in vain.
     pub fn attempts(&self, seq: u64) -> u32 {
         self.by_seq.get(&seq).map_or(0, |ticket| ticket.worth.attempts)
     }
 
-    /// Adds a ticket that may go at once. `seq` is not in the queue.
+    /// Adds a ticket that may go at once. `seq` is not in the queue before.
     pub fn join(&mut self, seq: u64, agent: &AgentId, worth: Worth, since: Tick, event: Option<Box<Event>>) {
         debug_assert!(!self.contains(seq), "alert {seq} is in the queue already");
         let lane = self.lane_of.get(agent).copied().unwrap_or_else(|| self.open_lane(agent));
@@ -145,7 +144,7 @@ impl Tickets {
         self.file(seq);
     }
 
-    /// Removes a ticket, under way or not, and returns its event if it is one.
+    /// Removes a ticket, under way or not. Returns the event if it is one.
     pub fn remove(&mut self, seq: u64) -> Option<Box<Event>> {
         self.unfile(seq);
         let Some(ticket) = self.by_seq.remove(&seq) else { unreachable!("unfile has just found it") };
@@ -159,15 +158,15 @@ impl Tickets {
         ticket.event
     }
 
-    /// The next alert to go, if its agent is not busy and it is due. Those
-    /// whose moment has come are [`let_go`](Self::let_go) before.
+    /// The next alert to go: it is due, and its agent is not busy. Call
+    /// [`let_go`](Self::let_go) first, for the tickets whose moment has come.
     pub fn next(&self, answering: bool) -> Option<u64> {
         let groups = [Some(Group::Due), answering.then_some(Group::Stalled)];
         let heads = groups.into_iter().flatten().filter_map(|group| first_of(&self.heads, group));
         heads.map(|(_, rank)| rank).min().map(|(_, seq)| seq)
     }
 
-    /// The earliest moment at which [`next`](Self::next) may give something.
+    /// The earliest moment at which [`next`](Self::next) may return an alert.
     pub fn next_due(&self, answering: bool) -> Option<Tick> {
         match self.next(answering) {
             Some(_) => Some(Tick::MIN),
@@ -175,7 +174,7 @@ impl Tickets {
         }
     }
 
-    /// Lets those go whose moment has come.
+    /// Makes the tickets due whose moment has come.
     pub fn let_go(&mut self, now: Tick) {
         while let Some(&(_, seq)) = self.timed.first().filter(|&&(moment, _)| moment <= now) {
             self.change(seq, |ticket| ticket.due = Due::Now);
@@ -187,7 +186,7 @@ impl Tickets {
         self.change(seq, |ticket| ticket.under_way = true);
     }
 
-    /// Takes note that the post of the alert failed, and when to try again.
+    /// Takes note that the post of the alert failed. `due` says when to try again.
     pub fn failed(&mut self, seq: u64, due: Due) {
         self.change(seq, |ticket| {
             ticket.under_way = false;
@@ -196,28 +195,28 @@ impl Tickets {
         });
     }
 
-    /// A waiting ticket that has been here for `ttl`.
+    /// A waiting ticket that has been in the queue for `ttl`.
     pub fn expired(&self, now: Tick, ttl: Duration) -> Option<u64> {
         self.oldest_waiting().filter(|&(since, _)| now >= since + ttl).map(|(_, seq)| seq)
     }
 
-    /// When the next ticket will have been here for `ttl`.
+    /// When the next waiting ticket will have been in the queue for `ttl`.
     pub fn next_expiry(&self, ttl: Duration) -> Option<Tick> {
         self.oldest_waiting().map(|(since, _)| since + ttl)
     }
 
-    /// When the oldest ticket joined.
+    /// When the oldest ticket joined the queue.
     pub fn oldest(&self) -> Option<Tick> {
         self.by_age.first().map(|&(since, _)| since)
     }
 
-    /// The waiting ticket that gives way first: the oldest of the least worth.
+    /// The waiting ticket that gives way first: the oldest of those that matter least.
     pub fn least(&self) -> Option<(Worth, u64)> {
         let &(worth, _) = self.waiting.last()?;
         self.waiting.range((worth, 0)..).next().copied()
     }
 
-    /// Those under way are as few as there are senders.
+    /// The search is short: at most as many tickets are under way as there are senders.
     fn oldest_waiting(&self) -> Option<(Tick, u64)> {
         self.by_age.iter().find(|&&(_, seq)| !self.is_under_way(seq)).copied()
     }
@@ -236,7 +235,7 @@ impl Tickets {
         self.file(seq);
     }
 
-    /// Puts a ticket into the orders that go by more than its age.
+    /// Puts a ticket into all orders but `by_age`.
     fn file(&mut self, seq: u64) {
         let ticket = &self.by_seq[&seq];
         let (lane, rank) = (ticket.lane, (ticket.worth, seq));
@@ -254,7 +253,7 @@ impl Tickets {
         }
     }
 
-    /// Takes a ticket out of the orders that go by more than its age.
+    /// Takes a ticket out of all orders but `by_age`.
     fn unfile(&mut self, seq: u64) {
         let ticket = &self.by_seq[&seq];
         let (lane, rank) = (ticket.lane, (ticket.worth, seq));
@@ -286,7 +285,7 @@ impl Tickets {
     /// Checks that the orders and the tickets agree; for tests.
     ///
     /// # Panics
-    /// When they do not.
+    /// An order is wrong.
     pub fn audit(&self) {
         let is_waiting = |(_, ticket): &(&u64, &Ticket)| !ticket.under_way;
         let waiting = || self.by_seq.iter().filter(is_waiting);

@@ -1,7 +1,7 @@
-//! What few agents have at a time, beside the agents, by their slots.
+//! Values that only few agents have at a time, by the slots of these agents.
 //!
-//! A million agents are kept and few of them are dead; a field for the dead
-//! would take its bytes in each of them.
+//! Of a million agents few are dead. A field for the dead would take its bytes in
+//! every agent.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -9,8 +9,8 @@ use hashbrown::HashTable;
 
 use crate::due_queues::Slot;
 
-/// A table that is full is written anew, and heartbeats wait for it: one of so
-/// many tables holds few enough.
+/// When a table is full, it is written anew, and heartbeats wait. With this many
+/// tables, each is small enough.
 const TABLES: usize = 64;
 
 /// At most one value for each slot.
@@ -31,20 +31,20 @@ impl<T> BySlot<T> {
 
     pub fn get(&self, slot: Slot) -> Option<&T> {
         let table = &self.tables[table(slot)];
-        // Most tables are empty, and to hash is most of the work.
+        // Most tables are empty, and hashing is most of the work.
         if table.is_empty() {
             return None;
         }
         table.find(self.hasher.hash_one(slot), |&(other, _)| other == slot).map(|(_, value)| value)
     }
 
-    /// Keeps a value for the slot, instead of the one it has.
+    /// Keeps a value for the slot. It replaces the slot's former value.
     pub fn insert(&mut self, slot: Slot, value: T) {
         self.insert_among(slot, value, |_| true);
     }
 
-    /// The same, where not every value is of use for ever: a table that is full
-    /// first loses the values that are not worth keeping.
+    /// Like [`insert`](Self::insert), for values that expire: a table that is full
+    /// first drops the values that are not worth keeping.
     pub fn insert_among(&mut self, slot: Slot, value: T, is_worth_keeping: impl Fn(&T) -> bool) {
         let (hasher, table) = (&self.hasher, &mut self.tables[table(slot)]);
         let hash = hasher.hash_one(slot);
@@ -54,7 +54,7 @@ impl<T> BySlot<T> {
         }
         if table.len() == table.capacity() {
             table.retain(|(_, value)| is_worth_keeping(value));
-            // With little room gained, the next look through it would come soon.
+            // If little room was gained, the table would soon be searched again.
             let spare = table.len().div_ceil(2).max(3);
             table.reserve(spare, |(slot, _)| hasher.hash_one(slot));
         }

@@ -9,8 +9,8 @@ use super::Agent;
 use crate::agent_id::AgentId;
 use crate::due_queues::Slot;
 
-/// A power of two. A table that is full is written anew, and heartbeats wait
-/// for it: one of so many tables holds few enough.
+/// A power of two. When a table is full, it is written anew, and heartbeats wait.
+/// With this many tables, each is small enough.
 const TABLES: usize = 256;
 
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Index {
         Self { hasher: RandomState::new(), tables: (0..TABLES).map(|_| HashTable::new()).collect() }
     }
 
-    /// How many agents it leads to.
+    /// How many agents are in the index.
     pub fn len(&self) -> usize {
         self.tables.iter().map(HashTable::len).sum()
     }
@@ -34,7 +34,7 @@ impl Index {
         self.tables[table(hash)].find(hash, |&slot| agents[slot as usize].id == *id).copied()
     }
 
-    /// Adds an agent that is in its slot and not in the index.
+    /// Adds the agent in `slot`. It is not in the index before.
     pub fn insert(&mut self, agents: &Slab<Agent>, slot: Slot) {
         let hash_of = |&slot: &Slot| self.hasher.hash_one(&agents[slot as usize].id);
         let hash = hash_of(&slot);
@@ -49,8 +49,8 @@ impl Index {
     }
 }
 
-/// By bits that choose nothing within a table: those are the lowest and the
-/// highest.
+/// The table of an id with this hash. hashbrown uses the lowest bits for the bucket
+/// and the highest seven for the tag, so bits 40 to 47 choose the table.
 const fn table(hash: u64) -> usize {
     (hash >> 40) as usize % TABLES
 }
@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn all_tables_are_used_alike_and_each_as_a_whole() {
         let (hasher, mut counts) = (RandomState::new(), [0; TABLES]);
-        // Of one table's hashes, the bits that hashbrown goes by.
+        // The bits that hashbrown uses, of all hashes in one table.
         let (mut places, mut tags) = ([false; 16], [false; 16]);
         for hash in (0..100 * TABLES).map(|number| hasher.hash_one(number)) {
             counts[table(hash)] += 1;
@@ -71,7 +71,7 @@ mod tests {
                 tags[(hash >> 60) as usize] = true;
             }
         }
-        // Ten standard deviations.
+        // 100 is expected, and ten standard deviations are 100.
         assert!(counts.iter().all(|count| (1..200).contains(count)), "{counts:?}");
         let used = |bits: [bool; 16]| bits.iter().filter(|&&is_used| is_used).count();
         assert!(used(places) > 8 && used(tags) > 8, "{places:?} {tags:?}");

@@ -4,15 +4,15 @@ use std::fmt;
 
 use crate::agent_id::AgentId;
 
-/// The longest name that is kept in place. One byte more would make every
+/// The longest name that is kept in place, in bytes. One byte more would make every
 /// agent eight bytes larger.
 const SHORT: usize = 22;
 
-/// A name in 24 bytes. Most names are short: in place they take less than the
-/// address, the length and the block of a heap.
+/// A name in 24 bytes. Most names are short. In place, a short name takes less
+/// memory than an address, a length and a block of the heap.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Name {
-    /// The agent gave none, or gave its id.
+    /// The agent gave no name, or gave its id as its name.
     Id,
     /// At most [`SHORT`] bytes.
     Short {
@@ -23,8 +23,8 @@ pub enum Name {
 }
 
 impl Name {
-    /// The name that an agent gave, if any. It is not stored twice where it is
-    /// the id.
+    /// The name that an agent gave, if it gave one. A name that equals the id is not
+    /// stored again.
     pub fn new(id: &AgentId, given: Option<&str>) -> Self {
         let Some(given) = given.filter(|given| id != *given) else { return Self::Id };
         let mut bytes = [0; SHORT];
@@ -37,20 +37,20 @@ impl Name {
         }
     }
 
-    /// The name, none where it is the id.
+    /// The name. `None` if the id stands for it.
     pub fn get(&self) -> Option<&str> {
         match self {
             Self::Id => None,
             Self::Short { .. } => match str::from_utf8(self.bytes()) {
                 Ok(name) => Some(name),
-                Err(_) => unreachable!("the bytes of a text are a text"),
+                Err(_) => unreachable!("the bytes came from a str"),
             },
             Self::Long(name) => Some(name),
         }
     }
 
-    /// Whether it is what an agent with this id gave. No memory is taken to
-    /// find out.
+    /// Whether an agent with this id gave this name now. The comparison allocates
+    /// nothing.
     pub fn is(&self, id: &AgentId, given: Option<&str>) -> bool {
         match given {
             None => *self == Self::Id,

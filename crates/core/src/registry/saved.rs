@@ -1,8 +1,8 @@
-//! What survives a restart: each agent with its verdict and what the station
-//! knows of it, and the events that wait.
+//! What survives a restart: each agent, its verdict, what the station knows of the
+//! agent, and the events that wait.
 //!
-//! A field that is missing gets the value that accuses nobody. Only the id and
-//! the mode must be there: without a mode there is no deadline.
+//! A missing field gets the value that accuses no agent. Only the id and the mode
+//! are required: without a mode there is no deadline.
 
 use std::time::Duration;
 
@@ -17,13 +17,14 @@ use crate::outbox::{SavedEvent, SavedVerdict, ToOwe};
 use crate::time::{Now, Tick, Wall, millis};
 use crate::verdict::Verdict;
 
-/// An agent as it is saved. Times are milliseconds: the moments first and last
-/// seen since 1970, all others up to the moment of saving or from it on.
+/// An agent as it is saved. The uptime is in seconds, as in a heartbeat. All other
+/// times are in milliseconds: `first_seen` and `last_seen` since 1970, `silence` and
+/// `dead_for` up to the moment of saving, `emergency_alert_in` from that moment on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedAgent {
     /// Required.
     id: AgentId,
-    /// None where it is the id.
+    /// `None` if the id stands for it.
     #[serde(default)]
     name: Option<Box<str>>,
     /// Required.
@@ -32,10 +33,10 @@ pub struct SavedAgent {
     status: Verdict,
     #[serde(default)]
     uptime: f64,
-    /// The moment of restoring where it is missing.
+    /// If it is missing: the moment of restoring.
     #[serde(default)]
     first_seen: Option<u64>,
-    /// The moment of restoring where it is missing.
+    /// If it is missing: the moment of restoring.
     #[serde(default)]
     last_seen: Option<u64>,
     #[serde(default)]
@@ -58,18 +59,19 @@ const fn healthy() -> Verdict {
     Verdict::Healthy
 }
 
-/// How the time between saving and restoring counts.
+/// Whether silence counts in the time between saving and restoring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resume {
-    /// The process went on in another image: silence goes on as well.
+    /// An in-place upgrade: the silence of every agent goes on.
     Continued,
-    /// Nobody was there to hear: everyone gets a full deadline from now.
+    /// A restart: no collector was there to hear heartbeats. Every agent that is not
+    /// dead gets a full deadline from now.
     Restarted,
 }
 
 impl Registry {
-    /// Adds the agents among the next `steps` places, from place `from` on, to
-    /// `out`. Returns where to go on, none at the end.
+    /// Adds the agents in the next `steps` slots, from slot `from` on, to `out`.
+    /// Returns the slot at which to go on, and `None` at the end.
     pub fn save(&self, now: Now, from: usize, steps: usize, out: &mut Vec<SavedAgent>) -> Option<usize> {
         let end = self.slots_end.min(from + steps);
         let slots = (from..end).filter_map(|place| Slot::try_from(place).ok());
@@ -99,10 +101,10 @@ impl Registry {
         }
     }
 
-    /// Fills an empty registry with what was saved. Returns how many agents
-    /// found no room.
+    /// Fills an empty registry with saved agents. Returns how many agents found no
+    /// room.
     pub fn restore(&mut self, now: Now, mut agents: Vec<SavedAgent>, resume: Resume) -> usize {
-        // The due queues want those first who fall due first.
+        // The agent that falls due first must join its due queue first.
         let waited = |agent: &SavedAgent| match (agent.status, resume) {
             (Verdict::Dead, _) => agent.dead_for,
             (Verdict::Healthy | Verdict::Suspect, Resume::Continued) => agent.silence,
@@ -135,7 +137,7 @@ impl Registry {
             uptime: saved.uptime,
             links: Links::NONE,
             consecutive: saved.consecutive,
-            line: DueQueue::of(saved.status, saved.mode),
+            queue: DueQueue::of(saved.status, saved.mode),
             mode: saved.mode,
             told_dead: saved.told_dead,
         });
@@ -165,12 +167,12 @@ impl Registry {
         }
     }
 
-    /// The events that wait, to be saved.
+    /// The events that wait, as they are saved.
     pub fn save_events(&self, now: Now) -> Vec<SavedEvent> {
         self.outbox.save_events(now.tick)
     }
 
-    /// Queues the events that were saved, and goes on counting from `seq`.
+    /// Queues the saved events, and numbers new alerts from `seq` on.
     pub fn restore_events(&mut self, now: Now, seq: u64, events: Vec<SavedEvent>) {
         self.outbox.restore_events(now.tick, seq, events);
     }

@@ -1,9 +1,9 @@
-//! What the station knows of a verdict, against what is true.
+//! What the station knows of an agent, compared with what is true.
 //!
-//! Told verdicts alternate: a death, then (where those are told) its recovery,
-//! then the next death. An agent has at most one recovery and one death
-//! outstanding, the recovery first; a pair of which nothing was told cancels
-//! out.
+//! The station is told alternate verdicts: a death, then its recovery (if
+//! recoveries are told), then the next death. At most one recovery and one death of
+//! an agent are owed at a time, and the recovery goes first. If the station was not
+//! told of a death, the death and its recovery cancel out.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use crate::outbox::{Dropped, Next, Settled, ToOwe};
 use crate::time::{Now, millis};
 
 impl Registry {
-    /// The next alert to post, if any may go now. It is under way until
-    /// [`settle`](Self::settle); at most one is under way for an agent.
+    /// The next alert to post, if one may go now. The alert is under way until
+    /// [`settle`](Self::settle). At most one alert about an agent is under way.
     pub fn next_alert(&mut self, now: Now) -> Option<Alert> {
         match self.outbox.next(now.tick)? {
             Next::Event(alert) => Some(alert),
@@ -38,7 +38,7 @@ impl Registry {
                 Outcome::Refused(_) => self.told(slot, kind, false),
             },
             Some(Settled::Over(slot)) => {
-                // The agent may be gone, and another in its place.
+                // The agent may be gone, and another agent may have its slot.
                 let same = |agent: &Agent| agent.id == alert.agent;
                 if self.agents.get(slot as usize).is_some_and(same) {
                     self.told_late(slot, outcome == Outcome::Taken);
@@ -47,14 +47,15 @@ impl Registry {
         }
     }
 
-    /// How many agents the station holds to be dead.
+    /// How many agents have a death that the station took, and a recovery that is not
+    /// settled yet.
     pub const fn alerted(&self) -> usize {
         self.told_dead
     }
 
     /// Owes the death of an agent whose verdict has just turned dead.
     pub(super) fn owe_death(&mut self, now: Now, slot: Slot) {
-        debug_assert!(self.deaths.get(slot).is_none(), "a death is owed once");
+        debug_assert!(self.deaths.get(slot).is_none(), "an agent has at most one death owed");
         let verdict = ToOwe {
             agent: &self.agents[slot as usize].id,
             slot,
@@ -66,13 +67,14 @@ impl Registry {
         self.deaths.insert(slot, seq);
     }
 
-    /// Settles what is owed about an agent that came back after `dead_for`.
-    /// Returns whether there is something new to tell.
+    /// Withdraws the death that is owed about an agent that came back after
+    /// `dead_for`, and owes its recovery if the station needs to be told. Returns
+    /// whether the recovery may be posted now.
     pub(super) fn owe_recovery(&mut self, now: Now, slot: Slot, dead_for: Duration) -> bool {
         let agent = &self.agents[slot as usize];
         let death = self.deaths.remove(slot);
-        // A death that is being posted may or may not be told; its recovery
-        // waits for that answer.
+        // While the death is being posted, we do not know whether the station will
+        // take it. The recovery waits for that answer.
         let being_told = death.is_some_and(|seq| self.outbox.is_under_way(seq));
         let told = death.is_none() && agent.told_dead;
         if let Some(seq) = death {
@@ -91,22 +93,22 @@ impl Registry {
         false
     }
 
-    /// The station knows the verdict, or will never know it.
+    /// The station took the verdict, or refused it for good.
     fn told(&mut self, slot: Slot, kind: VerdictKind, dead: bool) {
         self.set_told_dead(slot, dead);
         let settled = match kind {
             VerdictKind::Death => self.deaths.remove(slot),
             VerdictKind::Recovery { .. } => self.recoveries.remove(slot),
         };
-        debug_assert!(settled.is_some(), "what is settled was owed");
+        debug_assert!(settled.is_some(), "a verdict that is settled was owed");
         if let Some(&death) = self.deaths.get(slot) {
             self.outbox.release(death);
-        } else if self.agents[slot as usize].line == DueQueue::Lingering {
+        } else if self.agents[slot as usize].queue == DueQueue::Lingering {
             self.retire(slot);
         }
     }
 
-    /// A death was posted whose agent came back meanwhile.
+    /// The post of a death has ended, and the agent came back while it was under way.
     fn told_late(&mut self, slot: Slot, taken: bool) {
         let Some(&recovery) = self.recoveries.get(slot) else { return };
         if taken {

@@ -1,5 +1,5 @@
-//! What the API shows of the registry, in steps small enough to be taken
-//! under the lock.
+//! What the API shows of the registry. The steps are small, because the API takes
+//! them under the lock.
 
 use std::collections::BTreeMap;
 
@@ -12,32 +12,32 @@ use crate::heartbeat::Mode;
 use crate::time::{Now, Wall};
 use crate::verdict::Verdict;
 
-/// An agent as the API shows it, and as a station reads it. Fields that are
-/// not known are ignored: a newer collector may show more.
+/// An agent as the API shows it, and as a station reads it. Unknown fields are
+/// ignored: a newer collector may show more.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgentView {
     /// The agent's id.
     pub agent_uuid: AgentId,
-    /// Its name, or its id where it gave none.
+    /// The agent's name, or its id if it gave no name.
     pub agent_name: String,
-    /// The mode it announced.
+    /// The mode that the agent announced.
     pub mode: Mode,
-    /// The uptime it announced, in seconds.
+    /// The uptime that the agent announced, in seconds.
     #[serde(serialize_with = "seconds")]
     pub uptime_seconds: f64,
-    /// When it was last heard.
+    /// When the agent was last heard.
     pub last_seen: Wall,
-    /// Whether it is not dead.
+    /// `true` unless the agent is dead.
     pub healthy: bool,
-    /// Whether somebody watches it.
+    /// Whether an observer watches this agent.
     pub observation_mode: bool,
-    /// Heartbeats since it was first heard, restarted or came back.
+    /// Heartbeats since the agent was first heard, restarted or came back.
     pub consecutive_heartbeats: u32,
     /// The verdict.
     pub status: Verdict,
-    /// When it was first heard.
+    /// When the agent was first heard.
     pub first_seen: Wall,
-    /// How long it has been silent, in milliseconds of awake time.
+    /// How long the agent has been silent, in milliseconds of awake time.
     pub silence_ms: u64,
 }
 
@@ -56,12 +56,12 @@ impl Stats {
         self.by_mode.iter().sum()
     }
 
-    /// Those that are dead.
+    /// The agents that are dead.
     pub const fn unhealthy(&self) -> usize {
         self.by_status[Verdict::Dead as usize]
     }
 
-    /// Those that are not.
+    /// The agents that are not dead.
     pub fn healthy(&self) -> usize {
         self.total() - self.unhealthy()
     }
@@ -72,29 +72,29 @@ impl Stats {
 pub struct StatsView {
     /// All agents.
     pub total: usize,
-    /// Those that are not dead.
+    /// The agents that are not dead.
     pub healthy: usize,
-    /// Those that are dead.
+    /// The agents that are dead.
     pub unhealthy: usize,
     /// All agents, by mode.
     pub by_mode: BTreeMap<Mode, usize>,
-    /// Those that somebody watches.
+    /// The agents that an observer watches.
     pub observed: usize,
 }
 
 /// Which agents to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Only those with this verdict.
+    /// Only agents with this verdict.
     pub status: Option<Verdict>,
-    /// Only those in this mode.
+    /// Only agents in this mode.
     pub mode: Option<Mode>,
-    /// Only those whose id sorts after this text.
+    /// Only agents whose id sorts after this one.
     pub after: Option<AgentId>,
 }
 
 impl Registry {
-    /// The agents in numbers; no agent is looked at for it.
+    /// The agents in numbers. The counts are kept, so this looks at no agent.
     pub const fn stats(&self) -> Stats {
         Stats { by_status: self.by_status, by_mode: self.by_mode }
     }
@@ -104,7 +104,8 @@ impl Registry {
         self.slot(id).map(|slot| self.agents[slot as usize].view(now))
     }
 
-    /// The same for the API, where these agents are watched.
+    /// The agents in numbers, as the API shows them. Observers watch the agents in
+    /// `watched`.
     pub fn stats_view(&self, watched: &[AgentId]) -> StatsView {
         let stats = self.stats();
         StatsView {
@@ -116,8 +117,8 @@ impl Registry {
         }
     }
 
-    /// Adds the ids that pass `filter` among the next `steps` places, from
-    /// place `from` on, to `ids`. Returns where to go on, none at the end.
+    /// Adds the ids that pass `filter` in the next `steps` slots, from slot `from`
+    /// on, to `ids`. Returns the slot at which to go on, and `None` at the end.
     pub fn scan(&self, filter: &Filter, from: usize, steps: usize, ids: &mut Vec<AgentId>) -> Option<usize> {
         let end = self.slots_end.min(from + steps);
         let agents = (from..end).filter_map(|slot| self.agents.get(slot));

@@ -1,11 +1,11 @@
-//! What somebody needs who asks others over HTTP: a URL, and whom to trust.
+//! What a program needs for HTTP requests: a URL, and the certificates that it trusts.
 
 use ureq::http::{Uri, uri::Authority};
 use ureq::tls::{Certificate, PemItem, parse_pem};
 
 use super::{ConfigError, Reader, Setting};
 
-/// Whether it can be called, and holds no password.
+/// Whether the text is a URL that can be called, without a user name or password.
 pub(super) fn is_url(text: &str) -> bool {
     text.parse::<Uri>().is_ok_and(|uri| {
         let authority = uri.authority().map(Authority::as_str);
@@ -16,17 +16,17 @@ pub(super) fn is_url(text: &str) -> bool {
 }
 
 impl Reader<'_> {
-    /// A URL of ours to call, in which `fill` may put something.
+    /// A URL to call. `fill` may fill in a part of it.
     ///
     /// # Errors
-    /// It cannot be called.
+    /// The URL cannot be called.
     pub fn url(
         &mut self,
         setting: &'static Setting,
         fill: impl FnOnce(String) -> String,
     ) -> Result<Option<String>, ConfigError> {
         let Some(raw) = self.given(setting.name) else { return Ok(None) };
-        // What stands before an @ may be a password.
+        // The text before an @ may be a password.
         let shown = if raw.contains('@') { "(hidden)".to_owned() } else { raw.clone() };
         let url = fill(raw);
         if !setting.takes(&url) {
@@ -39,7 +39,7 @@ impl Reader<'_> {
     /// The certificates in the PEM file that a setting names.
     ///
     /// # Errors
-    /// The file cannot be read, or holds none.
+    /// The file cannot be read, is not PEM, or holds no certificate.
     pub fn certificates(
         &mut self,
         setting: &'static Setting,

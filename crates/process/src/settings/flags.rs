@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Fallback, Setting, Table};
 
-/// A line of `--help` has at most so many characters.
+/// The most characters in a line of `--help`.
 const WIDTH: usize = 80;
 
 /// The settings that were given as flags.
@@ -18,11 +18,13 @@ impl Flags {
     }
 }
 
-/// Takes the settings out of the arguments, and leaves the others. `--name
-/// VALUE` and `--name=VALUE` mean the same. What follows `--` is left alone.
+/// Takes the settings out of the arguments. Returns them and the other arguments.
+/// `--name VALUE` and `--name=VALUE` mean the same. The arguments after `--` stay as
+/// they are.
 ///
 /// # Errors
-/// A setting has no value or two, in one line; or a flag of no setting has one.
+/// A setting has no value, or is given twice, or `--name=VALUE` names no setting. The
+/// error is one line.
 pub fn split(table: Table, arguments: &[String]) -> Result<(Flags, Vec<String>), String> {
     let (mut flags, mut others) = (Flags::default(), Vec::new());
     let mut words = arguments.iter();
@@ -146,9 +148,9 @@ mod tests {
             assert!(parts(arguments).unwrap_err().starts_with("--port has no value"), "{arguments:?}");
         }
         assert_eq!(parts(&["--port=1", "--port", "2"]).unwrap_err(), "--port is given twice");
-        // What may be a key with a typo before it is not repeated.
+        // The value may be a key behind a misspelt flag, so the error does not repeat it.
         assert_eq!(parts(&["--apikey=hush"]).unwrap_err(), "--apikey takes no value, or is not known");
-        // The variable's name is no flag where the flag is shorter.
+        // If a setting has a shorter flag, its variable's name is not a flag.
         assert_eq!(parts(&["--pap-probe"]).unwrap().1, ["--pap-probe"]);
     }
 

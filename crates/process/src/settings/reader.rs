@@ -1,5 +1,5 @@
-//! One value at a time: where it comes from, whether it is allowed, and what
-//! is in effect once all are read.
+//! Reads one value at a time: where the value comes from, and whether it is allowed.
+//! After that, it shows the values in effect.
 
 use std::fmt::{Display, Write as _};
 use std::path::PathBuf;
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use super::{ConfigError, Fallback, Flags, Secret, Setting, Table};
 
-/// The environment: a value by the name of its variable.
+/// The environment: from the name of a variable to its value.
 pub type Source<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
-/// Reads the settings of one program, and notes what is in effect.
+/// Reads the settings of one program, and notes the values in effect.
 pub struct Reader<'a> {
     table: Table,
     flags: &'a Flags,
@@ -20,12 +20,12 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// A flag wins over the environment.
+    /// A reader of `table`. A flag wins over the environment.
     pub fn new(table: Table, flags: &'a Flags, environment: &'a Source<'a>) -> Self {
         Self { table, flags, environment, effective: Vec::new() }
     }
 
-    /// What was given; an empty value counts as not set.
+    /// The value that was given. An empty value counts as not set.
     pub(super) fn given(&self, variable: &str) -> Option<String> {
         self.flags.get(variable).or_else(|| (self.environment)(variable)).filter(|value| !value.is_empty())
     }
@@ -33,15 +33,15 @@ impl<'a> Reader<'a> {
     /// The value, or the table's default.
     ///
     /// # Errors
-    /// It is not allowed, or there is neither.
+    /// The value is not allowed, or there is neither a value nor a default.
     pub fn value<T: FromStr + Display>(&mut self, setting: &'static Setting) -> Result<T, ConfigError> {
         self.value_if_any(setting)?.ok_or_else(|| setting.missing())
     }
 
-    /// The value, or what the program works out instead.
+    /// The value, or else the one that `otherwise` works out.
     ///
     /// # Errors
-    /// It is not allowed.
+    /// The value is not allowed.
     pub fn value_or<T: FromStr + Display>(
         &mut self,
         setting: &'static Setting,
@@ -52,10 +52,10 @@ impl<'a> Reader<'a> {
         Ok(value)
     }
 
-    /// The value, or the table's default where it has one.
+    /// The value, or the table's default if it has one.
     ///
     /// # Errors
-    /// It is not allowed.
+    /// The value is not allowed.
     pub fn value_if_any<T: FromStr + Display>(
         &mut self,
         setting: &'static Setting,
@@ -80,15 +80,15 @@ impl<'a> Reader<'a> {
     /// A duration in whole milliseconds.
     ///
     /// # Errors
-    /// It is not allowed, or there is none.
+    /// The value is not allowed, or there is neither a value nor a default.
     pub fn millis(&mut self, setting: &'static Setting) -> Result<Duration, ConfigError> {
         self.value(setting).map(Duration::from_millis)
     }
 
-    /// A path; nobody looks whether anything is there.
+    /// A path. Whether the file exists is not checked.
     ///
     /// # Errors
-    /// It is not allowed.
+    /// The value is not allowed.
     pub fn path(&mut self, setting: &'static Setting) -> Result<Option<PathBuf>, ConfigError> {
         Ok(self.value_if_any::<String>(setting)?.map(Into::into))
     }
@@ -96,7 +96,8 @@ impl<'a> Reader<'a> {
     /// A key, from its own variable or from the file that `<NAME>_FILE` names.
     ///
     /// # Errors
-    /// Both are set, the file cannot be read, or it holds no key.
+    /// Both are set, the file cannot be read, it holds no key, or the key is not
+    /// allowed.
     pub fn secret(&mut self, setting: &'static Setting) -> Result<Option<Secret>, ConfigError> {
         let Some((file_variable, _)) = setting.file() else { return Err(setting.missing()) };
         let (variable, raw) = match (self.given(setting.name), self.file(&file_variable)?) {
@@ -134,15 +135,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Notes what is in effect, where that is not the value as it was read.
+    /// Notes the value in effect. It replaces the one that was noted before.
     pub fn show(&mut self, setting: &'static Setting, value: &dyn Display) {
         debug_assert!(self.table.iter().any(|known| known.name == setting.name), "{}", setting.name);
         self.effective.retain(|(name, _)| *name != setting.name);
         self.effective.push((setting.name, value.to_string()));
     }
 
-    /// What is in effect: a line for each setting of the table, in its order,
-    /// secrets hidden. What has no effect is empty.
+    /// The values in effect: one line for each setting, in the order of the table. Keys
+    /// are hidden. A setting that has no effect has an empty value.
     pub fn effective(&self) -> String {
         let mut text = String::new();
         for setting in self.table {
