@@ -123,7 +123,7 @@ impl Collector {
         };
         let key = self.key.as_ref().map(|key| format!("X-Collector-Key: {}\r\n", key.reveal()));
         let key = key.unwrap_or_default();
-        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{key}\r\n");
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n{key}\r\n");
         let exchange = || {
             let mut stream = connect()?;
             stream.limit(left(deadline, self.patience)?)?;
