@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use argh::FromArgs;
 use pap_core::heartbeat::Mode;
-use pap_core::verdict::dead_after;
 
 /// Plays many agents against a collector.
 #[derive(FromArgs, Clone, Debug)]
@@ -85,9 +84,10 @@ impl Options {
         self.every.map_or(mode.interval(), |seconds| Duration::from_secs_f64(seconds.max(0.01)))
     }
 
-    /// The silence after which an agent is dead by the collector's rules.
+    /// The silence after which an agent is dead: two intervals and the grace, as the
+    /// contract says. The collector's own code is not asked.
     pub fn dead_after(&self, mode: Mode) -> Duration {
-        dead_after(mode, self.grace_ms.map_or(default_grace(mode), Duration::from_millis))
+        2 * mode.interval() + self.grace_ms.map_or(default_grace(mode), Duration::from_millis)
     }
 }
 
