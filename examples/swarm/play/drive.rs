@@ -16,7 +16,7 @@ use super::process::Usage;
 use crate::station::{Post, Station};
 
 /// How long after its deadline a death may still be told.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked whether all deaths are told.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How many goodbyes are under way at once.
@@ -24,6 +24,9 @@ const GOODBYES: usize = 256;
 /// How many heartbeats are sent before answers are read. In a burst, an answer would
 /// else wait for us.
 const BATCH: usize = 64;
+
+/// After this all agents are known, and what is used no longer has to do with that.
+const WARM_UP: Duration = Duration::from_secs(10);
 
 /// How the heartbeats ended.
 #[derive(Debug, Default)]
@@ -50,8 +53,8 @@ impl Tally {
     }
 }
 
-/// What the collector and the swarm used: before the first heartbeat, and after the
-/// last one, with all connections open.
+/// What the collector and the swarm used: when all agents were known, and after the
+/// last heartbeat, with all connections open.
 #[derive(Debug)]
 pub struct Used {
     pub collector: (Usage, Usage),
@@ -85,8 +88,6 @@ pub fn run(options: &Options, agents: Vec<Agent>, station: Option<&Station>) -> 
     let server = Server::find(&options.collector)?;
     let client = Client::new(&server, options.connection_count(), options.fresh);
     let client = client.map_err(|error| format!("no event loop: {error}"))?;
-    let own = std::process::id();
-    let before = options.pid.and_then(|pid| Some((Usage::of(pid)?, Usage::of(own)?)));
     let numbered = || agents.iter().enumerate();
     let alarms = numbered().filter_map(|(at, agent)| Some(Reverse((agent.alarmed?, at))));
     let mut drive = Drive {
@@ -99,19 +100,16 @@ pub fn run(options: &Options, agents: Vec<Agent>, station: Option<&Station>) -> 
         due: numbered().map(|(at, agent)| Reverse((agent.due, at))).chain(alarms).collect(),
         agents,
     };
-    drive.play(station).map_err(|error| format!("the event loop: {error}"))?;
-    let after = options.pid.and_then(|pid| Some((Usage::of(pid)?, Usage::of(own)?)));
-    let used = before
-        .zip(after)
-        .map(|(before, after)| Used { collector: (before.0, after.0), swarm: (before.1, after.1) });
+    let used = drive.play(station).map_err(|error| format!("the event loop: {error}"))?;
     drive.say_goodbye().map_err(|error| format!("the event loop: {error}"))?;
     let Drive { start, agents, ledger, tally, client, .. } = drive;
     Ok(Outcome { start, agents, ledger, tally, opened: client.opened, used })
 }
 
 impl Drive<'_> {
-    fn play(&mut self, station: Option<&Station>) -> std::io::Result<()> {
+    fn play(&mut self, station: Option<&Station>) -> std::io::Result<Option<Used>> {
         let end = Duration::from_secs(self.options.seconds);
+        let mut before = None;
         let mut next_line = Duration::ZERO;
         let line_every = Duration::from_millis(if std::io::stderr().is_terminal() { 200 } else { 5000 });
         while self.start.elapsed() < end {
@@ -119,10 +117,19 @@ impl Drive<'_> {
                 self.print_progress();
                 next_line += line_every;
             }
+            if before.is_none() && self.start.elapsed() >= WARM_UP {
+                before = self.look_at_processes();
+            }
             self.turn(next_line.min(end))?;
         }
         self.print_progress();
         eprintln!();
+        let after = self.look_at_processes();
+        let used = before.zip(after);
+        let used = used.map(|([collector, swarm], [collector_after, swarm_after])| Used {
+            collector: (collector, collector_after),
+            swarm: (swarm, swarm_after),
+        });
         // Meanwhile the others live on.
         if let Some(station) = station {
             let latest = self.latest_death();
@@ -130,7 +137,12 @@ impl Drive<'_> {
                 self.turn(self.start.elapsed() + LOOK_EVERY)?;
             }
         }
-        Ok(())
+        Ok(used)
+    }
+
+    /// The collector and the swarm.
+    fn look_at_processes(&self) -> Option<[Usage; 2]> {
+        Some([Usage::of(self.options.pid?)?, Usage::of(std::process::id())?])
     }
 
     /// Sends what is due and takes what has ended, until this moment at most.

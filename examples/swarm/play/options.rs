@@ -54,7 +54,7 @@ pub struct Options {
     /// the collector's HEARTBEAT_GRACE_MS, if it is set
     #[argh(option)]
     pub grace_ms: Option<u64>,
-    /// the collector's process; the table then says what it used
+    /// the collector's process; the table then says what it uses, after ten seconds
     #[argh(option)]
     pub pid: Option<u32>,
     /// play the station on this port too, with the key --station-key

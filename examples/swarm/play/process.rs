@@ -1,7 +1,7 @@
-//! What the collector's process uses, as proc(5) says.
+//! What a process uses, as proc(5) and its control group say.
 
 use std::fs::read_to_string;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::param::clock_ticks_per_second;
 
@@ -11,8 +11,11 @@ pub struct Usage {
     /// In KiB.
     pub resident: u64,
     pub threads: u64,
+    /// What the kernel holds for its control group, in bytes; None in the root group.
+    pub kernel: Option<u64>,
     /// Processor time since its start.
     pub cpu: Duration,
+    pub at: Instant,
 }
 
 impl Usage {
@@ -30,6 +33,22 @@ impl Usage {
         let mut ticks = || rest.next()?.parse::<u64>().ok();
         let ticks = ticks()? + ticks()?;
         let cpu = Duration::from_millis(1000 * ticks / clock_ticks_per_second());
-        Some(Self { resident: field("VmRSS:")?, threads: field("Threads:")?, cpu })
+        let (resident, threads) = (field("VmRSS:")?, field("Threads:")?);
+        Some(Self { resident, threads, kernel: kernel_memory(pid), cpu, at: Instant::now() })
     }
+}
+
+/// By cgroups(7), version 1 or 2.
+fn kernel_memory(pid: u32) -> Option<u64> {
+    let groups = read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let group = |kind: &str| {
+        let path = groups.lines().find_map(|line| line.split_once(kind).map(|(_, path)| path))?;
+        (path != "/").then_some(path)
+    };
+    if let Some(path) = group(":memory:") {
+        let used = format!("/sys/fs/cgroup/memory{path}/memory.kmem.usage_in_bytes");
+        return read_to_string(used).ok()?.trim().parse().ok();
+    }
+    let used = read_to_string(format!("/sys/fs/cgroup{}/memory.stat", group("0::")?)).ok()?;
+    used.lines().find_map(|line| line.strip_prefix("kernel "))?.parse().ok()
 }

@@ -74,10 +74,15 @@ fn row(name: &str, value: impl std::fmt::Display) {
 }
 
 fn usage(name: &str, (before, after): (Usage, Usage)) {
-    let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
-    let Usage { resident, threads, .. } = after;
-    let megabytes = resident as f64 / 1024.0;
-    row(name, format!("{megabytes:.1} MiB resident, {threads} threads, {cpu:.2} s of processor time"));
+    let share = (after.cpu - before.cpu).as_secs_f64() / (after.at - before.at).as_secs_f64().max(0.001);
+    let Usage { resident, threads, kernel, .. } = after;
+    let resident = resident as f64 / 1024.0;
+    let kernel = kernel.map(|kernel| format!(", {:.1} MiB of the kernel", kernel as f64 / 1_048_576.0));
+    let kernel = kernel.unwrap_or_default();
+    row(
+        name,
+        format!("{resident:.1} MiB resident{kernel}, {threads} threads, {:.1} % of a CPU", 100.0 * share),
+    );
 }
 
 fn quantiles(name: &str, durations: &[Duration]) {
