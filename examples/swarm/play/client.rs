@@ -237,7 +237,7 @@ impl Client {
     fn read(&mut self, at: usize, is_read_closed: bool) {
         loop {
             let connection = &mut self.connections[at];
-            let Some(stream) = &mut connection.stream else { return };
+            let Connection { stream: Some(stream), is_open: true, .. } = connection else { return };
             match stream.read(&mut self.buffer) {
                 Ok(0) => {
                     self.close(at, Failure::Reset("closed before the answer".to_owned()));

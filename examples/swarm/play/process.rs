@@ -11,7 +11,8 @@ pub struct Usage {
     /// In KiB.
     pub resident: u64,
     pub threads: u64,
-    /// What the kernel holds for its control group, in bytes; None in the root group.
+    /// What the kernel holds for its control group, in bytes. None if the group is
+    /// also ours, or the root.
     pub kernel: Option<u64>,
     /// Processor time since its start.
     pub cpu: Duration,
@@ -41,6 +42,9 @@ impl Usage {
 /// By cgroups(7), version 1 or 2.
 fn kernel_memory(pid: u32) -> Option<u64> {
     let groups = read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    if groups == read_to_string("/proc/self/cgroup").ok()? {
+        return None;
+    }
     let group = |kind: &str| {
         let path = groups.lines().find_map(|line| line.split_once(kind).map(|(_, path)| path))?;
         (path != "/").then_some(path)
