@@ -15,11 +15,13 @@
 //! [`alert_client`] post them, [`observers`] tells the observers what happens,
 //! [`emitter`] sends heartbeats.
 
+pub mod admin;
 pub mod alert_client;
 pub mod alerter;
 pub mod api;
 pub mod app;
-pub mod check;
+pub mod ask;
+pub mod commands;
 pub mod config;
 pub mod dispatch;
 pub mod emitter;

@@ -13,9 +13,13 @@
 
 #[path = "../support/agent.rs"]
 mod agent;
+#[allow(dead_code, reason = "the tests use a part of it")]
+#[path = "../../examples/swarm/play/mod.rs"]
+mod play;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin;
 mod check;
 mod daemon;
 mod heartbeat;
@@ -24,4 +28,7 @@ mod idle;
 mod observe;
 mod readme;
 mod restart;
+mod swarm;
 mod upgrade;
+
+use support::station;

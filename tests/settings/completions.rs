@@ -16,6 +16,8 @@ fn flags(program: &Program) -> Vec<(String, String, Values)> {
         }
     }
     flags
+        .extend(program.options().into_iter().map(|(flag, help, _, values)| (flag.to_owned(), help, values)));
+    flags
 }
 
 pub fn bash(program: &Program) -> String {
@@ -52,7 +54,7 @@ pub fn bash(program: &Program) -> String {
             done\n"
             .into();
     } else {
-        all.push("check".into());
+        all.extend(program.tasks().iter().map(|(task, _)| (*task).to_owned()));
     }
     format!(
         "{START}{function}() {{\n    \
@@ -96,10 +98,12 @@ pub fn zsh(program: &Program) -> String {
     for (flag, help) in program.switches() {
         text += &format!("    '{flag}[{}]' \\\n", plain(&help));
     }
-    text += if program.name == HEARTBEAT {
-        "    '*::: :_normal'\n"
+    text += &if program.name == HEARTBEAT {
+        "    '*::: :_normal'\n".to_owned()
     } else {
-        "    '1:task:((check\\:\"ask a running collector how it is\"))'\n"
+        let tasks: Vec<_> =
+            program.tasks().iter().map(|(task, help)| format!("{task}\\:\"{help}\"")).collect();
+        format!("    '1:task:(({}))'\n", tasks.join(" "))
     };
     text
 }
@@ -124,9 +128,10 @@ pub fn fish(program: &Program) -> String {
             "complete -c {name} -n 'contains -- -- (commandline -opc)' -x -a '(__fish_complete_command)'\n"
         )
     } else {
-        format!(
-            "complete -c {name} -n __fish_use_subcommand -a check -d 'ask a running collector how it is'\n"
-        )
+        let task = |(task, help): &(&str, &str)| {
+            format!("complete -c {name} -n __fish_use_subcommand -a {task} -d {}\n", quoted(help))
+        };
+        program.tasks().iter().map(task).collect()
     };
     text
 }

@@ -57,7 +57,7 @@ fn id(number: usize) -> AgentId {
     AgentId::new(&format!("{:08x}-0000-4000-8000-{number:012x}", spread >> 32)).unwrap()
 }
 
-fn beat() -> Heartbeat {
+fn beat() -> Heartbeat<'static> {
     Heartbeat { mode: Mode::Idle, uptime: 100.0, name: Some("agent-0123456789".into()) }
 }
 
