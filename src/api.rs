@@ -4,6 +4,7 @@
 
 mod agents;
 mod auth;
+mod heartbeat;
 mod page;
 mod stream;
 mod target;
@@ -14,8 +15,7 @@ use std::time::Duration;
 
 use pap_core::agent_id::{AgentId, IdError};
 use pap_core::fanout::Topic;
-use pap_core::heartbeat::{Heartbeat, HeartbeatError, Mode};
-use pap_core::registry::{AgentView, Full};
+use pap_core::registry::AgentView;
 use pap_core::time::{Tick, Uptime, Wall, millis};
 use pap_http::parse::Refused;
 use pap_http::request::Request;
@@ -30,7 +30,6 @@ use serde_json::json;
 use crate::VERSION;
 use crate::config::Config;
 use crate::metrics::{Closed, Gauges, Numbers, Refusal, Route, render};
-use crate::news;
 use crate::parts::Parts;
 use crate::readiness::Phase;
 use agents::AgentList;
@@ -40,18 +39,6 @@ use target::{Listing, Target};
 const PROTOCOL: &str = "pap.observe";
 /// `Retry-After` for an observer that found no room, in seconds.
 const RETRY_WHEN_CROWDED: u32 = 30;
-
-/// `Retry-After` for a new agent that found no room, in seconds.
-const RETRY_WHEN_FULL: u32 = 30;
-
-/// The answer to an accepted heartbeat.
-#[derive(Serialize)]
-struct Taken {
-    received: bool,
-    is_new: bool,
-    restart_detected: bool,
-    next_heartbeat_ms: u64,
-}
 
 /// The answer to a goodbye, or to the removal of an agent.
 #[derive(Serialize)]
@@ -214,7 +201,7 @@ impl Endpoints {
     /// Answers a request at the network's door.
     fn answer(
         self: &Arc<Self>,
-        target: &Target,
+        target: &Target<'_>,
         request: &Request<'_>,
         reply: &mut Reply<'_>,
         arrived: Uptime,
@@ -227,7 +214,7 @@ impl Endpoints {
             return Next::Answered;
         }
         let response = match target {
-            Target::Heartbeat(id) => match self.heartbeat(id.as_ref(), request.body) {
+            Target::Heartbeat(id) => match heartbeat::take(&self.parts, id, request) {
                 Ok(taken) => {
                     reply.json(200, &taken);
                     return Next::Answered;
@@ -264,7 +251,7 @@ impl Endpoints {
     }
 
     /// Answers what is asked at both doors: all but heartbeats, streams and the page.
-    fn question(self: &Arc<Self>, target: &Target, method: &str) -> Work {
+    fn question(self: &Arc<Self>, target: &Target<'_>, method: &str) -> Work {
         Work::Done(match target {
             Target::Goodbye(id) | Target::Remove(id) => with_id(id.as_ref(), |id| self.remove(id)),
             Target::Agents(Ok(listing)) => {
@@ -338,62 +325,6 @@ impl Endpoints {
         Ok(Next::Stream(Box::new(move |upgraded| {
             stream::serve(&endpoints, upgraded, &accepted, &observation, &topic);
         })))
-    }
-
-    fn heartbeat(&self, id: Result<&AgentId, &IdError>, body: &[u8]) -> Result<Taken, Response> {
-        let refuse = |why, response| {
-            self.parts.metrics.refusal(why);
-            Err(response)
-        };
-        let id = match id {
-            Ok(id) => id,
-            Err(error) => return refuse(Refusal::Id, Response::error(400, &error.to_string())),
-        };
-        let beat = match Heartbeat::from_json(body) {
-            Ok(beat) => beat,
-            Err(HeartbeatError::Payload) => {
-                let body =
-                    json!({"error": "Invalid heartbeat payload", "required": ["mode", "uptime_seconds"]});
-                return refuse(Refusal::Payload, Response::json(400, &body));
-            }
-            Err(HeartbeatError::Mode) => {
-                let body = json!({"error": "Invalid mode", "valid": Mode::ALL});
-                return refuse(Refusal::Mode, Response::json(400, &body));
-            }
-            Err(HeartbeatError::Name) => {
-                let response = Response::error(400, "agent_name must be text of at most 128 bytes");
-                return refuse(Refusal::Name, response);
-            }
-            Err(HeartbeatError::Resource(field)) => {
-                let error = format!("Resource data is not allowed in a heartbeat: remove {field}");
-                return refuse(Refusal::Resource, Response::error(400, &error));
-            }
-        };
-        let is_watched = self.parts.observers.is_watched(id);
-        let taken = self.parts.shared.with(|registry, now| {
-            let received = registry.beat(now, id, &beat)?;
-            Ok::<_, Full>((received, is_watched.then(|| registry.view(now, id)).flatten()))
-        });
-        let Ok((received, view)) = taken else {
-            let response = Response::error(503, "As many agents are known as COLLECTOR_MAX_AGENTS allows");
-            return refuse(Refusal::Full, response.retry_after(RETRY_WHEN_FULL));
-        };
-        if received.news {
-            self.parts.shared.wake();
-        }
-        if let Some(change) = &received.change {
-            news::tell(change, &self.parts.observers);
-        }
-        if let Some(view) = view {
-            self.parts.observers.heartbeat(view);
-        }
-        log::debug!(agent_uuid:% = id; "heartbeat in {}{}", beat.mode, if received.is_new { ", the first" } else { "" });
-        Ok(Taken {
-            received: true,
-            is_new: received.is_new,
-            restart_detected: received.restarted,
-            next_heartbeat_ms: millis(beat.mode.interval()),
-        })
     }
 
     fn remove(&self, id: &AgentId) -> Response {

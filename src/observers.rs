@@ -11,7 +11,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use serde::Serialize;
 
 use crate::state_file::Owner;
-use pap_core::agent_id::AgentId;
+use pap_core::agent_id::{AgentId, IdRef};
 use pap_core::alert::{Alert, Body};
 use pap_core::fanout::{Audience, Fanout, Topic, Waiting};
 use pap_core::registry::AgentView;
@@ -87,7 +87,7 @@ impl Observers {
 
     /// Whether somebody observes exactly this agent. Without any observers it reads
     /// one number and takes no lock.
-    pub fn is_watched(&self, agent: &AgentId) -> bool {
+    pub fn is_watched<'i>(&self, agent: impl Into<IdRef<'i>>) -> bool {
         self.count() > 0 && self.lock().is_watched(agent)
     }
 

@@ -15,9 +15,10 @@ pub const MOST_LISTED: usize = 100_000;
 
 /// What a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// `POST /heartbeat/:agentId`
-    Heartbeat(Result<AgentId, IdError>),
+pub enum Target<'a> {
+    /// `POST /heartbeat/:agentId`; the id is as it stands in the path, so that a
+    /// known agent's is read without allocating
+    Heartbeat(&'a str),
     /// `DELETE /heartbeat/:agentId`
     Goodbye(Result<AgentId, IdError>),
     /// `GET /agents`
@@ -52,10 +53,10 @@ pub struct Listing {
     pub limit: Option<usize>,
 }
 
-impl Target {
+impl<'a> Target<'a> {
     /// The target of a request. Every method but the known ones of a path is
     /// wrong for it; HEAD is GET without the body.
-    pub fn parse(method: &str, url: &str) -> Self {
+    pub fn parse(method: &str, url: &'a str) -> Self {
         let (path, query) = url.split_once('?').unwrap_or((url, ""));
         let get = matches!(method, "GET" | "HEAD");
         match path {
@@ -75,12 +76,13 @@ impl Target {
         }
     }
 
-    fn of_agent(method: &str, path: &str) -> Self {
+    fn of_agent(method: &str, path: &'a str) -> Self {
         // One slash at the end is a matter of style, as it always was.
-        let id = |segment: &str| AgentId::from_path(segment.strip_suffix('/').unwrap_or(segment));
+        let without_slash = |segment: &'a str| segment.strip_suffix('/').unwrap_or(segment);
+        let id = |segment| AgentId::from_path(without_slash(segment));
         if let Some(segment) = path.strip_prefix("/heartbeat/") {
             return match method {
-                "POST" => Self::Heartbeat(id(segment)),
+                "POST" => Self::Heartbeat(without_slash(segment)),
                 "DELETE" => Self::Goodbye(id(segment)),
                 _ => Self::WrongMethod("POST, DELETE", Route::Heartbeat),
             };
@@ -164,7 +166,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn get(url: &str) -> Target {
+    fn get(url: &str) -> Target<'_> {
         Target::parse("GET", url)
     }
 
@@ -178,10 +180,10 @@ mod tests {
         assert_eq!(get("/health?x=1"), Target::Health);
         assert_eq!(Target::parse("HEAD", "/ready"), Target::Ready);
         assert_eq!(get("/agents/a%2Fb@1/"), Target::Agent(id("a/b@1")));
-        assert_eq!(Target::parse("POST", "/heartbeat/a?x"), Target::Heartbeat(id("a")));
+        assert_eq!(Target::parse("POST", "/heartbeat/a%2Fb/?x"), Target::Heartbeat("a%2Fb"));
         assert_eq!(Target::parse("DELETE", "/heartbeat/a"), Target::Goodbye(id("a")));
         assert_eq!(Target::parse("DELETE", "/agents/a"), Target::Remove(id("a")));
-        assert_eq!(Target::parse("POST", "/heartbeat/"), Target::Heartbeat(Err(IdError::Length)));
+        assert_eq!(Target::parse("POST", "/heartbeat/"), Target::Heartbeat(""));
         assert_eq!(get("/heartbeat/a"), Target::WrongMethod("POST, DELETE", Route::Heartbeat));
         assert_eq!(Target::parse("PUT", "/agents/a"), Target::WrongMethod("GET, HEAD, DELETE", Route::Agent));
         assert_eq!(Target::parse("OPTIONS", "/agents"), Target::WrongMethod("GET, HEAD", Route::Agents));

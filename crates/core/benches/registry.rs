@@ -57,7 +57,7 @@ fn id(number: usize) -> AgentId {
     AgentId::new(&format!("{:08x}-0000-4000-8000-{number:012x}", spread >> 32)).unwrap()
 }
 
-fn beat() -> Heartbeat {
+fn beat() -> Heartbeat<'static> {
     Heartbeat { mode: Mode::Idle, uptime: 100.0, name: Some("agent-0123456789".into()) }
 }
 
@@ -121,6 +121,19 @@ fn heartbeats(criterion: &mut Criterion) {
             black_box(registry.beat(at(seconds), &ids[number], &beat)).unwrap();
         });
     });
+}
+
+/// What the clients of this project send: a name, and an uptime with a fraction.
+fn parsing(criterion: &mut Criterion) {
+    let body = br#"{"mode":"IDLE","uptime_seconds":86399.517,"agent_name":"agent-0123456789"}"#;
+    criterion.bench_function("a heartbeat's JSON", |bencher| {
+        bencher.iter(|| black_box(Heartbeat::from_json(black_box(body))).is_ok());
+    });
+    for path in ["550e8400-e29b-41d4-a716-446655440000", "pluggedin%2Fresearch%401.2.0"] {
+        criterion.bench_function(&format!("an id from the path {path}"), |bencher| {
+            bencher.iter(|| black_box(AgentId::from_path(black_box(path))).is_ok());
+        });
+    }
 }
 
 fn sweeps(criterion: &mut Criterion) {
@@ -245,6 +258,6 @@ fn outbox(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).without_plots();
-    targets = memory, growth, heartbeats, sweeps, saving, listing, outbox
+    targets = memory, growth, parsing, heartbeats, sweeps, saving, listing, outbox
 }
 criterion_main!(benches);

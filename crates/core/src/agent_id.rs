@@ -2,7 +2,9 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
+use hashbrown::Equivalent;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
@@ -23,13 +25,34 @@ pub fn path_segment(text: &str) -> String {
 /// Most ids are UUIDs, and a UUID takes 16 bytes instead of 36. Only the canonical
 /// spelling is shortened, so an id always comes back exactly as the agent sent it.
 /// Ids are ordered by their text.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct AgentId(Repr);
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq)]
 enum Repr {
     Uuid([u8; 16]),
     Text(Box<str>),
+}
+
+/// The id of an agent whose text stands somewhere else. To make it allocates nothing,
+/// so it is what a known agent is looked up by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct IdRef<'a>(ReprRef<'a>);
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum ReprRef<'a> {
+    Uuid([u8; 16]),
+    Text(&'a str),
+}
+
+/// Room for the text of an id that is decoded.
+#[derive(Debug)]
+pub struct IdRoom([u8; MAX_TEXT]);
+
+impl Default for IdRoom {
+    fn default() -> Self {
+        Self([0; MAX_TEXT])
+    }
 }
 
 /// Why a text is not an agent id. The state is unchanged.
@@ -53,12 +76,12 @@ impl fmt::Display for IdError {
     }
 }
 
-impl AgentId {
+impl<'a> IdRef<'a> {
     /// An id from plain text.
     ///
     /// # Errors
     /// [`IdError::Length`] or [`IdError::Control`].
-    pub fn new(text: &str) -> Result<Self, IdError> {
+    pub fn new(text: &'a str) -> Result<Self, IdError> {
         if text.is_empty() || text.len() > MAX_TEXT {
             return Err(IdError::Length);
         }
@@ -68,9 +91,55 @@ impl AgentId {
         if let Ok(uuid) = Uuid::try_parse(text)
             && uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text
         {
-            return Ok(Self(Repr::Uuid(uuid.into_bytes())));
+            return Ok(Self(ReprRef::Uuid(uuid.into_bytes())));
         }
-        Ok(Self(Repr::Text(text.into())))
+        Ok(Self(ReprRef::Text(text)))
+    }
+
+    /// An id from a percent-encoded path segment (RFC 3986 §2.1).
+    ///
+    /// # Errors
+    /// Any [`IdError`].
+    pub fn from_path(segment: &'a str, room: &'a mut IdRoom) -> Result<Self, IdError> {
+        let Some(first) = segment.bytes().position(|byte| byte == b'%') else { return Self::new(segment) };
+        let mut rest = &segment.as_bytes()[first..];
+        while let Some(at) = rest.iter().position(|&byte| byte == b'%') {
+            match rest.get(at + 1..at + 3) {
+                Some(hex) if hex.iter().all(u8::is_ascii_hexdigit) => rest = &rest[at + 3..],
+                _ => return Err(IdError::Encoding),
+            }
+        }
+        let mut length = 0;
+        for byte in percent_decode_str(segment) {
+            let Some(place) = room.0.get_mut(length) else {
+                let is_text = percent_decode_str(segment).decode_utf8().is_ok();
+                return Err(if is_text { IdError::Length } else { IdError::Encoding });
+            };
+            *place = byte;
+            length += 1;
+        }
+        Self::new(str::from_utf8(&room.0[..length]).map_err(|_| IdError::Encoding)?)
+    }
+
+    /// Runs `f` on the id's text, without allocating.
+    fn with_text<R>(self, f: impl FnOnce(&str) -> R) -> R {
+        match self.0 {
+            ReprRef::Uuid(bytes) => {
+                let mut buffer = [0; Hyphenated::LENGTH];
+                f(Uuid::from_bytes(bytes).hyphenated().encode_lower(&mut buffer))
+            }
+            ReprRef::Text(text) => f(text),
+        }
+    }
+}
+
+impl AgentId {
+    /// An id from plain text.
+    ///
+    /// # Errors
+    /// [`IdError::Length`] or [`IdError::Control`].
+    pub fn new(text: &str) -> Result<Self, IdError> {
+        IdRef::new(text).map(Into::into)
     }
 
     /// An id from a percent-encoded path segment (RFC 3986 §2.1).
@@ -78,15 +147,7 @@ impl AgentId {
     /// # Errors
     /// Any [`IdError`].
     pub fn from_path(segment: &str) -> Result<Self, IdError> {
-        let mut rest = segment.as_bytes();
-        while let Some(at) = rest.iter().position(|&byte| byte == b'%') {
-            match rest.get(at + 1..at + 3) {
-                Some(hex) if hex.iter().all(u8::is_ascii_hexdigit) => rest = &rest[at + 3..],
-                _ => return Err(IdError::Encoding),
-            }
-        }
-        let text = percent_decode_str(segment).decode_utf8().map_err(|_| IdError::Encoding)?;
-        Self::new(&text)
+        IdRef::from_path(segment, &mut IdRoom::default()).map(Into::into)
     }
 
     /// The id as a path segment, which [`from_path`](Self::from_path) reads.
@@ -94,15 +155,44 @@ impl AgentId {
         self.with_text(path_segment)
     }
 
-    /// Runs `f` on the id's text, without allocating.
+    /// The same id, with its text in this one.
+    pub const fn borrowed(&self) -> IdRef<'_> {
+        IdRef(match &self.0 {
+            Repr::Uuid(bytes) => ReprRef::Uuid(*bytes),
+            Repr::Text(text) => ReprRef::Text(text),
+        })
+    }
+
     fn with_text<R>(&self, f: impl FnOnce(&str) -> R) -> R {
-        match &self.0 {
-            Repr::Uuid(bytes) => {
-                let mut buffer = [0; Hyphenated::LENGTH];
-                f(Uuid::from_bytes(*bytes).hyphenated().encode_lower(&mut buffer))
-            }
-            Repr::Text(text) => f(text),
-        }
+        self.borrowed().with_text(f)
+    }
+}
+
+impl<'a> From<&'a AgentId> for IdRef<'a> {
+    fn from(id: &'a AgentId) -> Self {
+        id.borrowed()
+    }
+}
+
+impl From<IdRef<'_>> for AgentId {
+    fn from(id: IdRef<'_>) -> Self {
+        Self(match id.0 {
+            ReprRef::Uuid(bytes) => Repr::Uuid(bytes),
+            ReprRef::Text(text) => Repr::Text(text.into()),
+        })
+    }
+}
+
+/// Both kinds of ids have one hash, so that either finds the other in a table.
+impl Hash for AgentId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.borrowed().hash(state);
+    }
+}
+
+impl Equivalent<AgentId> for IdRef<'_> {
+    fn equivalent(&self, id: &AgentId) -> bool {
+        *self == id.borrowed()
     }
 }
 
@@ -132,9 +222,21 @@ impl PartialOrd for AgentId {
     }
 }
 
-impl fmt::Display for AgentId {
+impl fmt::Display for IdRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.with_text(|text| f.pad(text))
+    }
+}
+
+impl fmt::Debug for IdRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for AgentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.borrowed().fmt(f)
     }
 }
 
@@ -174,6 +276,9 @@ mod tests {
         assert_eq!(id("a%2"), Err(IdError::Encoding));
         assert_eq!(id("a%zz"), Err(IdError::Encoding));
         assert_eq!(id("%ff"), Err(IdError::Encoding));
+        assert_eq!(id(&"%41".repeat(128)).unwrap(), "A".repeat(128));
+        assert_eq!(id(&"%41".repeat(129)), Err(IdError::Length));
+        assert_eq!(id(&format!("{}%ff", "%41".repeat(128))), Err(IdError::Encoding));
         assert_eq!(id("a%0Ab"), Err(IdError::Control));
         assert_eq!(id("a%C2%85b"), Err(IdError::Control));
     }
@@ -190,6 +295,20 @@ mod tests {
             assert!(matches!(id.0, Repr::Text(_)), "{other}");
             assert_eq!(id.to_string(), other);
         }
+    }
+
+    #[test]
+    fn a_borrowed_id_finds_the_agent() {
+        let mut table = hashbrown::HashMap::with_hasher(std::hash::RandomState::new());
+        for text in ["550e8400-e29b-41d4-a716-446655440000", "pluggedin/research@1.2.0", "a"] {
+            table.insert(AgentId::new(text).unwrap(), text);
+            let mut room = IdRoom::default();
+            let path = path_segment(text);
+            let id = IdRef::from_path(&path, &mut room).unwrap();
+            assert_eq!(table.get(&id), Some(&text));
+            assert_eq!((id.to_string(), AgentId::from(id).borrowed()), (text.to_owned(), id));
+        }
+        assert_eq!(table.get(&IdRef::new("b").unwrap()), None);
     }
 
     proptest! {

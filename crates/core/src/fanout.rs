@@ -3,12 +3,14 @@
 //! Every observer has a bounded queue, so a slow observer delays nobody. An observer
 //! whose queue is full loses the messages that follow, and is told how many.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::hash::RandomState;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use slab::Slab;
 
-use crate::agent_id::AgentId;
+use crate::agent_id::{AgentId, IdRef};
 
 /// The most messages that may wait for one observer.
 const MOST_WAITING: usize = 256;
@@ -60,14 +62,14 @@ struct Observer<W, M: ?Sized> {
 pub struct Fanout<W, M: ?Sized> {
     observers: Slab<Observer<W, M>>,
     all: Vec<usize>,
-    by_agent: HashMap<AgentId, Vec<usize>>,
+    by_agent: HashMap<AgentId, Vec<usize>, RandomState>,
     /// How many messages have found no room so far.
     missed: u64,
 }
 
 impl<W, M: ?Sized> Default for Fanout<W, M> {
     fn default() -> Self {
-        Self { observers: Slab::new(), all: Vec::new(), by_agent: HashMap::new(), missed: 0 }
+        Self { observers: Slab::new(), all: Vec::new(), by_agent: HashMap::default(), missed: 0 }
     }
 }
 
@@ -127,8 +129,8 @@ impl<W: Clone, M: ?Sized> Fanout<W, M> {
     }
 
     /// Whether an observer watches `agent` alone.
-    pub fn is_watched(&self, agent: &AgentId) -> bool {
-        self.by_agent.contains_key(agent)
+    pub fn is_watched<'i>(&self, agent: impl Into<IdRef<'i>>) -> bool {
+        self.by_agent.contains_key(&agent.into())
     }
 
     /// Whether an observer watches all agents.

@@ -1,11 +1,15 @@
 //! A heartbeat: the mode, the uptime and the name that an agent sends. It is
 //! parsed once, at the edge, so that all code behind the edge has valid values.
 
+mod wire;
+
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
+
+use wire::{Member, Wire};
 
 /// The most bytes an agent's id or name may have.
 pub const MAX_TEXT: usize = 128;
@@ -56,16 +60,16 @@ impl fmt::Display for Mode {
     }
 }
 
-/// One valid heartbeat.
+/// One valid heartbeat. It borrows from the bytes that the agent sent.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Heartbeat {
+pub struct Heartbeat<'a> {
     /// The mode that the agent announces. It decides after how long a silence the
     /// agent is suspect, and dead.
     pub mode: Mode,
     /// Seconds since the agent started: finite, at least 0.
     pub uptime: f64,
     /// A name for people, at most 128 bytes. Without one, the id is shown.
-    pub name: Option<Box<str>>,
+    pub name: Option<Cow<'a, str>>,
 }
 
 /// A heartbeat's body as an agent sends it (PAP-RFC-001 §8.1).
@@ -81,8 +85,8 @@ pub struct HeartbeatBody<'a> {
     pub agent_name: Option<&'a str>,
 }
 
-impl<'a> From<&'a Heartbeat> for HeartbeatBody<'a> {
-    fn from(beat: &'a Heartbeat) -> Self {
+impl<'a> From<&'a Heartbeat<'_>> for HeartbeatBody<'a> {
+    fn from(beat: &'a Heartbeat<'_>) -> Self {
         Self { mode: beat.mode, uptime_seconds: beat.uptime, agent_name: beat.name.as_deref() }
     }
 }
@@ -102,64 +106,35 @@ pub enum HeartbeatError {
     Resource(&'static str),
 }
 
-/// The fields of a heartbeat as they come. Of a forbidden field only its presence
-/// matters.
-#[derive(Deserialize)]
-#[expect(clippy::struct_excessive_bools, reason = "each says whether a field was there")]
-struct Wire {
-    #[serde(default)]
-    mode: serde_json::Value,
-    uptime_seconds: Option<f64>,
-    #[serde(default)]
-    agent_name: serde_json::Value,
-    #[serde(default, deserialize_with = "present")]
-    cpu_percent: bool,
-    #[serde(default, deserialize_with = "present")]
-    memory_mb: bool,
-    #[serde(default, deserialize_with = "present")]
-    requests_handled: bool,
-    #[serde(default, deserialize_with = "present")]
-    custom_metrics: bool,
-}
-
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    IgnoredAny::deserialize(deserializer).map(|_| true)
-}
-
-impl Heartbeat {
-    /// A heartbeat from a request's body.
+impl<'a> Heartbeat<'a> {
+    /// A heartbeat from a request's body. It allocates only for escapes, and to read over
+    /// nested values.
     ///
     /// # Errors
     /// Any [`HeartbeatError`].
-    pub fn from_json(body: &[u8]) -> Result<Self, HeartbeatError> {
-        // Without this check serde would take an array for an object, field by field.
-        if body.trim_ascii_start().first() != Some(&b'{') {
-            return Err(HeartbeatError::Payload);
-        }
-        let wire: Wire = serde_json::from_slice(body).map_err(|_| HeartbeatError::Payload)?;
-        let forbidden = [
-            (wire.cpu_percent, "cpu_percent"),
-            (wire.memory_mb, "memory_mb"),
-            (wire.requests_handled, "requests_handled"),
-            (wire.custom_metrics, "custom_metrics"),
-        ];
-        if let Some((_, field)) = forbidden.iter().find(|(present, _)| *present) {
+    pub fn from_json(body: &'a [u8]) -> Result<Self, HeartbeatError> {
+        let wire: Wire<'_> = serde_json::from_slice(body).map_err(|_| HeartbeatError::Payload)?;
+        // What is no number at all is worse than resource data, and a number out of range is not.
+        let uptime = match wire.uptime_seconds {
+            Member::Missing => None,
+            Member::Number(uptime) => Some(uptime),
+            Member::Text(_) | Member::Other => return Err(HeartbeatError::Payload),
+        };
+        if let Some(field) = wire.resource_data() {
             return Err(HeartbeatError::Resource(field));
         }
-        let uptime = match wire.uptime_seconds {
-            Some(uptime) if uptime.is_finite() && uptime >= 0.0 => uptime,
-            _ => return Err(HeartbeatError::Payload),
-        };
-        let mode = match &wire.mode {
-            serde_json::Value::Null => return Err(HeartbeatError::Payload),
-            serde_json::Value::String(name) => Mode::from_name(name).ok_or(HeartbeatError::Mode)?,
-            _ => return Err(HeartbeatError::Mode),
+        let uptime = uptime.filter(|uptime| uptime.is_finite() && *uptime >= 0.0);
+        let uptime = uptime.ok_or(HeartbeatError::Payload)?;
+        let mode = match wire.mode {
+            Member::Missing => return Err(HeartbeatError::Payload),
+            Member::Text(name) => Mode::from_name(&name).ok_or(HeartbeatError::Mode)?,
+            Member::Number(_) | Member::Other => return Err(HeartbeatError::Mode),
         };
         let name = match wire.agent_name {
-            serde_json::Value::Null => None,
-            serde_json::Value::String(name) if name.is_empty() => None,
-            serde_json::Value::String(name) if name.len() <= MAX_TEXT => Some(name.into()),
-            _ => return Err(HeartbeatError::Name),
+            Member::Missing => None,
+            Member::Text(name) if name.is_empty() => None,
+            Member::Text(name) if name.len() <= MAX_TEXT => Some(name),
+            Member::Text(_) | Member::Number(_) | Member::Other => return Err(HeartbeatError::Name),
         };
         Ok(Self { mode, uptime, name })
     }
@@ -170,7 +145,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn beat(json: &str) -> Result<Heartbeat, HeartbeatError> {
+    fn beat(json: &str) -> Result<Heartbeat<'_>, HeartbeatError> {
         Heartbeat::from_json(json.as_bytes())
     }
 
@@ -179,6 +154,8 @@ mod tests {
         let parsed = beat(r#"{"mode":"IDLE","uptime_seconds":3.25,"agent_name":"a","x":[{}]}"#);
         let expected = Heartbeat { mode: Mode::Idle, uptime: 3.25, name: Some("a".into()) };
         assert_eq!(parsed, Ok(expected));
+        let escaped = r#"{"mo\u0064e":"ID\u004CE","uptime_seconds":3.25,"agent_name":"\u0061","x":"\ud83d"}"#;
+        assert_eq!(beat(escaped), Ok(Heartbeat { mode: Mode::Idle, uptime: 3.25, name: Some("a".into()) }));
         assert_eq!(beat(r#"{"mode":"SLEEP","uptime_seconds":0,"agent_name":null}"#).unwrap().name, None);
         assert_eq!(beat(r#"{"mode":"SLEEP","uptime_seconds":0,"agent_name":""}"#).unwrap().name, None);
     }
@@ -198,6 +175,16 @@ mod tests {
             (r#"{"mode":"IDLE","uptime_seconds":1e999}"#, HeartbeatError::Payload),
             (r#"{"mode":"IDLE","uptime_seconds":1,"uptime_seconds":2}"#, HeartbeatError::Payload),
             (r#"{"mode":"IDLE","uptime_seconds":1} x"#, HeartbeatError::Payload),
+            (
+                r#"{"cpu_percent":1,"mode":"IDLE","uptime_seconds":1,"cpu_percent":2}"#,
+                HeartbeatError::Payload,
+            ),
+            (r#"{"mode":"IDLE","uptime_seconds":[],"cpu_percent":1}"#, HeartbeatError::Payload),
+            (r#"{"mode":[1e999],"uptime_seconds":1}"#, HeartbeatError::Payload),
+            (r#"{"mode":{"a":{"a":[]},"a":1},"uptime_seconds":1}"#, HeartbeatError::Mode),
+            (r#"{"mode":true,"uptime_seconds":1,"agent_name":7}"#, HeartbeatError::Mode),
+            (r#"{"mode":7,"uptime_seconds":-1,"memory_mb":1}"#, HeartbeatError::Resource("memory_mb")),
+            (r#"{"custom_metrics":1,"memory_mb":1}"#, HeartbeatError::Resource("memory_mb")),
             (r#"{"mode":"idle","uptime_seconds":1}"#, HeartbeatError::Mode),
             (r#"{"mode":7,"uptime_seconds":1}"#, HeartbeatError::Mode),
             (r#"{"mode":"IDLE","uptime_seconds":1,"agent_name":7}"#, HeartbeatError::Name),
@@ -236,7 +223,8 @@ mod tests {
         #[test]
         fn near_heartbeats_parse_as_they_should(mode in "EMERGENCY|IDLE|SLEEP|idle|", uptime in any::<f64>(), name in "\\PC{0,70}") {
             let json = serde_json::json!({"mode": mode, "uptime_seconds": uptime, "agent_name": name});
-            let parsed = Heartbeat::from_json(json.to_string().as_bytes());
+            let json = json.to_string();
+            let parsed = Heartbeat::from_json(json.as_bytes());
             let good = Mode::from_name(&mode).is_some() && uptime.is_finite() && uptime >= 0.0 && name.len() <= MAX_TEXT;
             prop_assert_eq!(parsed.is_ok(), good);
         }

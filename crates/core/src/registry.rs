@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::agent_id::AgentId;
+use crate::agent_id::{AgentId, IdRef};
 use crate::alert::Kind;
 use crate::due_queues::{DueQueue, DueQueues, Linked, Links, Slot};
 use crate::heartbeat::{Heartbeat, Mode};
@@ -218,7 +218,13 @@ impl Registry {
     ///
     /// # Errors
     /// [`Full`] when the agent is new and there is no room for it.
-    pub fn beat(&mut self, now: Now, id: &AgentId, beat: &Heartbeat) -> Result<Received, Full> {
+    pub fn beat<'i>(
+        &mut self,
+        now: Now,
+        id: impl Into<IdRef<'i>>,
+        beat: &Heartbeat<'_>,
+    ) -> Result<Received, Full> {
+        let id = id.into();
         let received = match self.slot(id) {
             Some(slot) => self.hear(now, slot, beat),
             None => self.welcome(now, id, beat)?,
@@ -228,13 +234,14 @@ impl Registry {
         Ok(received)
     }
 
-    fn welcome(&mut self, now: Now, id: &AgentId, beat: &Heartbeat) -> Result<Received, Full> {
+    fn welcome(&mut self, now: Now, id: IdRef<'_>, beat: &Heartbeat<'_>) -> Result<Received, Full> {
         if self.agents.len() >= self.rules.max_agents {
             return Err(Full);
         }
+        let id = AgentId::from(id);
         let slot = self.insert(Agent {
-            id: id.clone(),
-            name: Name::new(id, beat.name.as_deref()),
+            name: Name::new(&id, beat.name.as_deref()),
+            id,
             last_seen: now.tick,
             last_seen_wall: now.wall,
             first_seen_wall: now.wall,
@@ -266,7 +273,7 @@ impl Registry {
         slot
     }
 
-    fn hear(&mut self, now: Now, slot: Slot, beat: &Heartbeat) -> Received {
+    fn hear(&mut self, now: Now, slot: Slot, beat: &Heartbeat<'_>) -> Received {
         let agent = &mut self.agents[slot as usize];
         // The agent went on running while the collector was paused, so that time counts.
         let by_wall = Duration::from_millis(now.wall.0.saturating_sub(agent.last_seen_wall.0));
@@ -417,8 +424,8 @@ impl Registry {
         assert!(self.alarms.len() <= self.slots_end);
     }
 
-    fn slot(&self, id: &AgentId) -> Option<Slot> {
-        self.index.find(&self.agents, id)
+    fn slot<'i>(&self, id: impl Into<IdRef<'i>>) -> Option<Slot> {
+        self.index.find(&self.agents, id.into())
     }
 
     /// The earliest deadline, with the due queue and the slot of its agent.

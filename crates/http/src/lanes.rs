@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::common::{Command, Common, Item};
 use crate::connection::LaneJob;
 use crate::request::Version;
-use crate::response::{After, Content, Length, write_stream_head, write_whole};
+use crate::response::{After, Content, Length, write_stamp, write_stream_head, write_whole};
 use crate::service::{Closed, Service};
 
 /// Threads.
@@ -60,7 +60,8 @@ fn answer<S: Service>(common: &Arc<Common<S>>, waiting: &Receiver<Item>, item: I
     let then = response.then.take();
     let mut out = Out { socket: &socket, began: monotonic(), waiting };
     let mut before = std::mem::take(&mut connection.output);
-    let stamp = crate::response::stamp(S::NAME, common.service.wall().into());
+    let mut stamp = String::new();
+    write_stamp(&mut stamp, S::NAME, common.service.wall().into());
     let is_chunked = answering.version == Version::Http11;
     let is_stream = matches!(response.content, Content::Stream(_));
     // Without chunks the end of the connection is the end of the answer.

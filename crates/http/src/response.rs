@@ -1,8 +1,10 @@
 //! An answer, and how it becomes bytes (RFC 9112 §4, §6 and §7).
 
+use std::fmt::Write as _;
 use std::io::Read;
 use std::time::SystemTime;
 
+use httpdate::HttpDate;
 use serde::Serialize;
 
 use crate::parse::Refused;
@@ -193,9 +195,11 @@ pub fn write_stream_head(out: &mut Vec<u8>, response: &Response, stamp: &str, le
     write_head(out, (response.status, response.content_type), stamp, (length, after), headers);
 }
 
-/// The lines that all heads of one second share.
-pub fn stamp(server: &str, now: SystemTime) -> String {
-    format!("Date: {}\r\nServer: {server}\r\n", httpdate::fmt_http_date(now))
+/// Writes the lines that all heads of one second share over those of the second before.
+pub fn write_stamp(stamp: &mut String, server: &str, now: SystemTime) {
+    stamp.clear();
+    // Writing to a String cannot fail.
+    let _ = write!(stamp, "Date: {}\r\nServer: {server}\r\n", HttpDate::from(now));
 }
 
 fn write_line(out: &mut Vec<u8>, name: &str, value: &str) {

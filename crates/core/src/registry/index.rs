@@ -6,7 +6,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use super::Agent;
-use crate::agent_id::AgentId;
+use crate::agent_id::{AgentId, IdRef};
 use crate::due_queues::Slot;
 
 /// A power of two. When a table is full, it is written anew, and heartbeats wait.
@@ -29,9 +29,9 @@ impl Index {
         self.tables.iter().map(HashTable::len).sum()
     }
 
-    pub fn find(&self, agents: &Slab<Agent>, id: &AgentId) -> Option<Slot> {
+    pub fn find(&self, agents: &Slab<Agent>, id: IdRef<'_>) -> Option<Slot> {
         let hash = self.hasher.hash_one(id);
-        self.tables[table(hash)].find(hash, |&slot| agents[slot as usize].id == *id).copied()
+        self.tables[table(hash)].find(hash, |&slot| agents[slot as usize].id.borrowed() == id).copied()
     }
 
     /// Adds the agent in `slot`. It is not in the index before.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::Registry;
-use crate::agent_id::AgentId;
+use crate::agent_id::{AgentId, IdRef};
 use crate::alert::seconds;
 use crate::heartbeat::Mode;
 use crate::time::{Now, Wall};
@@ -100,7 +100,7 @@ impl Registry {
     }
 
     /// One agent.
-    pub fn view(&self, now: Now, id: &AgentId) -> Option<AgentView> {
+    pub fn view<'i>(&self, now: Now, id: impl Into<IdRef<'i>>) -> Option<AgentView> {
         self.slot(id).map(|slot| self.agents[slot as usize].view(now))
     }
 
@@ -113,7 +113,7 @@ impl Registry {
             healthy: stats.healthy(),
             unhealthy: stats.unhealthy(),
             by_mode: Mode::ALL.into_iter().zip(stats.by_mode).collect(),
-            observed: watched.iter().filter(|id| self.slot(id).is_some()).count(),
+            observed: watched.iter().filter(|id| self.slot(*id).is_some()).count(),
         }
     }
 

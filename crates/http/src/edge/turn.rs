@@ -13,7 +13,7 @@ use super::{Edge, Entry};
 use crate::connection::{Desk, Ending, Step};
 use crate::order::{Queue, Slot};
 use crate::parse::Refused;
-use crate::response::stamp;
+use crate::response::write_stamp;
 use crate::service::{Closed, Service};
 
 /// What is read of a connection in one turn, in bytes.
@@ -279,7 +279,8 @@ impl<S: Service> Edge<S> {
 
     pub(super) fn refresh_stamp(&mut self, now: Wall) {
         if self.stamp.0 != now.0 / 1000 {
-            self.stamp = (now.0 / 1000, stamp(S::NAME, now.into()));
+            self.stamp.0 = now.0 / 1000;
+            write_stamp(&mut self.stamp.1, S::NAME, now.into());
         }
     }
 }
