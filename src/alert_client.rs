@@ -12,6 +12,7 @@ use pap_core::alert::{Alert, Severity};
 use pap_core::delivery::Reply;
 use pap_process::client;
 use pap_process::clock::wall;
+use pap_process::escape::in_json;
 
 /// How long resolving the station's name and connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,7 +80,7 @@ impl AlertClient {
                 Severity::Warning => log::Level::Warn,
                 Severity::Info => log::Level::Info,
             };
-            log::log!(level, agent_uuid:% = alert.agent; "alert {}", String::from_utf8_lossy(&body));
+            log::log!(level, agent_uuid:% = alert.agent; "alert {}", in_json(&String::from_utf8_lossy(&body)));
             Told { reply: Reply::Status { code: 200, retry_after: None }, remark: String::new() }
         }
     }

@@ -254,11 +254,7 @@ fn end_on_panic(log: &Log) {
 }
 
 fn announce(config: &Config, server: &Server, continues: bool) {
-    log::info!(
-        "pap-collector {VERSION} for cluster {} ({})",
-        config.cluster_id,
-        config.cluster_name.escape_debug()
-    );
+    log::info!("pap-collector {VERSION} for cluster {} ({})", config.cluster_id, config.cluster_name);
     let how = if continues { ", continuing after an in-place upgrade" } else { "" };
     for address in server.addresses() {
         log::info!("listening on {address}{how}");

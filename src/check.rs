@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use pap_process::clock::deadline_in;
+use pap_process::escape::for_terminal;
 
 /// How long connecting, asking and waiting for the answer may take together.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -108,7 +109,7 @@ fn status_and_reason(answer: &str) -> (Option<u16>, Option<String>) {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((answer, ""));
     let status = head.strip_prefix("HTTP/1.").and_then(|line| line.split(' ').nth(1)?.parse().ok());
     let body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-    let reason = body["reason"].as_str().map(|reason| reason.escape_debug().to_string());
+    let reason = body["reason"].as_str().map(|reason| for_terminal(reason).into_owned());
     (status, reason)
 }
 

@@ -48,7 +48,7 @@ pub fn start(program: &OsString, arguments: &[OsString], blocked: SigSet) -> Res
     // SAFETY: the default action runs no code of ours. A shell may have left SIGCHLD
     // ignored; then the kernel would not report the end of the command.
     let default = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
-    default.map_err(|error| (NOT_RUN, format!("cannot wait for {}: {error}", name.escape_debug())))?;
+    default.map_err(|error| (NOT_RUN, format!("cannot wait for {name}: {error}")))?;
     let mut command = Command::new(program);
     command.args(arguments);
     // SAFETY: between fork and exec only this thread is left; pthread_sigmask
@@ -58,7 +58,7 @@ pub fn start(program: &OsString, arguments: &[OsString], blocked: SigSet) -> Res
         Ok(child) => Ok(Child { pid: child.id(), name, started: monotonic() }),
         Err(error) => {
             let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN };
-            Err((code, format!("cannot run {}: {error}", name.escape_debug())))
+            Err((code, format!("cannot run {name}: {error}")))
         }
     }
 }

@@ -111,7 +111,7 @@ fn announce(config: &Config, source: &dyn LivenessSource) {
     let Config { identity, rhythm, targets, liveness, .. } = config;
     log::info!(
         "pap-heartbeat {VERSION} for {} ({}), {} every {:?}",
-        identity.name.escape_debug(),
+        identity.name,
         identity.id,
         rhythm.mode,
         rhythm.interval()

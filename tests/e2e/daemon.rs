@@ -489,6 +489,64 @@ fn without_a_station_alerts_are_logged_as_json_too() {
     }
 }
 
+/// Controls, the ends of lines, and the bidirectional controls.
+fn is_obeyed(character: char) -> bool {
+    let bidirectional = ['\u{61c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}', '\u{feff}'];
+    character.is_control()
+        || bidirectional.contains(&character)
+        || ('\u{202a}'..='\u{202e}').contains(&character)
+        || ('\u{2066}'..='\u{206f}').contains(&character)
+}
+
+/// A name that a terminal or a reader of lines would obey: a colour, a line that it
+/// makes up, an order of its own.
+const HOSTILE: &str = "\u{9b}31m\u{85}WARN\u{2028}x\u{2029}\u{7f}\u{202e}nwod si\u{2066}\u{1b}[2J\r\nend";
+
+#[test]
+fn a_hostile_name_or_id_is_shown_and_not_obeyed() {
+    let id = "gpj%E2%80%AEexe%E2%80%A8x";
+    let refusing = Station::start(0, |_| Reply::Status(400)).unwrap();
+    let collectors: Vec<_> = ["text", "json"]
+        .into_iter()
+        .flat_map(|format| {
+            let variables = [("LOG_FORMAT", format), ("RUST_LOG", "debug")];
+            [
+                (format, Collector::with_station(&refusing, &variables), false),
+                (format, Collector::start(&variables), true),
+            ]
+        })
+        .collect();
+    for (_, collector, _) in &collectors {
+        let body = json!({"mode": "EMERGENCY", "uptime_seconds": 1, "agent_name": HOSTILE});
+        let answer = collector.request("POST", &format!("/heartbeat/{id}"), &[], &body.to_string());
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    for (format, collector, is_alone) in &collectors {
+        collector.await_log(said::IS_DEAD);
+        collector.await_log("AGENT_DEATH");
+        for line in collector.log() {
+            assert!(!line.contains(is_obeyed), "{line:?}");
+            if *format == "json" {
+                serde_json::from_str::<Value>(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            }
+        }
+        if !is_alone {
+            continue;
+        }
+        let death = collector.await_log("alert {");
+        let alert = if *format == "json" {
+            let line: Value = serde_json::from_str(&death).unwrap();
+            assert_eq!(line["agent_uuid"], "gpj\u{202e}exe\u{2028}x");
+            line["message"].as_str().unwrap().to_owned()
+        } else {
+            assert!(death.ends_with(r"agent_uuid=gpj\u{202e}exe\u{2028}x"), "{death}");
+            death.rsplit_once(" agent_uuid=").unwrap().0.to_owned()
+        };
+        let alert: Value = serde_json::from_str(&alert[alert.find('{').unwrap()..]).unwrap();
+        assert_eq!(alert["agent_name"], HOSTILE, "the alert in the log is JSON, and says the same");
+    }
+}
+
 #[test]
 fn sigterm_finishes_what_is_in_hand() {
     let station = Station::start(0, |_| Reply::Status(503)).unwrap();

@@ -381,6 +381,46 @@ fn check_says_how_it_is() {
     assert!(agent.ask("--check").1.contains("more than 10s; the collector: "));
 }
 
+/// Its name, its id and the words of its probe are shown and not obeyed.
+#[test]
+fn what_it_shows_is_not_obeyed_by_a_terminal() {
+    let is_obeyed = |c: char| (c != '\n' && c.is_control()) || ('\u{2028}'..='\u{202e}').contains(&c);
+    let command = [
+        "--pap-agent-name",
+        "n\u{2028}\u{202e}x",
+        "--pap-collector-url",
+        "http://127.0.0.1:1",
+        "--",
+        "sh",
+        "-c",
+        "sleep 100 # \u{9b}31m\r\u{85}\u{2029}",
+    ];
+    let named = Agent::spawn("a\u{202d}b", &[], &command);
+    named.running.await_log(said::NOBODY_TAKES);
+    let (_, shown) = named.ask("--status");
+    assert!(shown.contains(r"n\u{2028}\u{202e}x (a\u{202d}b)"), "{shown}");
+    assert_eq!(shown.lines().count(), 6, "{shown}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("p\u{9b}31m\u{202e}\n");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let agent = Agent::spawn(
+        "a",
+        &[("PAP_COLLECTOR_URL", "http://127.0.0.1:1")],
+        &["--", program.to_str().unwrap(), "100"],
+    );
+    agent.running.await_log(said::NOBODY_TAKES);
+    agent.running.poll("its status is written", || agent.ask("--status").1.contains(r"p\u{9b}31m\u{202e}\n"));
+    let status = agent.ask("--status").1;
+    let texts =
+        [named.running.log(), agent.running.log(), vec![shown, status, agent.ask("--check").1]].concat();
+    for text in texts {
+        assert!(!text.contains(is_obeyed), "{text:?}");
+    }
+    let wrong = ask("/tmp/\u{9b}31m\u{202e}/no", "--check").1;
+    assert!(!wrong.contains(is_obeyed) && wrong.contains(r"\u{9b}31m"), "{wrong:?}");
+}
+
 #[test]
 fn what_is_wrong_stops_the_start() {
     let exit = |variables: &[(&str, &str)], arguments: &[&str]| {

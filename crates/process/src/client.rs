@@ -71,10 +71,10 @@ pub fn excerpt(response: Response<ureq::Body>) -> String {
     let mut excerpt = Vec::new();
     // The status decides. The text is only for the log.
     let _ = response.into_body().into_reader().take(EXCERPT).read_to_end(&mut excerpt);
-    String::from_utf8_lossy(&excerpt).escape_debug().to_string()
+    String::from_utf8_lossy(&excerpt).into_owned()
 }
 
 /// What went wrong, for people.
 pub fn trouble(error: &ureq::Error) -> String {
-    error.to_string().escape_debug().to_string()
+    error.to_string()
 }

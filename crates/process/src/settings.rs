@@ -19,6 +19,8 @@ use std::ops::RangeInclusive;
 pub use flags::{Flags, describe, split};
 pub use reader::{Reader, Source};
 
+use crate::escape::for_terminal;
+
 /// The longest key, in bytes.
 const MAX_KEY: usize = 4096;
 
@@ -230,7 +232,7 @@ impl fmt::Display for ConfigError {
             None => write!(f, "{variable} is not set; needed: {allowed}"),
             Some("(hidden)") => write!(f, "{variable}=(hidden) is wrong; allowed: {allowed}"),
             Some(value) => {
-                write!(f, "{variable}=\"{}\" is wrong; allowed: {allowed}", value.escape_debug())?;
+                write!(f, "{variable}=\"{}\" is wrong; allowed: {allowed}", for_terminal(value))?;
                 if value.starts_with("tcp://") {
                     f.write_str(" (a Kubernetes service set it: use enableServiceLinks: false)")?;
                 }
