@@ -103,15 +103,14 @@ impl Post {
 }
 
 fn agent(roots: &[Certificate<'static>], senders: usize) -> ureq::Agent {
-    client::config(concat!("pap-collector/", env!("CARGO_PKG_VERSION")), roots)
+    let config = client::config(concat!("pap-collector/", env!("CARGO_PKG_VERSION")), roots)
         .timeout_resolve(Some(CONNECT_TIMEOUT))
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_global(Some(POST_TIMEOUT))
         .max_idle_connections(senders)
         .max_idle_connections_per_host(senders)
-        .max_idle_age(KEEP_IDLE)
-        .build()
-        .new_agent()
+        .max_idle_age(KEEP_IDLE);
+    client::agent(config)
 }
 
 /// `Retry-After` in either of its forms (RFC 9110 §10.2.3).

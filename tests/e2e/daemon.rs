@@ -409,6 +409,74 @@ fn retry_after_is_respected() {
     assert_eq!(posts[0].body["details"]["event_id"], posts[1].body["details"]["event_id"], "a repeat shows");
 }
 
+/// A server that answers every request with `answer` and then goes on for ever: it sends
+/// a byte now and then, and measures how long the client stays after the request.
+fn endless(answer: &'static str) -> (u16, crossbeam_channel::Receiver<Duration>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (told, stayed) = crossbeam_channel::bounded(16);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let told = told.clone();
+            thread::spawn(move || {
+                let _ = stream.read(&mut [0; 16 * 1024]).unwrap();
+                let asked = Instant::now();
+                let _ = stream.write_all(answer.as_bytes());
+                while stream.write_all(b" ").is_ok() {
+                    let_pass(Duration::from_millis(20));
+                }
+                told.send(asked.elapsed()).unwrap();
+            });
+        }
+    });
+    (port, stayed)
+}
+
+/// The server to compare with gives no status, so its sender waits as long as it may.
+#[test]
+fn a_status_settles_a_delivery_whatever_becomes_of_the_body() {
+    let bodies = ["Content-Length: 1000000\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\nffff\r\n{", "\r\n{"];
+    let heads = bodies.map(|body| &*format!("HTTP/1.1 200 OK\r\n{body}").leak());
+    let start = |answer| {
+        let (port, stayed) = endless(answer);
+        let url = format!("http://127.0.0.1:{port}/");
+        let variables = [("STATION_ALERT_URL", url.as_str()), ("STATION_ALERT_KEY", "k")];
+        let collector = Collector::start(&variables);
+        collector.beat(&uuid(1), "EMERGENCY", 1.0);
+        (collector, stayed)
+    };
+    let silent = start("HTTP/1.1 200 OK\r\nX: ");
+    let settled = heads.map(start);
+    let longest = silent.1.recv_timeout(PATIENCE).unwrap();
+    for (collector, stayed) in settled {
+        let took = stayed.recv_timeout(PATIENCE).unwrap();
+        assert!(took < longest / 2, "{took:?} with a body that never ends, {longest:?} without a status");
+        collector.poll("it is taken", || {
+            collector.metric("alerts_delivered_total{type=\"EMERGENCY_MODE\"}") == 1.0
+        });
+    }
+}
+
+/// 150 fields, one of them over several lines, and lines that are no fields.
+fn odd_head() -> String {
+    let many = (0..150).map(|number| format!("X-{number}: y\r\n")).collect::<String>();
+    format!("X-Folded: a\r\n b\r\n\tc\r\nno field\r\n: x\r\n{many}Retry-After:\r\n 3")
+}
+
+#[test]
+fn an_answer_with_a_long_and_folded_head_is_understood() {
+    let station = Station::start(0, |_| Reply::StatusWith(429, odd_head())).unwrap();
+    let collector = Collector::with_station(&station, &[]);
+    collector.beat(&uuid(1), "EMERGENCY", 100.0);
+    assert!(station.wait_until(PATIENCE, |posts| posts.len() == 1));
+    station.behave(|_| Reply::StatusWith(201, odd_head()));
+    collector
+        .poll("it is taken", || collector.metric("alerts_delivered_total{type=\"EMERGENCY_MODE\"}") == 1.0);
+    let posts = station.posts();
+    assert_eq!(posts.len(), 2, "{posts:?}");
+    assert!(posts[1].at - posts[0].at >= Duration::from_secs(3), "Retry-After is read");
+}
+
 #[test]
 fn heartbeats_do_not_wait_for_a_station_that_hangs() {
     let station = Station::start(0, |_| Reply::Silence(PATIENCE)).unwrap();

@@ -308,6 +308,24 @@ fn a_failing_probe_stops_the_heartbeats_or_makes_them_urgent() {
     collector.poll("the agent says it too", || silent.ask("--check").0 == 0);
 }
 
+/// 150 fields, one of them over several lines.
+#[test]
+fn an_answer_with_a_long_and_folded_head_is_understood() {
+    let odd = || {
+        let many = (0..150).map(|number| format!("X-{number}: y\r\n")).collect::<String>();
+        format!("X-Folded: a\r\n b\r\n{many}X-Last: z")
+    };
+    let probed = Station::start(0, move |_| Reply::StatusWith(200, odd())).unwrap();
+    let collector = Station::start(0, move |_| Reply::StatusWith(503, odd())).unwrap();
+    let station = Station::start(0, move |_| Reply::StatusWith(200, odd())).unwrap();
+    let (probe, url) =
+        (format!("http://127.0.0.1:{}", probed.port), format!("http://127.0.0.1:{}", station.port));
+    let agent = Agent::start(collector.port, "a", &[("PAP_STATION_URL", &url)], &["--probe", &probe]);
+    agent.running.await_log(&format!("{}it answers 503", said::IN_THE_COLLECTORS_PLACE));
+    assert_eq!(beats(&collector)[0].status, 503);
+    assert_eq!(beats(&station).len(), 1);
+}
+
 #[test]
 fn a_pid_file_stands_for_its_process() {
     let collector = Collector::start(&[]);
