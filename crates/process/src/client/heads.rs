@@ -10,7 +10,9 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-/// The longest head, in bytes; interim answers before it count too.
+/// Where the status begins in a head: after the version and a space.
+const STATUS: usize = 9;
+/// The longest head, in bytes.
 const LONGEST: usize = 64 * 1024;
 /// Fields are passed on while they are at most this many, and this many bytes.
 const MOST_FIELDS: usize = 64;
@@ -79,28 +81,25 @@ impl<T: Transport> Transport for Tidied<T> {
         let has_read = self.inner.maybe_await_input(timeout)?;
         let input = self.inner.buffers().input();
         let room = self.buffers.input_append_buf();
-        let (read, written) = match &mut self.head {
-            Some(head) => {
-                let (read, whole) = head.take(input);
-                if head.bytes.len() > LONGEST {
-                    return Err(ureq::Error::LargeResponseHeader(head.bytes.len(), LONGEST));
-                }
-                let tidy = if whole { tidied(&std::mem::take(head).bytes) } else { Vec::new() };
-                if tidy.len() > room.len() {
-                    return Err(ureq::Error::LargeResponseHeader(tidy.len(), room.len()));
-                }
-                room[..tidy.len()].copy_from_slice(&tidy);
-                // The answer itself follows an interim answer (RFC 9110 §15.2).
-                if whole && !tidy.get(9).is_some_and(|&digit| digit == b'1') {
-                    self.head = None;
-                }
-                (read, tidy.len())
+        let (read, written) = if let Some(head) = &mut self.head {
+            let (read, whole) = head.take(input);
+            if head.bytes.len() > LONGEST {
+                return Err(ureq::Error::LargeResponseHeader(head.bytes.len(), LONGEST));
             }
-            None => {
-                let count = input.len().min(room.len());
-                room[..count].copy_from_slice(&input[..count]);
-                (count, count)
+            let tidy = if whole { tidied(&std::mem::take(head).bytes) } else { Vec::new() };
+            if tidy.len() > room.len() {
+                return Err(ureq::Error::LargeResponseHeader(tidy.len(), room.len()));
             }
+            room[..tidy.len()].copy_from_slice(&tidy);
+            // The answer itself follows an interim answer (RFC 9110 §15.2).
+            if whole && tidy.get(STATUS) != Some(&b'1') {
+                self.head = None;
+            }
+            (read, tidy.len())
+        } else {
+            let count = input.len().min(room.len());
+            room[..count].copy_from_slice(&input[..count]);
+            (count, count)
         };
         self.inner.buffers().input_consume(read);
         self.buffers.input_appended(written);
@@ -169,7 +168,8 @@ fn tidied(head: &[u8]) -> Vec<u8> {
         let (name, value) = (field[..colon].trim_ascii_end(), field[colon + 1..].trim_ascii());
         let is_needed = NEEDED.iter().any(|needed| name.eq_ignore_ascii_case(needed.as_bytes()));
         let has_room = count < MOST_FIELDS && bytes + field.len() <= MOST_BYTES;
-        if !is_needed && !(has_room && is_token(name) && is_text(value)) {
+        let is_good = has_room && is_token(name) && is_text(value);
+        if !(is_needed || is_good) {
             continue;
         }
         (count, bytes) = (count + 1, bytes + field.len());
