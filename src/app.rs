@@ -33,7 +33,7 @@ use crate::limits;
 use crate::parts::Parts;
 use crate::readiness::Phase;
 use crate::{VERSION, sweeper};
-pub use orders::SIGNALS;
+pub use orders::signals;
 use orders::{Demands, Order};
 use parent::Parent;
 use upgrade::Inheritance;

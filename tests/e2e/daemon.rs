@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::station::{Answer as Reply, Post, Station};
-use crate::support::{Answer, Collector, PATIENCE, command, let_pass, said, stays_so, uuid};
+use crate::support::{Answer, Collector, PATIENCE, Running, command, let_pass, said, stays_so, uuid};
 use serde_json::{Value, json};
 
 fn judging() -> Station {
@@ -683,6 +683,44 @@ fn after_sigterm_heartbeats_are_served_on_until_nobody_sends_any() {
         let_pass(Duration::from_millis(500));
     }
     assert_eq!(collector.wait(), Some(0), "log:\n{}", collector.log().join("\n"));
+}
+
+#[test]
+fn a_signal_that_asks_for_nothing_ends_nothing() {
+    let mut collector = Collector::start(&[]);
+    collector.beat("a", "SLEEP", 1.0);
+    let names = ["USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XFSZ"];
+    for name in names {
+        collector.signal(name);
+        // On Linux, SIGIO is SIGPOLL (signal(7)).
+        collector.await_log(&format!("SIG{name} {}", said::NOT_OBEYED));
+    }
+    assert_eq!(collector.get("/agents/a").status, 200, "the same process goes on");
+    collector.signal("TERM");
+    assert_eq!(collector.wait(), Some(0));
+}
+
+#[test]
+fn what_env_logger_takes_is_taken() {
+    for filter in
+        ["pap_collector", "info,hyper", "info/ready", "info, pap_collector=debug,", "warn,pap_collector="]
+    {
+        let mut collector = Running::spawn(&mut command(&[
+            ("CLUSTER_ID", "c"),
+            ("COLLECTOR_PORT", "0"),
+            ("RUST_LOG", filter),
+            // Two warnings and the errors of the state file are said with each filter.
+            ("STATE_FILE", "/nowhere/ready"),
+        ]));
+        let line = if filter.contains('/') { "ready" } else { "WARN" };
+        collector.await_log(line);
+        collector.signal("TERM");
+        assert_eq!(collector.wait(), Some(0), "{filter}");
+    }
+    for filter in ["info,pap_collector=loud", "a=b=c", "info/a/b", "=info", "pap collector", "a=info=debug"] {
+        let output = command(&[("CLUSTER_ID", "c"), ("RUST_LOG", filter)]).output().unwrap();
+        assert_eq!(output.status.code(), Some(78), "{filter}");
+    }
 }
 
 #[test]

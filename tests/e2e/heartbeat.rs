@@ -113,6 +113,37 @@ fn exit_codes_and_signals_pass_through() {
 }
 
 #[test]
+fn a_signal_that_asks_for_nothing_ends_nothing_and_the_command_has_its_own() {
+    let collector = Collector::start(&[]);
+    // The command ends by its own SIGALRM: it is neither blocked nor ignored there.
+    let directory = tempfile::tempdir().unwrap();
+    let gate = directory.path().join("gate");
+    let script = format!(
+        "grep -E '^Sig(Blk|Ign):' /proc/self/status >&2; until [ -e {} ]; do sleep 0.05; done; kill -ALRM $$",
+        gate.display()
+    );
+    let mut wrapper = Agent::start(collector.port, "wrapper", &[URGENT], &["--", "sh", "-c", &script]);
+    let alone = Agent::start(collector.port, "alone", &[URGENT], &[]);
+    for (agent, id) in [(&wrapper, "wrapper"), (&alone, "alone")] {
+        collector.poll("it is known", || is_known(&collector, id));
+        for name in ["ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XFSZ"] {
+            agent.running.signal(name);
+            agent.running.await_log(&format!("SIG{name} {}", said::NOT_OBEYED));
+        }
+        let before = shown(&collector, id)["consecutive_heartbeats"].as_u64().unwrap();
+        collector
+            .poll("it beats on", || shown(&collector, id)["consecutive_heartbeats"].as_u64() > Some(before));
+    }
+    for name in ["SigBlk:", "SigIgn:"] {
+        let mask = u64::from_str_radix(wrapper.running.await_log(name)[name.len()..].trim(), 16).unwrap();
+        let taken = [10, 12, 14, 16, 25, 26, 27, 29, 30].map(|signal| mask >> (signal - 1) & 1);
+        assert_eq!(taken, [0; 9], "{name} {mask:x}");
+    }
+    fs::write(&gate, "").unwrap();
+    assert_eq!(wrapper.running.wait(), Some(128 + 14));
+}
+
+#[test]
 fn what_it_was_started_with_does_not_matter() {
     // A shell may leave SIGCHLD ignored.
     let variables = [
