@@ -717,7 +717,9 @@ fn what_env_logger_takes_is_taken() {
         collector.signal("TERM");
         assert_eq!(collector.wait(), Some(0), "{filter}");
     }
-    for filter in ["info,pap_collector=loud", "a=b=c", "info/a/b", "=info", "pap collector", "a=info=debug"] {
+    for filter in
+        ["info,pap_collector=loud", "a=b=c", "info/a/b", "=info", "pap collector", "a=info=debug", "verbose"]
+    {
         let output = command(&[("CLUSTER_ID", "c"), ("RUST_LOG", filter)]).output().unwrap();
         assert_eq!(output.status.code(), Some(78), "{filter}");
     }
