@@ -12,6 +12,7 @@ use pap_core::alert::{Alert, Severity};
 use pap_core::delivery::Reply;
 use pap_process::client;
 use pap_process::clock::wall;
+use pap_process::escape::in_json;
 
 /// How long resolving the station's name and connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,7 +80,7 @@ impl AlertClient {
                 Severity::Warning => log::Level::Warn,
                 Severity::Info => log::Level::Info,
             };
-            log::log!(level, agent_uuid:% = alert.agent; "alert {}", String::from_utf8_lossy(&body));
+            log::log!(level, agent_uuid:% = alert.agent; "alert {}", in_json(&String::from_utf8_lossy(&body)));
             Told { reply: Reply::Status { code: 200, retry_after: None }, remark: String::new() }
         }
     }
@@ -102,15 +103,14 @@ impl Post {
 }
 
 fn agent(roots: &[Certificate<'static>], senders: usize) -> ureq::Agent {
-    client::config(concat!("pap-collector/", env!("CARGO_PKG_VERSION")), roots)
+    let config = client::config(concat!("pap-collector/", env!("CARGO_PKG_VERSION")), roots)
         .timeout_resolve(Some(CONNECT_TIMEOUT))
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_global(Some(POST_TIMEOUT))
         .max_idle_connections(senders)
         .max_idle_connections_per_host(senders)
-        .max_idle_age(KEEP_IDLE)
-        .build()
-        .new_agent()
+        .max_idle_age(KEEP_IDLE);
+    client::agent(config)
 }
 
 /// `Retry-After` in either of its forms (RFC 9110 §10.2.3).

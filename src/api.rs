@@ -66,6 +66,7 @@ struct Health<'a> {
     agents: HealthAgents,
     alert_queue: HealthQueue,
     station: HealthStation,
+    state: HealthState,
 }
 
 #[derive(Serialize)]
@@ -87,6 +88,13 @@ struct HealthStation {
     configured: bool,
     /// None until something was posted.
     reachable: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct HealthState {
+    configured: bool,
+    /// None until the state was to be saved.
+    saved: Option<bool>,
 }
 
 /// How a question is answered.
@@ -371,6 +379,7 @@ impl Endpoints {
             let outbox = registry.outbox();
             (registry.stats(), outbox.queued(), outbox.oldest(now.tick), outbox.owed(), outbox.is_reachable())
         });
+        let saving = self.parts.keeper.saving();
         let body = Health {
             status: "healthy",
             version: VERSION,
@@ -387,6 +396,7 @@ impl Endpoints {
                 configured: self.has_station,
                 reachable: reachable.filter(|_| self.has_station),
             },
+            state: HealthState { configured: saving.is_configured, saved: saving.is_saved },
         };
         Response::json(200, &body)
     }
@@ -413,6 +423,7 @@ impl Endpoints {
             watched: self.parts.observers.watched().len(),
             observers: self.parts.observers.count(),
             missed: self.parts.observers.missed(),
+            saving: self.parts.keeper.saving(),
         };
         let text =
             render(&self.cluster_id, &numbers, &self.parts.metrics, self.parts.shared.clock(), &gauges);

@@ -35,7 +35,7 @@ use crate::limits;
 use crate::parts::Parts;
 use crate::readiness::Phase;
 use crate::{VERSION, sweeper};
-pub use orders::SIGNALS;
+pub use orders::signals;
 use orders::{Demands, Order};
 use parent::Parent;
 use upgrade::Inheritance;
@@ -290,11 +290,7 @@ fn end_on_panic(log: &Log) {
 }
 
 fn announce(config: &Config, server: &Server, continues: bool) {
-    log::info!(
-        "pap-collector {VERSION} for cluster {} ({})",
-        config.cluster_id,
-        config.cluster_name.escape_debug()
-    );
+    log::info!("pap-collector {VERSION} for cluster {} ({})", config.cluster_id, config.cluster_name);
     let how = if continues { ", continuing after an in-place upgrade" } else { "" };
     for address in server.addresses() {
         log::info!("listening on {address}{how}");

@@ -53,7 +53,7 @@ fn run(config: &Config) -> i32 {
         Ok(inherited) => inherited,
         Err(error) => return complain(&format!("cannot keep descriptors: {error}"), IO_ERROR),
     };
-    let signals = match Signals::take(&app::SIGNALS) {
+    let signals = match Signals::take(&app::signals()) {
         Ok(signals) => signals,
         Err(error) => return complain(&format!("cannot take signals: {error}"), IO_ERROR),
     };

@@ -14,6 +14,8 @@ use pap_core::verdict::Verdict;
 use pap_http::service::States;
 use pap_process::clock::Clock;
 
+use crate::state_keeper::Saving;
+
 /// Buckets, in seconds, for work that should take milliseconds.
 pub const FAST: [f64; 12] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
 /// Buckets, in seconds, for work that may take as long as an outage.
@@ -183,6 +185,8 @@ pub struct Gauges {
     pub observers: usize,
     /// Messages that were dropped because an observer was too slow, so far.
     pub missed: u64,
+    /// How saving the state goes.
+    pub saving: Saving,
 }
 
 /// A copy of what the registry counts, so that it can be written without the lock.
@@ -224,6 +228,7 @@ pub fn render(cluster: &str, numbers: &Numbers, metrics: &Metrics, clock: &Clock
         "Time in which the collector was not awake; it does not count as silence of agents.",
     );
     text.sample("paused_seconds_total", &[], clock.paused().as_secs_f64());
+    text.state(gauges.saving);
     text.family("sweep_duration_seconds", "histogram", "Time one sweep took.");
     text.histogram("sweep_duration_seconds", &[], &metrics.sweep);
     text.out
@@ -359,6 +364,15 @@ impl Text {
             "Time from an event until the station took its alert.",
         );
         self.histogram("alert_delivery_seconds", &[], &metrics.alert_delivery);
+    }
+
+    fn state(&mut self, saving: Saving) {
+        let unsaved = u8::from(saving.is_saved == Some(false));
+        self.one("state_unsaved", "gauge", "1 while the state cannot be saved, else 0.", unsaved);
+        self.family("state_saves_total", "counter", "Tries to save the state, by result.");
+        for (result, count) in [("saved", saving.succeeded), ("failed", saving.failed)] {
+            self.sample("state_saves_total", &[("result", result)], count);
+        }
     }
 
     fn requests(&mut self, metrics: &Metrics, gauges: &Gauges) {

@@ -32,6 +32,8 @@ pub const IS_DEAD: &str = "is dead";
 pub const IS_BACK: &str = "is back after being dead";
 /// The station refused the key.
 pub const ANSWER_401: &str = "answer 401";
+/// A signal that changes nothing was sent.
+pub const NOT_OBEYED: &str = "is not obeyed";
 /// A thread ended by a panic that is not ours.
 pub const BUG_IN: &str = "bug in";
 

@@ -6,6 +6,7 @@ use std::io::Write as _;
 
 use argh::{ArgsInfo, EarlyExit, FlagInfoKind, FromArgs};
 
+use crate::escape::lines_for_terminal;
 use crate::settings::{self, Flags, Table};
 
 /// The process ends because it was asked to, or has done what it was asked.
@@ -67,13 +68,13 @@ pub fn parse<Switches: FromArgs + ArgsInfo>(
 /// Writes an answer to standard output.
 pub fn say(text: &str) -> i32 {
     // If the pipe is closed, the reader does not want the answer.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let _ = writeln!(std::io::stdout(), "{}", lines_for_terminal(text));
     STOPPED
 }
 
 /// Writes to standard error why the process ends with `code`.
 pub fn complain(program: &str, text: &str, code: i32) -> i32 {
-    let _ = writeln!(std::io::stderr(), "{program}: {text}");
+    let _ = writeln!(std::io::stderr(), "{program}: {}", lines_for_terminal(text));
     code
 }
 
