@@ -23,14 +23,17 @@ use std::time::Duration;
 
 use browser::Browser;
 use serde_json::{Value, json};
-use support::{Answer, Collector, PATIENCE, Port, Running, let_pass, slow, until};
+use support::{Answer, Collector, PATIENCE, Port, Running, let_pass, said, slow, until};
 use tempfile::TempDir;
 use tungstenite::client::IntoClientRequest as _;
 use tungstenite::http::HeaderValue;
 use tungstenite::{Error, Message, WebSocket};
 
 /// What the documents of nginx show first. It passes no upgrade on.
-const NGINX_WITHOUT_UPGRADE: &str = "server { listen 80; location /pap/ { proxy_pass http://127.0.0.1:8080/; } }";
+const NGINX_WITHOUT_UPGRADE: &str =
+    "server { listen 80; location /pap/ { proxy_pass http://127.0.0.1:8080/; } }";
+
+const LIVE: &str = "document.querySelector('#f-stream').textContent.includes('Live')";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -138,7 +141,8 @@ impl Proxy {
     fn request(&self, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
         let mut stream = self.connect();
         let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
-        let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        let length =
+            if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
         write!(stream, "{}Connection: close\r\n{lines}{length}\r\n{body}", self.head(method, path)).unwrap();
         let mut answer = Vec::new();
         // A proxy that is just starting may reset the connection.
@@ -233,7 +237,12 @@ fn heartbeats_pass_on_kept_connections_with_lengths_and_in_chunks() {
                 write!(stream, "{:x}\r\n{other}\r\n0\r\n\r\n", other.len()).unwrap();
             }
             let answer = answer(&mut answers);
-            assert_eq!((answer.status, &answer.json()["is_new"]), (200, &json!(uptime == 0)), "{:?}", proxy.kind);
+            assert_eq!(
+                (answer.status, &answer.json()["is_new"]),
+                (200, &json!(uptime == 0)),
+                "{:?}",
+                proxy.kind
+            );
         }
         let known = collector.get(&format!("/agents/{agent}")).json();
         assert_eq!(known["agent"]["consecutive_heartbeats"], 20, "{:?}", proxy.kind);
@@ -312,9 +321,12 @@ fn a_stream_opens_for_our_own_page_and_not_for_another_sites() {
             assert_eq!(refused.status, 403, "{:?}: {foreign}: {}", proxy.kind, refused.body);
         }
         // The address behind the proxy is another origin, too, but for a proxy that hides its own.
-        let hidden = proxy.observe("/observe", &[("Origin", &behind)]).map_or_else(|answer| answer.status, |_| 101);
+        let hidden =
+            proxy.observe("/observe", &[("Origin", &behind)]).map_or_else(|answer| answer.status, |_| 101);
         assert_eq!(hidden, if proxy.kind == Kind::Nginx { 101 } else { 403 }, "{:?}", proxy.kind);
     }
+    collector
+        .poll("no proxy keeps a stream that its client has left", || collector.metric("observers") == 0.0);
 }
 
 /// Nothing happens for longer than any of their time-outs.
@@ -347,19 +359,35 @@ fn the_page_goes_live_through_each_of_them() {
         collector.beat(&agent, "IDLE", 1.0);
         let mut tab = browser.tab();
         tab.open(&format!("{}{}/", proxy.origin(), proxy.prefix));
-        tab.poll("it is live", "document.querySelector('#f-stream').textContent.includes('Live')");
+        tab.poll("it is live", LIVE);
         tab.poll("the agent is there", "document.querySelector('#rows .row').textContent.includes('agent-')");
-        let curl = tab.text("#curl");
+        let curl = tab.evaluate("document.querySelector('#curl').textContent").to_string();
         assert!(curl.contains(&format!("{}{}/heartbeat/", proxy.origin(), proxy.prefix)), "{curl}");
         tab.evaluate("document.querySelector('#rows .row').click()");
         tab.poll("the agent is opened", "document.querySelector('#one').open");
         collector.poll("its own stream is open", || collector.metric("observers") == 2.0);
         assert_eq!(tab.complaints(), [""; 0], "{:?} {}", proxy.kind, proxy.prefix);
-        tab.open("about:blank");
-        collector.beat(&agent, "IDLE", 2.0);
+        tab.call("Page.close", &json!({}));
         collector.poll("its streams are closed", || collector.metric("observers") == 0.0);
         assert_eq!(collector.request("DELETE", &format!("/agents/{agent}"), &[], "").status, 200);
     }
+}
+
+/// The collector gives other tickets after an upgrade.
+#[test]
+fn the_page_comes_back_through_nginx_after_an_upgrade() {
+    let Some(browser) = Browser::start() else { return };
+    let collector = Collector::start(&[]);
+    let proxy = Proxy::start(Kind::Nginx, &collector, true);
+    let mut tab = browser.tab();
+    tab.open(&format!("{}/pap/", proxy.origin()));
+    tab.poll("it is live", LIVE);
+    let before = proxy.ticket();
+    collector.signal("HUP");
+    collector.await_log(said::UPGRADED);
+    assert_ne!(proxy.ticket(), before);
+    collector.poll("its stream is open again", || collector.metric("observers") == 1.0);
+    tab.poll("it is live again", LIVE);
 }
 
 #[test]

@@ -48,9 +48,8 @@ impl<'a> Origin<'a> {
     /// Whether an authority names this host and port. One without a port has the
     /// default port of the scheme.
     fn is_at(&self, authority: &str) -> bool {
-        authority_of(authority).is_some_and(|(host, port)| {
-            self.host == host && self.port == port.unwrap_or(self.scheme.port())
-        })
+        authority_of(authority)
+            .is_some_and(|(host, port)| self.host == host && self.port == port.unwrap_or(self.scheme.port()))
     }
 }
 
@@ -169,7 +168,9 @@ mod tests {
         let rewritten = "Host: 127.0.0.1:8080\nOrigin: https://pap.example";
         assert!(!ours(rewritten));
         assert!(ours(&format!("{rewritten}\nX-Forwarded-Host: pap.example")));
-        assert!(ours(&format!("{rewritten}\nX-Forwarded-Host: pap.example, inner\nX-Forwarded-Proto: https")));
+        assert!(ours(&format!(
+            "{rewritten}\nX-Forwarded-Host: pap.example, inner\nX-Forwarded-Proto: https"
+        )));
         assert!(!ours(&format!("{rewritten}\nX-Forwarded-Host: evil.example")));
         let kept = "Host: pap.example\nOrigin: https://pap.example";
         assert!(ours(&format!("{kept}\nX-Forwarded-Proto: wss")));
