@@ -5,6 +5,7 @@
 mod agents;
 mod auth;
 mod heartbeat;
+mod origin;
 mod page;
 mod stream;
 mod target;
@@ -33,12 +34,15 @@ use crate::metrics::{Closed, Gauges, Numbers, Refusal, Route, render};
 use crate::parts::Parts;
 use crate::readiness::Phase;
 use agents::AgentList;
+use auth::Ticket;
 use target::{Listing, Target};
 
 /// The subprotocol of the stream.
 const PROTOCOL: &str = "pap.observe";
 /// `Retry-After` for an observer that found no room, in seconds.
 const RETRY_WHEN_CROWDED: u32 = 30;
+/// What such an observer is told.
+const CROWDED: &str = "As many watch as COLLECTOR_MAX_OBSERVERS allows";
 
 /// The answer to a goodbye, or to the removal of an agent.
 #[derive(Serialize)]
@@ -117,6 +121,8 @@ pub struct Endpoints {
     cluster_name: String,
     /// The key that `/agents` and `/observe` ask for.
     api_key: Option<Secret>,
+    /// Opens a stream for our own page behind any proxy; none where a key is set.
+    ticket: Option<Ticket>,
     /// Counts the connections by state; set once the server is made.
     connections: OnceLock<Box<dyn Fn() -> States + Send + Sync>>,
     /// When the last heartbeat or goodbye came, in milliseconds of uptime.
@@ -135,6 +141,7 @@ impl Api {
             cluster_id: config.cluster_id.clone(),
             cluster_name: config.cluster_name.clone(),
             api_key: config.api_key.clone(),
+            ticket: if config.api_key.is_none() { Ticket::new() } else { None },
             connections: OnceLock::new(),
             heard: AtomicU64::new(0),
         }))
@@ -321,13 +328,17 @@ impl Endpoints {
 
     /// Opens a stream, or says why not.
     fn observe(self: &Arc<Self>, request: &Request<'_>, topic: Topic) -> Result<Next, Response> {
-        auth::may_observe(request, self.api_key.as_ref())?;
-        let accepted = websocket::accept(request, PROTOCOL)?;
+        auth::may_observe(request, self.api_key.as_ref(), self.ticket.as_ref())?;
         let full = |why| Response::error(503, why).retry_after(RETRY_WHEN_CROWDED);
+        // Whoever asks without a handshake why there is no stream learns this, too.
+        if self.parts.observers.is_full() {
+            return Err(full(CROWDED));
+        }
+        let accepted = websocket::accept(request, PROTOCOL)?;
         let observation = match self.parts.observers.join(topic.clone()) {
             Ok(Some(observation)) if !observation.is_ending() => observation,
             Ok(Some(_)) | Err(_) => return Err(full("No stream can be opened now")),
-            Ok(None) => return Err(full("As many watch as COLLECTOR_MAX_OBSERVERS allows")),
+            Ok(None) => return Err(full(CROWDED)),
         };
         let endpoints = Arc::clone(self);
         Ok(Next::Stream(Box::new(move |upgraded| {
@@ -347,7 +358,13 @@ impl Endpoints {
     fn agents(&self, listing: &Listing) -> Response {
         let parts = Arc::clone(&self.parts);
         match AgentList::new(parts, &self.cluster_id, &self.cluster_name, listing) {
-            Ok(list) => Response::stream(list),
+            Ok(list) => {
+                let response = Response::stream(list);
+                match &self.ticket {
+                    Some(ticket) => ticket.give(response),
+                    None => response,
+                }
+            }
             Err(error) => Response::error(500, &error.to_string()),
         }
     }
