@@ -358,7 +358,7 @@ impl Endpoints {
     }
 
     fn remove(&self, id: &AgentId) -> Response {
-        if !self.parts.shared.with(|registry, _| registry.forget(id)) {
+        if !self.parts.shared.with(|registry, now| registry.forget(now, id)) {
             return self.not_found(id);
         }
         self.parts.shared.wake();

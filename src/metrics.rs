@@ -135,6 +135,8 @@ pub struct Metrics {
     closed: Vec<AtomicU64>,
     /// From an event until the station took its alert, or the log did.
     pub alert_delivery: Histogram,
+    /// From a change until an Alertmanager took it.
+    pub alertmanager_delivery: Histogram,
     /// From the deadline of a death until its alert was queued.
     pub detection_lag: Histogram,
     /// One sweep.
@@ -149,6 +151,7 @@ impl Default for Metrics {
             refusals: zeros(Refusal::ALL.len()),
             closed: zeros(Closed::ALL.len()),
             alert_delivery: Histogram::new(&SLOW),
+            alertmanager_delivery: Histogram::new(&SLOW),
             detection_lag: Histogram::new(&FAST),
             sweep: Histogram::new(&FAST),
         }
