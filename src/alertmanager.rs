@@ -2,6 +2,7 @@
 //! [`pap_core::firing`]; a thread posts what its Alertmanager has not taken, in
 //! batches, one after the other. So one that hangs disturbs no other.
 
+use std::cell::Cell;
 use std::fs;
 
 use crossbeam_channel::{after, never, select};
@@ -27,6 +28,7 @@ pub struct Alertmanager {
     generator_url: String,
     /// What was last wrong, by the status of its answer; limits the log.
     troubles: Throttle<Option<u16>>,
+    is_in_trouble: Cell<bool>,
 }
 
 impl Alertmanager {
@@ -42,6 +44,7 @@ impl Alertmanager {
             cluster_id: cluster_id.to_owned(),
             generator_url: generator_url.to_owned(),
             troubles: Throttle::default(),
+            is_in_trouble: Cell::new(false),
         };
         urls.map(one).collect()
     }
@@ -91,7 +94,12 @@ impl Alertmanager {
                     metrics.alertmanager_delivery.record(now.since(changed));
                 }
                 self.troubles.clear();
-                log::debug!("{count} alerts told to {}", self.url);
+                if self.is_in_trouble.replace(false) {
+                    log::info!("{} takes alerts again", self.url);
+                }
+                let is_news = batch.alerts.iter().any(|alert| alert.changed.is_some());
+                let level = if is_news { log::Level::Info } else { log::Level::Debug };
+                log::log!(level, "{count} alerts told to {}", self.url);
             }
             Outcome::Refused(code) => {
                 let advice = if matches!(code, 404 | 405) { "; check ALERTMANAGER_URL" } else { "" };
@@ -131,6 +139,7 @@ impl Alertmanager {
     }
 
     fn level(&self, trouble: Option<u16>, news: log::Level, now: Uptime) -> log::Level {
+        self.is_in_trouble.set(true);
         if self.troubles.is_news(trouble, now) { news } else { log::Level::Debug }
     }
 }

@@ -79,6 +79,7 @@ struct Health<'a> {
     agents: HealthAgents,
     alert_queue: HealthQueue,
     station: HealthStation,
+    alertmanagers: HealthAlertmanagers,
 }
 
 #[derive(Serialize)]
@@ -100,6 +101,13 @@ struct HealthStation {
     configured: bool,
     /// None until something was posted.
     reachable: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct HealthAlertmanagers {
+    configured: usize,
+    /// How many took or refused the last post.
+    reachable: usize,
 }
 
 /// What the endpoints need.
@@ -397,10 +405,24 @@ impl Endpoints {
     }
 
     fn health(&self) -> Response {
-        let (stats, queued, oldest, owed, reachable) = self.parts.shared.with(|registry, now| {
-            let outbox = registry.outbox();
-            (registry.stats(), outbox.queued(), outbox.oldest(now.tick), outbox.owed(), outbox.is_reachable())
-        });
+        let (stats, queued, oldest, owed, reachable, alertmanagers) =
+            self.parts.shared.with(|registry, now| {
+                let outbox = registry.outbox();
+                let tallies = || registry.firing().tallies(now.tick);
+                let alertmanagers = HealthAlertmanagers {
+                    configured: tallies().count(),
+                    reachable: tallies().filter(|(tally, _)| tally.is_reachable == Some(true)).count(),
+                };
+                let oldest = outbox.oldest(now.tick);
+                (
+                    registry.stats(),
+                    outbox.queued(),
+                    oldest,
+                    outbox.owed(),
+                    outbox.is_reachable(),
+                    alertmanagers,
+                )
+            });
         let body = Health {
             status: "healthy",
             version: VERSION,
@@ -417,6 +439,7 @@ impl Endpoints {
                 configured: self.has_station,
                 reachable: reachable.filter(|_| self.has_station),
             },
+            alertmanagers,
         };
         Response::json(200, &body)
     }
@@ -437,7 +460,7 @@ impl Endpoints {
     }
 
     fn metrics(&self) -> Response {
-        let numbers = self.parts.shared.with(|registry, _| Numbers::of(registry));
+        let numbers = self.parts.shared.with(|registry, now| Numbers::of(registry, now));
         let gauges = Gauges {
             connections: self.connections.get().map_or_else(States::default, |count| count()),
             watched: self.parts.observers.watched().len(),

@@ -9,7 +9,7 @@ mod upgrade;
 
 use std::fmt;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
@@ -212,7 +212,7 @@ fn start_alertmanagers(
     threads: &mut Threads,
 ) -> io::Result<()> {
     let Some(alertmanagers) = &config.alertmanagers else { return Ok(()) };
-    let port = server.addresses().first().map_or(config.port, |address| address.port());
+    let port = server.addresses().first().map_or(config.port, SocketAddr::port);
     let url = config.collector_url.clone().unwrap_or_else(|| own_url(port));
     let senders = config.rules.outbox.senders;
     for alertmanager in Alertmanager::all(alertmanagers, &config.cluster_id, &url, senders) {

@@ -16,6 +16,7 @@ mod agent;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod alertmanager;
 mod check;
 mod daemon;
 mod heartbeat;

@@ -32,6 +32,8 @@ pub const IS_DEAD: &str = "is dead";
 pub const IS_BACK: &str = "is back after being dead";
 /// The station refused the key.
 pub const ANSWER_401: &str = "answer 401";
+/// An Alertmanager takes alerts after a time in which it did not.
+pub const TAKES_AGAIN: &str = "takes alerts again";
 /// A thread ended by a panic that is not ours.
 pub const BUG_IN: &str = "bug in";
 

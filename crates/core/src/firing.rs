@@ -11,21 +11,18 @@
 //! The labels of an alert are those of the beginning of its condition. An Alertmanager
 //! would take an alert with other labels for another alert.
 
+mod condition;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::agent_id::AgentId;
-use crate::alert::Severity;
 use crate::delivery::{Outcome, wait_after};
 use crate::due_queues::Slot;
-use crate::heartbeat::Mode;
 use crate::registry::by_slot::BySlot;
 use crate::time::{Now, Tick, Wall};
 
+pub use condition::{AlertName, Condition, End, Ended, Subject};
 pub use wire::to_json;
 
 /// The most alerts in one post, and the most that are looked at under one lock.
@@ -51,93 +48,6 @@ pub struct Repeat {
 impl Repeat {
     /// No Alertmanager.
     pub const NONE: Self = Self { targets: 0, every: Duration::from_secs(60) };
-}
-
-/// The alerts, by their `alertname`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AlertName {
-    /// An agent is dead.
-    AgentDead,
-    /// An agent is in EMERGENCY, as far as it has said. Its death does not end that.
-    AgentEmergency,
-    /// So many agents fell silent at once that it may be the network.
-    MassSilence,
-}
-
-impl AlertName {
-    /// All of them, in the order in which the metrics list them.
-    pub const ALL: [Self; 3] = [Self::AgentDead, Self::AgentEmergency, Self::MassSilence];
-
-    /// The label `alertname`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::AgentDead => "PapAgentDead",
-            Self::AgentEmergency => "PapAgentEmergency",
-            Self::MassSilence => "PapCollectorMassSilence",
-        }
-    }
-
-    /// The label `severity`.
-    pub const fn severity(self) -> Severity {
-        match self {
-            Self::AgentDead | Self::MassSilence => Severity::Critical,
-            Self::AgentEmergency => Severity::Warning,
-        }
-    }
-}
-
-/// The agent of a condition, as it was when the condition began.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Subject {
-    /// The agent's id.
-    pub id: AgentId,
-    /// The agent's name; `None` if the id stands for it.
-    pub name: Option<Box<str>>,
-    /// The mode that the agent had announced.
-    pub mode: Mode,
-}
-
-/// Something that is true for a while.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Condition {
-    /// Which alert tells it.
-    pub alert: AlertName,
-    /// The agent. A mass silence has none.
-    pub subject: Option<Subject>,
-    /// When it began. For a death: the last heartbeat.
-    pub since: Wall,
-    /// How it ended, if it did.
-    pub ended: Option<Ended>,
-}
-
-impl Condition {
-    fn has_labels_of(&self, other: &Self) -> bool {
-        self.alert == other.alert && self.subject == other.subject
-    }
-}
-
-/// The end of a condition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ended {
-    /// When it ended; not before its beginning.
-    pub at: Wall,
-    /// Why.
-    pub why: End,
-}
-
-/// Why a condition ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum End {
-    /// A heartbeat told so: the agent is back, or in another mode.
-    Heard,
-    /// The agent said goodbye, or was removed on request.
-    Removed,
-    /// The agent was dead for so long that the registry forgot it.
-    Forgotten,
-    /// The mass silence is over.
-    Over,
 }
 
 /// Which condition, while it holds. At most one of a key holds at a time.
@@ -193,6 +103,8 @@ pub struct Target {
     attempts: u32,
     not_before: Tick,
     is_under_way: bool,
+    /// Since when there is something that it has not taken.
+    behind_since: Option<Tick>,
     tally: Tally,
 }
 
@@ -273,14 +185,15 @@ impl Firing {
     }
 
     /// What each target did, and for how long the oldest news has waited for it.
-    pub fn tallies(&self, now: Tick) -> Vec<(Tally, Duration)> {
-        let waited = |target: &Target| {
-            let first = |entries: &BTreeMap<u64, Entry>| {
-                entries.range(target.taken + 1..).next().map(|(_, entry)| now.since(entry.numbered))
-            };
-            first(&self.holding).max(first(&self.ended)).unwrap_or_default()
-        };
-        self.targets.iter().map(|target| (target.tally.clone(), waited(target))).collect()
+    pub fn tallies(&self, now: Tick) -> impl Iterator<Item = (&Tally, Duration)> {
+        let waited =
+            move |target: &Target| target.behind_since.map_or(Duration::ZERO, |since| now.since(since));
+        self.targets.iter().map(move |target| (&target.tally, waited(target)))
+    }
+
+    /// Whether a target has taken all there is to tell.
+    pub fn is_told(&self, target: usize) -> bool {
+        self.targets[target].taken == self.newest
     }
 
     /// A condition begins to hold. If it holds already, nothing changes.
@@ -355,12 +268,11 @@ impl Firing {
             return None;
         }
         let (alerts, last) = self.untold(now, to.taken);
-        let to = &mut self.targets[target];
         if alerts.is_empty() {
-            to.taken = last;
+            self.took(target, last);
             return None;
         }
-        to.is_under_way = true;
+        self.targets[target].is_under_way = true;
         Some(Batch { alerts, target, last })
     }
 
@@ -388,11 +300,8 @@ impl Firing {
         };
         target.tally.is_reachable = Some(is_settled);
         if is_settled {
-            (target.taken, target.attempts, target.not_before) = (batch.last, 0, Tick::MIN);
-            let all = self.targets.iter().map(|target| target.taken).min().unwrap_or_default();
-            while self.ended.first_key_value().is_some_and(|(&number, _)| number <= all) {
-                self.ended.pop_first();
-            }
+            (target.attempts, target.not_before) = (0, Tick::MIN);
+            self.took(batch.target, batch.last);
         }
     }
 
@@ -434,9 +343,32 @@ impl Firing {
         }
     }
 
+    /// A target has taken everything up to a number. What has ended and all have taken is
+    /// done with.
+    fn took(&mut self, target: usize, last: u64) {
+        let untold = |entries: &BTreeMap<u64, Entry>| {
+            entries.range(last + 1..).next().map(|(_, entry)| entry.numbered)
+        };
+        let behind_since = [&self.holding, &self.ended].into_iter().filter_map(untold).min();
+        let target = &mut self.targets[target];
+        (target.taken, target.behind_since) = (last, behind_since);
+        let all = self.targets.iter().map(|target| target.taken).min().unwrap_or_default();
+        while self.ended.first_key_value().is_some_and(|(&number, _)| number <= all) {
+            self.ended.pop_first();
+        }
+    }
+
+    /// The next number, for something that changed or is due again at this moment.
+    fn news(&mut self, at: Tick) {
+        self.newest += 1;
+        for target in &mut self.targets {
+            target.behind_since.get_or_insert(at);
+        }
+    }
+
     /// Gives a condition that holds the next number.
     fn hold(&mut self, entry: Entry) {
-        self.newest += 1;
+        self.news(entry.numbered);
         match entry.key {
             Key::Dead(slot) => self.dead.insert(slot, self.newest),
             Key::Emergency(slot) => self.emergency.insert(slot, self.newest),
@@ -446,7 +378,7 @@ impl Firing {
     }
 
     fn keep_ended(&mut self, entry: Entry) {
-        self.newest += 1;
+        self.news(entry.numbered);
         self.ended.insert(self.newest, entry);
         if self.ended.len() > self.most_ended {
             self.ended.pop_first();
@@ -487,7 +419,9 @@ impl Firing {
         let mut numbers: Vec<(u64, bool)> = holding.chain(ended).collect();
         numbers.sort_unstable();
         numbers.truncate(BATCH);
-        let last = numbers.last().map_or(taken, |&(number, _)| number);
+        // What began and ended untold has left numbers that nothing has.
+        let is_all = numbers.len() < BATCH;
+        let last = numbers.last().filter(|_| !is_all).map_or(self.newest, |&(number, _)| number);
         let ahead = u64::try_from((self.every * ENDS_AFTER).as_millis()).unwrap_or(u64::MAX);
         let mut alerts = Vec::with_capacity(numbers.len());
         for (number, is_ended) in numbers {

@@ -1,6 +1,7 @@
 //! An alert as an Alertmanager takes it (API v2, `POST /api/v2/alerts`).
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use serde::Serialize;
 
@@ -102,7 +103,8 @@ fn annotations(condition: &Condition, cluster_id: &str, name: &str) -> Annotatio
             (End::Forgotten, _) => "it was dead for longer than AGENT_RETENTION_MS and is forgotten",
             (End::Over, _) => "heartbeats are back",
         };
-        description.push_str(&format!(" This ended at {}: {why}.", ended.at));
+        // Writing to a String cannot fail.
+        let _ = write!(description, " This ended at {}: {why}.", ended.at);
     }
     Annotations { summary, description }
 }
