@@ -4,6 +4,7 @@
 
 mod agents;
 mod auth;
+mod health;
 mod heartbeat;
 mod origin;
 mod page;
@@ -35,6 +36,7 @@ use crate::parts::Parts;
 use crate::readiness::Phase;
 use agents::AgentList;
 use auth::Ticket;
+use health::Health;
 use target::{Listing, Target};
 
 /// The subprotocol of the stream.
@@ -57,48 +59,6 @@ struct NotFound<'a> {
     error: &'a str,
     agent_uuid: &'a AgentId,
     cluster_id: &'a str,
-}
-
-/// The answer to `/health`.
-#[derive(Serialize)]
-struct Health<'a> {
-    status: &'a str,
-    version: &'a str,
-    cluster_id: &'a str,
-    cluster_name: &'a str,
-    uptime: u64,
-    agents: HealthAgents,
-    alert_queue: HealthQueue,
-    station: HealthStation,
-    state: HealthState,
-}
-
-#[derive(Serialize)]
-struct HealthAgents {
-    total: usize,
-    healthy: usize,
-    unhealthy: usize,
-}
-
-#[derive(Serialize)]
-struct HealthQueue {
-    size: usize,
-    oldest_age_ms: Option<u64>,
-    owed: usize,
-}
-
-#[derive(Serialize)]
-struct HealthStation {
-    configured: bool,
-    /// None until something was posted.
-    reachable: Option<bool>,
-}
-
-#[derive(Serialize)]
-struct HealthState {
-    configured: bool,
-    /// None until the state was to be saved.
-    saved: Option<bool>,
 }
 
 /// How a question is answered.
@@ -347,7 +307,7 @@ impl Endpoints {
     }
 
     fn remove(&self, id: &AgentId) -> Response {
-        if !self.parts.shared.with(|registry, _| registry.forget(id)) {
+        if !self.parts.shared.with(|registry, now| registry.forget(now, id)) {
             return self.not_found(id);
         }
         self.parts.shared.wake();
@@ -392,30 +352,8 @@ impl Endpoints {
     }
 
     fn health(&self) -> Response {
-        let (stats, queued, oldest, owed, reachable) = self.parts.shared.with(|registry, now| {
-            let outbox = registry.outbox();
-            (registry.stats(), outbox.queued(), outbox.oldest(now.tick), outbox.owed(), outbox.is_reachable())
-        });
-        let saving = self.parts.keeper.saving();
-        let body = Health {
-            status: "healthy",
-            version: VERSION,
-            cluster_id: &self.cluster_id,
-            cluster_name: &self.cluster_name,
-            uptime: self.parts.shared.clock().uptime().reading().as_secs(),
-            agents: HealthAgents {
-                total: stats.total(),
-                healthy: stats.healthy(),
-                unhealthy: stats.unhealthy(),
-            },
-            alert_queue: HealthQueue { size: queued, oldest_age_ms: oldest.map(millis), owed },
-            station: HealthStation {
-                configured: self.has_station,
-                reachable: reachable.filter(|_| self.has_station),
-            },
-            state: HealthState { configured: saving.is_configured, saved: saving.is_saved },
-        };
-        Response::json(200, &body)
+        let (parts, has_station) = (&self.parts, self.has_station);
+        Response::json(200, &Health::new(parts, has_station, &self.cluster_id, &self.cluster_name))
     }
 
     fn ready(&self) -> Response {
@@ -434,7 +372,7 @@ impl Endpoints {
     }
 
     fn metrics(&self) -> Response {
-        let numbers = self.parts.shared.with(|registry, _| Numbers::of(registry));
+        let numbers = self.parts.shared.with(|registry, now| Numbers::of(registry, now));
         let gauges = Gauges {
             connections: self.connections.get().map_or_else(States::default, |count| count()),
             watched: self.parts.observers.watched().len(),

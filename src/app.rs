@@ -9,7 +9,7 @@ mod upgrade;
 
 use std::fmt;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process;
 use std::sync::Arc;
@@ -29,8 +29,9 @@ use pap_process::throttle::Throttle;
 use crate::admin::{Admin, AdminError};
 use crate::alert_client::AlertClient;
 use crate::alerter::{self, Posting};
+use crate::alertmanager::{Alertmanager, own_url};
 use crate::api::Api;
-use crate::config::Config;
+use crate::config::{Alertmanagers, Config};
 use crate::limits;
 use crate::parts::Parts;
 use crate::readiness::Phase;
@@ -203,6 +204,7 @@ fn start(
     threads: &mut Threads,
 ) -> io::Result<(Arc<Notifier>, Parent)> {
     let senders = start_senders(config, parts)?;
+    start_alertmanagers(config, parts, &doors.server, threads)?;
     let (swept, longest_sleep) = (Arc::clone(parts), config.longest_sleep);
     threads.spawn("sweeper", move || sweeper::run(&swept, &senders, longest_sleep))?;
     doors.server.start(threads)?;
@@ -236,6 +238,24 @@ fn start_senders(config: &Config, parts: &Arc<Parts>) -> io::Result<Sender<Alert
         spawn(&format!("alerter-{number}"), move || alerter::run(&parts, &posting, number, &alerts))?;
     }
     Ok(senders)
+}
+
+/// Starts the threads that post to Alertmanagers.
+fn start_alertmanagers(
+    config: &Config,
+    parts: &Arc<Parts>,
+    server: &Server,
+    threads: &mut Threads,
+) -> io::Result<()> {
+    let Some(alertmanagers) = &config.alertmanagers else { return Ok(()) };
+    let port = server.addresses().first().map_or(config.port, SocketAddr::port);
+    let url = config.collector_url.clone().unwrap_or_else(|| own_url(port));
+    let senders = config.rules.outbox.senders;
+    for alertmanager in Alertmanager::all(alertmanagers, &config.cluster_id, &url, senders) {
+        let parts = Arc::clone(parts);
+        threads.spawn(&alertmanager.thread(), move || alertmanager.run(&parts))?;
+    }
+    Ok(())
 }
 
 /// Carries out orders until one of them is to stop.
@@ -303,7 +323,11 @@ fn announce(config: &Config, server: &Server, continues: bool) {
             rules.outbox.senders,
             if rules.recovery_alerts { "told" } else { "not told" },
         ),
+        None if config.alertmanagers.is_some() => log::info!("alerts: to no station"),
         None => log::info!("alerts: to this log only, no station is configured"),
+    }
+    if let Some(Alertmanagers { urls, every, .. }) = &config.alertmanagers {
+        log::info!("conditions: to {}, again every {every:?} while they hold", urls.join(" and "));
     }
     log::info!(
         "at most {} agents on {} connections, dead after 2 intervals + {:?}, forgotten after {:?}",

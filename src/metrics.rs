@@ -3,6 +3,8 @@
 //! No label's value comes from a client: all values are listed here or in the
 //! core. So clients cannot make the number of series grow.
 
+mod alertmanagers;
+
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use pap_core::heartbeat::Mode;
 use pap_core::outbox::Tally;
 use pap_core::registry::{Counters, Registry, Stats};
+use pap_core::time::Now;
 use pap_core::verdict::Verdict;
 use pap_http::service::States;
 use pap_process::clock::Clock;
@@ -137,6 +140,8 @@ pub struct Metrics {
     closed: Vec<AtomicU64>,
     /// From an event until the station took its alert, or the log did.
     pub alert_delivery: Histogram,
+    /// From a change until an Alertmanager took it.
+    pub alertmanager_delivery: Histogram,
     /// From the deadline of a death until its alert was queued.
     pub detection_lag: Histogram,
     /// One sweep.
@@ -151,6 +156,7 @@ impl Default for Metrics {
             refusals: zeros(Refusal::ALL.len()),
             closed: zeros(Closed::ALL.len()),
             alert_delivery: Histogram::new(&SLOW),
+            alertmanager_delivery: Histogram::new(&SLOW),
             detection_lag: Histogram::new(&FAST),
             sweep: Histogram::new(&FAST),
         }
@@ -198,11 +204,12 @@ pub struct Numbers {
     queued: usize,
     owed: usize,
     alerted: usize,
+    firing: Option<alertmanagers::Numbers>,
 }
 
 impl Numbers {
     /// A copy of what `registry` counts.
-    pub fn of(registry: &Registry) -> Self {
+    pub fn of(registry: &Registry, now: Now) -> Self {
         let outbox = registry.outbox();
         Self {
             stats: registry.stats(),
@@ -211,6 +218,7 @@ impl Numbers {
             queued: outbox.queued(),
             owed: outbox.owed(),
             alerted: registry.alerted(),
+            firing: alertmanagers::Numbers::of(registry.firing(), now.tick),
         }
     }
 }
@@ -221,6 +229,9 @@ pub fn render(cluster: &str, numbers: &Numbers, metrics: &Metrics, clock: &Clock
     text.build_info();
     text.agents(numbers, metrics, gauges);
     text.alerts(numbers, metrics);
+    if let Some(firing) = &numbers.firing {
+        text.alertmanagers(firing, metrics);
+    }
     text.requests(metrics, gauges);
     text.family(
         "paused_seconds_total",

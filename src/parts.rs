@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use pap_core::firing::Repeat;
 use pap_process::stop::Stop;
 
 use crate::config::Config;
@@ -35,14 +36,16 @@ impl Parts {
     /// A collector whose clock starts now. Its state is the one that an in-place
     /// upgrade handed over, or else the one in the state file.
     pub fn new(config: &Config, handed_over: Option<&File>) -> Self {
-        let shared = Shared::new(config.rules);
+        let every = config.alertmanagers.as_ref();
+        let repeat = every.map_or(Repeat::NONE, |all| Repeat { targets: all.urls.len(), every: all.every });
+        let shared = Shared::new(config.rules, repeat);
         let keeper = StateKeeper::new(config, &shared, handed_over);
         let observers = Observers::new(keeper.owner().clone(), config.max_observers);
         Self {
             shared,
             keeper,
             metrics: Metrics::default(),
-            vitals: Vitals::new(config.rules.outbox.senders),
+            vitals: Vitals::new(config.rules.outbox.senders + repeat.targets),
             observers: Arc::new(observers),
             readiness: Readiness::default(),
             stop: Stop::default(),

@@ -8,8 +8,10 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use pap_core::alert::Alert;
 use pap_core::delivery::Outcome;
+use pap_core::firing::Repeat;
 use pap_core::registry::{Registry, Rules};
 use pap_core::time::Now;
 use pap_process::clock::Clock;
@@ -39,18 +41,22 @@ pub struct Shared {
     clock: Clock,
     deliveries: Mutex<Option<Deliveries>>,
     reported: Condvar,
+    /// For each Alertmanager: wakes the thread that posts to it.
+    bells: Vec<(Sender<()>, Receiver<()>)>,
 }
 
 impl Shared {
     /// An empty registry and a clock that starts now.
-    pub fn new(rules: Rules) -> Self {
-        let registry = Registry::new(rules);
+    pub fn new(rules: Rules, alertmanagers: Repeat) -> Self {
+        let mut registry = Registry::new(rules);
+        registry.tell_alertmanagers(alertmanagers);
         Self {
             guarded: Mutex::new(Guarded { registry, is_woken: false, alerts_held: false }),
             sweeper: Condvar::new(),
             clock: Clock::start(),
             deliveries: Mutex::default(),
             reported: Condvar::new(),
+            bells: (0..alertmanagers.targets).map(|_| bounded(1)).collect(),
         }
     }
 
@@ -58,9 +64,9 @@ impl Shared {
     /// the number of agents. The clock is read under the lock too, so changes
     /// have the same order as their times.
     pub fn with<R>(&self, f: impl FnOnce(&mut Registry, Now) -> R) -> R {
-        let mut guarded = self.lock();
+        let guarded = self.lock();
         let now = self.clock.now();
-        f(&mut guarded.registry, now)
+        self.run(guarded, now, f)
     }
 
     /// The same for the sweeper, which also renews the lease on awake time.
@@ -68,7 +74,32 @@ impl Shared {
         let mut guarded = self.lock();
         guarded.is_woken = false;
         let now = self.clock.renew(Duration::ZERO);
-        f(&mut guarded.registry, now)
+        self.run(guarded, now, f)
+    }
+
+    /// Runs `f`, and wakes who posts to Alertmanagers if there is something new to tell.
+    fn run<R>(
+        &self,
+        mut guarded: MutexGuard<'_, Guarded>,
+        now: Now,
+        f: impl FnOnce(&mut Registry, Now) -> R,
+    ) -> R {
+        let told = guarded.registry.firing().newest();
+        let result = f(&mut guarded.registry, now);
+        let is_news = guarded.registry.firing().newest() != told;
+        drop(guarded);
+        if is_news {
+            for (bell, _) in &self.bells {
+                // A bell that rings already is enough.
+                let _ = bell.try_send(());
+            }
+        }
+        result
+    }
+
+    /// Rings when Alertmanager number `target` may have to be told something new.
+    pub fn bell(&self, target: usize) -> &Receiver<()> {
+        &self.bells[target].1
     }
 
     /// The next alerts to post; none while alerts are held back. Also reports to

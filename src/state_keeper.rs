@@ -80,6 +80,7 @@ impl StateKeeper {
     fn restored(mut self, shared: &Shared, saved: Saved, resume: Resume) -> Self {
         let (agents, events) = (saved.agents.len(), saved.events.len());
         let no_room = shared.with(|registry, now| {
+            registry.restore_ended(now, saved.ended);
             let no_room = registry.restore(now, saved.agents, resume);
             // A collector that was killed may have used numbers beyond the saved one.
             let skipped = if resume == Resume::Restarted { UNSAVED_ALERTS } else { 0 };

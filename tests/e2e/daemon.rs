@@ -4,12 +4,11 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::station::{Answer as Reply, Post, Station};
-use crate::support::{Answer, Collector, PATIENCE, Running, command, let_pass, said, stays_so, uuid};
+use crate::support::{Answer, Collector, PATIENCE, Running, command, let_pass, said, stays_so, tls, uuid};
 use serde_json::{Value, json};
 
 fn judging() -> Station {
@@ -496,32 +495,7 @@ fn heartbeats_do_not_wait_for_a_station_that_hangs() {
 
 #[test]
 fn alerts_reach_a_station_with_a_private_ca() {
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
-    let issuer = rcgen::Issuer::new(ca, ca_key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
-        .unwrap()
-        .signed_by(&key, &issuer)
-        .unwrap();
-    let private = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], private)
-        .unwrap();
-    let tls = Arc::new(tls);
-    let wrap = move |stream| {
-        let connection = rustls::ServerConnection::new(Arc::clone(&tls)).map_err(std::io::Error::other)?;
-        Ok(rustls::StreamOwned::new(connection, stream))
-    };
-    let station = Station::start_with(0, |post| Reply::Status(post.judge("k")), wrap).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let ca_file = directory.path().join("ca.pem");
-    std::fs::write(&ca_file, ca_pem).unwrap();
+    let (station, ca_file) = tls::station(|post| Reply::Status(post.judge("k")));
     let url = format!("https://localhost:{}/api/clusters/{{cluster_id}}/alerts", station.port);
     let variables = [("STATION_ALERT_URL", url.as_str()), ("STATION_ALERT_KEY", "k")];
 
@@ -530,7 +504,7 @@ fn alerts_reach_a_station_with_a_private_ca() {
     distrusting.await_log("no answer");
     assert_eq!(station.posts().len(), 0, "without the CA nothing is told");
 
-    let ca_file = [("STATION_CA_FILE", ca_file.to_str().unwrap())];
+    let ca_file = [("STATION_CA_FILE", ca_file.path().to_str().unwrap())];
     let collector = Collector::start(&[&variables[..], &ca_file].concat());
     collector.beat(&uuid(2), "EMERGENCY", 1.0);
     assert!(station.wait_until(PATIENCE, |posts| posts.iter().any(|post| post.status == 201)));

@@ -20,6 +20,7 @@ mod play;
 mod support;
 
 mod admin;
+mod alertmanager;
 mod check;
 mod daemon;
 mod heartbeat;

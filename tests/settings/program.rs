@@ -85,9 +85,13 @@ pub fn values(setting: &Setting) -> Values {
     match setting.kind {
         Kind::Choice(words) => Values::Words(words),
         Kind::Path | Kind::Certificates => Values::Files,
-        Kind::Text(_) | Kind::Number(_) | Kind::Address | Kind::LogFilter | Kind::Secret | Kind::Url(_) => {
-            Values::Unknown
-        }
+        Kind::Text(_)
+        | Kind::Number(_)
+        | Kind::Address
+        | Kind::LogFilter
+        | Kind::Secret
+        | Kind::Url(_)
+        | Kind::Urls(_) => Values::Unknown,
     }
 }
 

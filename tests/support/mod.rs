@@ -4,6 +4,7 @@
 
 pub mod said;
 pub mod station;
+pub mod tls;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -34,6 +34,8 @@ pub const IS_BACK: &str = "is back after being dead";
 pub const ANSWER_401: &str = "answer 401";
 /// A signal that changes nothing was sent.
 pub const NOT_OBEYED: &str = "is not obeyed";
+/// An Alertmanager takes alerts after a time in which it did not.
+pub const TAKES_AGAIN: &str = "takes alerts again";
 /// A thread ended by a panic that is not ours.
 pub const BUG_IN: &str = "bug in";
 

@@ -62,6 +62,10 @@ pub enum Kind {
     /// An http:// or https:// URL. The text is added to the description of this kind.
     #[cfg(feature = "client")]
     Url(&'static str),
+    /// From one to this many http:// or https:// URLs, with commas between them. Each is the
+    /// beginning of URLs, so it has no query.
+    #[cfg(feature = "client")]
+    Urls(usize),
     /// The path of a file of PEM certificates.
     #[cfg(feature = "client")]
     Certificates,
@@ -154,6 +158,10 @@ impl Setting {
             #[cfg(feature = "client")]
             Kind::Url(also) => format!("an http:// or https:// URL with a host and no user name{also}"),
             #[cfg(feature = "client")]
+            Kind::Urls(most) => format!(
+                "1 to {most} http:// or https:// URLs, comma separated, each with a host, no user name and no query"
+            ),
+            #[cfg(feature = "client")]
             Kind::Certificates => "a file of PEM certificates, at least one".into(),
         }
     }
@@ -174,6 +182,8 @@ impl Setting {
             Kind::Secret => raw.len() <= MAX_KEY && raw.bytes().all(|byte| byte.is_ascii_graphic()),
             #[cfg(feature = "client")]
             Kind::Url(_) => client::is_url(raw),
+            #[cfg(feature = "client")]
+            Kind::Urls(most) => client::urls(raw).is_some_and(|urls| urls.len() <= *most),
             #[cfg(feature = "client")]
             Kind::Certificates => is_text,
         }
