@@ -9,6 +9,7 @@
 //! - [`alert`]: an alert as it crosses the wire; [`delivery`]: what the station's answer to it means
 //! - [`pace`]: when an agent sends its next heartbeat, and to which targets
 //! - [`fanout`]: which observer watches what, and which messages wait for it
+//! - [`trace`]: a record of heartbeats, in bytes; [`replay`]: what such a record says of a grace
 //! - [`time`]: moments as values
 
 #![forbid(unsafe_code)]
@@ -22,5 +23,7 @@ pub mod heartbeat;
 pub mod outbox;
 pub mod pace;
 pub mod registry;
+pub mod replay;
 pub mod time;
+pub mod trace;
 pub mod verdict;

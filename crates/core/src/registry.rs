@@ -58,6 +58,8 @@ pub struct Rules {
 /// What an accepted heartbeat has changed.
 #[derive(Debug)]
 pub struct Received {
+    /// The agent's place. A later agent may get it after this one was forgotten.
+    pub slot: Slot,
     /// The agent was not known before.
     pub is_new: bool,
     /// The agent restarted after its last heartbeat.
@@ -246,7 +248,7 @@ impl Registry {
             told_dead: false,
         });
         let news = beat.mode == Mode::Emergency && self.alert_emergency(now, slot, None);
-        Ok(Received { is_new: true, restarted: false, change: None, news })
+        Ok(Received { slot, is_new: true, restarted: false, change: None, news })
     }
 
     /// Gives an agent a slot, an entry in the index, and a place at the end of its due
@@ -311,7 +313,7 @@ impl Registry {
             dead_for,
             late: None,
         });
-        Received { is_new: false, restarted, change, news }
+        Received { slot, is_new: false, restarted, change, news }
     }
 
     /// Passes the verdicts that have fallen due, and forgets the dead agents that
