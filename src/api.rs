@@ -331,8 +331,9 @@ impl Endpoints {
             }
         };
         let is_watched = self.parts.observers.is_watched(id);
-        let taken = self.parts.shared.with(|registry, now| {
+        let taken = self.parts.shared.recorded(|registry, now, tape| {
             let received = registry.beat(now, id, &beat)?;
+            tape.beat(now, id, &beat, &received);
             Ok::<_, Full>((received, is_watched.then(|| registry.view(now, id)).flatten()))
         });
         let Ok((received, view)) = taken else {
@@ -358,7 +359,14 @@ impl Endpoints {
     }
 
     fn remove(&self, id: &AgentId) -> Response {
-        if !self.parts.shared.with(|registry, _| registry.forget(id)) {
+        let was_known = self.parts.shared.recorded(|registry, now, tape| {
+            let was_known = registry.forget(id);
+            if was_known {
+                tape.forgot(now, id);
+            }
+            was_known
+        });
+        if !was_known {
             return self.not_found(id);
         }
         self.parts.shared.wake();

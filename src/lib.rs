@@ -29,10 +29,12 @@ pub mod news;
 pub mod observers;
 pub mod parts;
 pub mod readiness;
+pub mod replay_command;
 pub mod shared;
 pub mod state_file;
 pub mod state_keeper;
 pub mod sweeper;
+pub mod trace_writer;
 pub mod vitals;
 
 /// The version of this program.

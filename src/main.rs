@@ -6,7 +6,7 @@ use std::time::Duration;
 use pap_collector::app;
 use pap_collector::check::{self, Question};
 use pap_collector::config::settings::SETTINGS;
-use pap_collector::config::{Config, Switches, Task};
+use pap_collector::config::{Config, Subcommand, Switches, Task};
 use pap_process::cli::{self, BAD_CONFIG, IO_ERROR, STOPPED, UNWELL, environment, say};
 use pap_process::logging::Log;
 use pap_process::reexec::versions_line;
@@ -23,6 +23,9 @@ fn main() {
     exit(match cli::parse::<Switches>(NAME, SETTINGS, &cli::arguments()) {
         Ok((switches, _)) if switches.version => say(&format!("{NAME} {}", pap_collector::VERSION)),
         Ok((switches, flags)) if switches.task == Some(Task::Check) => check(&flags, switches.live),
+        Ok((Switches { subcommand: Some(Subcommand::Replay(replay)), .. }, flags)) => {
+            finish(replay.run(&flags))
+        }
         Ok((switches, _)) if switches.live => complain("--live goes with check", BAD_CONFIG),
         Ok((switches, flags)) => match Config::new(&flags, &environment) {
             Ok(config) if switches.check_config => {
@@ -63,6 +66,14 @@ fn check(flags: &Flags, live: bool) -> i32 {
             UNWELL
         }
         Err(error) => complain(&error.to_string(), BAD_CONFIG),
+    }
+}
+
+/// What a subcommand has to say, and its exit code.
+fn finish(result: Result<String, (String, i32)>) -> i32 {
+    match result {
+        Ok(text) => say(&text),
+        Err((text, code)) => complain(&text, code),
     }
 }
 

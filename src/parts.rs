@@ -10,7 +10,8 @@ use crate::metrics::Metrics;
 use crate::observers::Observers;
 use crate::readiness::Readiness;
 use crate::shared::Shared;
-use crate::state_keeper::StateKeeper;
+use crate::state_keeper::{StateKeeper, run_number};
+use crate::trace_writer::most_waiting;
 use crate::vitals::Vitals;
 
 /// One of each, shared by all threads.
@@ -29,6 +30,8 @@ pub struct Parts {
     pub readiness: Readiness,
     /// Tells the threads to end.
     pub stop: Stop,
+    /// Heartbeats are recorded, and a thread writes the record.
+    pub is_traced: bool,
 }
 
 impl Parts {
@@ -36,6 +39,10 @@ impl Parts {
     /// upgrade handed over, or else the one in the state file.
     pub fn new(config: &Config, handed_over: Option<&File>) -> Self {
         let shared = Shared::new(config.rules);
+        if let Some(trace) = &config.trace {
+            // Before the agents are restored: the trace says who was known.
+            shared.start_trace(&config.rules, run_number(), most_waiting(trace));
+        }
         let keeper = StateKeeper::new(config, &shared, handed_over);
         let observers = Observers::new(keeper.owner().clone(), config.max_observers);
         Self {
@@ -46,6 +53,7 @@ impl Parts {
             observers: Arc::new(observers),
             readiness: Readiness::default(),
             stop: Stop::default(),
+            is_traced: config.trace.is_some(),
         }
     }
 }

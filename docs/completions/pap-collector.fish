@@ -24,6 +24,8 @@ complete -c pap-collector -l collector-http-workers -x -d 'threads that answer r
 complete -c pap-collector -l shutdown-grace-ms -x -d 'the longest that heartbeats are served on after SIGTERM, in milliseconds'
 complete -c pap-collector -l state-file -r -F -d 'the file in which the state survives a restart'
 complete -c pap-collector -l state-interval-ms -x -d 'how often the state is saved when something changed, in milliseconds'
+complete -c pap-collector -l heartbeat-trace -r -F -d 'a file that records every accepted heartbeat, for pap-collector replay'
+complete -c pap-collector -l heartbeat-trace-max-mb -x -d 'the most that HEARTBEAT_TRACE and its rotated files take together, in units of a million bytes'
 complete -c pap-collector -l pap-collector-url -x -d 'a parent collector, to which this collector sends heartbeats as an agent'
 complete -c pap-collector -l pap-agent-id -x -d 'the id that this collector has at the parent collector'
 complete -c pap-collector -l heartbeat-mode -x -a 'IDLE EMERGENCY SLEEP' -d 'the mode that the heartbeats of this program say'
@@ -35,3 +37,5 @@ complete -c pap-collector -l live -d 'with "check", ask only whether the collect
 complete -c pap-collector -l check-config -d 'print the effective configuration, secrets hidden, and exit'
 complete -c pap-collector -l version -d 'print the version and exit'
 complete -c pap-collector -n __fish_use_subcommand -a check -d 'ask a running collector how it is'
+complete -c pap-collector -n __fish_use_subcommand -a replay -d 'replay a record of heartbeats'
+complete -c pap-collector -n '__fish_seen_subcommand_from replay' -F

@@ -2,6 +2,8 @@
 
 use argh::{ArgsInfo, FromArgValue, FromArgs};
 
+use crate::replay_command::ReplayCommand;
+
 /// What the program does instead of running a collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromArgValue)]
 pub enum Task {
@@ -9,15 +11,26 @@ pub enum Task {
     Check,
 }
 
+/// What the program does instead, with flags of its own.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand)]
+pub enum Subcommand {
+    /// Replay a record of heartbeats.
+    Replay(ReplayCommand),
+}
+
 /// Takes the heartbeats of PAP agents, finds agents that fell silent, and tells
 /// the station.
 #[derive(FromArgs, ArgsInfo, Debug)]
-#[argh(usage = "[SETTINGS] [--check-config | --version | check [--live]]")]
+#[argh(usage = "[SETTINGS] [--check-config | --version | check [--live] | replay FILE [--json]]")]
 pub struct Switches {
     /// with "check", ask the collector that runs on this configuration's port
     /// whether it is ready, print a line and exit with 0 or 1
     #[argh(positional)]
     pub task: Option<Task>,
+    /// what else the program does
+    #[argh(subcommand)]
+    pub subcommand: Option<Subcommand>,
     /// with "check", ask only whether the collector runs
     #[argh(switch)]
     pub live: bool,

@@ -36,7 +36,7 @@ pub fn bash(program: &Program) -> String {
         all.push(flag);
     }
     all.extend(program.switches().iter().map(|(flag, _)| (*flag).to_owned()));
-    let mut before = String::new();
+    let before: String;
     if name == HEARTBEAT {
         all.push("--".into());
         before = "    local at\n    \
@@ -53,6 +53,14 @@ pub fn bash(program: &Program) -> String {
             .into();
     } else {
         all.push("check".into());
+        all.extend(program.own.commands.iter().map(|command| command.name.to_owned()));
+        all.push("--json".into());
+        before = "    if [[ \" ${COMP_WORDS[*]:1:COMP_CWORD-1} \" == *\" replay \"* && $current != -* ]]; then\n        \
+            compopt -o filenames\n        \
+            mapfile -t COMPREPLY < <(compgen -f -- \"$current\")\n        \
+            return\n    \
+            fi\n"
+            .into();
     }
     format!(
         "{START}{function}() {{\n    \
@@ -99,7 +107,7 @@ pub fn zsh(program: &Program) -> String {
     text += if program.name == HEARTBEAT {
         "    '*::: :_normal'\n"
     } else {
-        "    '1:task:((check\\:\"ask a running collector how it is\"))'\n"
+        "    '1:task:((check\\:\"ask a running collector how it is\" replay\\:\"replay a record of heartbeats\"))' \\\n    '2:file:_files'\n"
     };
     text
 }
@@ -125,7 +133,9 @@ pub fn fish(program: &Program) -> String {
         )
     } else {
         format!(
-            "complete -c {name} -n __fish_use_subcommand -a check -d 'ask a running collector how it is'\n"
+            "complete -c {name} -n __fish_use_subcommand -a check -d 'ask a running collector how it is'\n\
+             complete -c {name} -n __fish_use_subcommand -a replay -d 'replay a record of heartbeats'\n\
+             complete -c {name} -n '__fish_seen_subcommand_from replay' -F\n"
         )
     };
     text

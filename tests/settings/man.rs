@@ -33,6 +33,17 @@ pub fn write(program: &Program) -> String {
     for argument in program.own.positionals {
         page.entry("check", &sentence(&one_line(argument.description)));
     }
+    for command in &program.own.commands {
+        let name = command.command.name;
+        page.entry(&format!("{name} ..."), &one_line(command.command.description));
+        for argument in command.command.positionals {
+            let name = format!("{name} {}", argument.name.to_uppercase());
+            page.entry(&name, &sentence(&one_line(argument.description)));
+        }
+        for flag in command.command.flags.iter().filter(|flag| flag.long != "--help") {
+            page.entry(&format!("{name} {}", flag.long), &sentence(&one_line(flag.description)));
+        }
+    }
     for (flag, help) in program.switches() {
         page.entry(flag, &sentence(&help));
     }

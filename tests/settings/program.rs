@@ -88,12 +88,14 @@ pub fn programs() -> [Program; 2] {
         description: &[
             "pap-collector takes heartbeats over HTTP, keeps in memory which agents are alive, and notices silence, restarts and emergencies by itself. It tells the central station only when something is wrong.",
             "It needs no configuration file. Each setting is a flag or an environment variable.",
+            "With replay it reads the record that HEARTBEAT_TRACE made, and says which deaths there were, which of them were false, and which there would have been under another HEARTBEAT_GRACE_MS.",
             "With check it asks the collector that runs on this host with the same COLLECTOR_PORT whether that collector is ready, prints a line and exits with 0 or 1. With check --live it asks only whether that collector runs.",
         ],
         synopsis: &[
             "[SETTINGS]",
             "[SETTINGS] --check-config",
             "[SETTINGS] check [--live]",
+            "replay FILE [--heartbeat-grace-ms N] [--json]",
             "--help | --version",
         ],
         own: config::Switches::get_args_info(),

@@ -190,7 +190,7 @@ impl World {
             }
             let late = if self.rng.usize(0..8) == 0 { 2.0 * self.rng.f64() } else { 0.1 * self.rng.f64() };
             agent.next = time + agent.mode.interval().mul_f64(1.0 + late);
-            let uptime = (time - agent.started).as_secs_f64();
+            let uptime = time.saturating_sub(agent.started).as_secs_f64();
             let beat = Heartbeat { mode: agent.mode, uptime, name: Some("name".into()) };
             if let Ok(received) = self.registry.beat(now, &agent.id, &beat) {
                 self.tape.beat(now, &agent.id, &beat, &received);
@@ -295,7 +295,7 @@ fn a_true_death_is_late_by_its_silence() {
     assert_eq!((asked.recorded.deaths, asked.recorded.grace_ms), (2, Some(0)));
     // The trace ends at 60 s: whether 20 s of silence go on is not known.
     assert_eq!(replay(&trace, Some(Duration::from_millis(10_001))).0.deaths, 1);
-    assert_eq!(replay(&trace, Some(Duration::from_millis(10_000))).0.deaths, 2);
+    assert_eq!(replay(&trace, Some(10 * SECOND)).0.deaths, 2);
 }
 
 #[test]
@@ -307,7 +307,11 @@ fn nobody_is_judged_over_lost_records() {
     let (mut registry, mut tape) = (Registry::new(rules), Tape::new(head, 100));
     let mut beat = |tape: &mut Tape, seconds: u64, id: &str| {
         let (id, now) = (AgentId::new(id).unwrap(), at(seconds));
-        let beat = Heartbeat { mode: Mode::Emergency, uptime: seconds as f64, name: None };
+        let beat = Heartbeat {
+            mode: Mode::Emergency,
+            uptime: Duration::from_secs(seconds).as_secs_f64(),
+            name: None,
+        };
         tape.beat(now, &id, &beat, &registry.beat(now, &id, &beat).unwrap());
     };
     beat(&mut tape, 1, "a");

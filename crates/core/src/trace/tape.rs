@@ -29,7 +29,7 @@ pub struct Cut {
     pub bytes: Vec<u8>,
     /// How many records they hold.
     pub records: u64,
-    /// How many records found no room since the cut before.
+    /// How many records are missing behind them. The trace says so where it goes on.
     pub lost: u64,
     /// What follows belongs into the next file.
     pub ends_file: bool,
@@ -42,7 +42,8 @@ pub struct Wish {
     pub marks: bool,
     /// What follows is to begin a new file.
     pub ends_file: bool,
-    /// How many records did not reach the disk since the cut before.
+    /// How many records of the cut before did not reach the disk. What was recorded
+    /// since is of no use without them, so it is dropped.
     pub lost: u64,
 }
 
@@ -172,15 +173,19 @@ impl Tape {
         }
         self.close_block();
         spare.clear();
-        let bytes = mem::replace(&mut self.bytes, spare);
-        let (records, lost) = (mem::take(&mut self.records), mem::take(&mut self.lost));
+        let mut bytes = mem::replace(&mut self.bytes, spare);
+        let (mut records, mut lost) = (mem::take(&mut self.records), mem::take(&mut self.lost));
+        if wish.lost > 0 {
+            bytes.clear();
+            lost += mem::take(&mut records) + wish.lost;
+        }
         if let Some(head) = &mut self.head {
             head.part += u64::from(wish.ends_file);
-            if wish.ends_file || lost + wish.lost > 0 {
+            if wish.ends_file || lost > 0 {
                 self.write_head(now.tick);
             }
-            if lost + wish.lost > 0 {
-                self.put(now.tick, tag::GAP, |out| wire::number(out, lost + wish.lost));
+            if lost > 0 {
+                self.put(now.tick, tag::GAP, |out| wire::number(out, lost));
             }
         }
         Cut { bytes, records, lost, ends_file: wish.ends_file }
