@@ -23,5 +23,6 @@ mod http;
 mod idle;
 mod observe;
 mod readme;
+mod replay;
 mod restart;
 mod upgrade;

@@ -37,21 +37,19 @@ pub fn block(bytes: &[u8]) -> Found<'_> {
         return Found::Damaged(next_magic(bytes));
     }
     let Some(header) = bytes.get(..HEADER) else { return Found::Cut };
-    if header[4] > VERSION {
-        return Found::Newer(header[4]);
-    }
     let four = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let length = four(5) as usize;
-    if header[4] == 0 || length > LONGEST_BLOCK {
+    if length > LONGEST_BLOCK {
         return Found::Damaged(next_magic(bytes));
     }
     match bytes.get(HEADER..HEADER + length) {
         None => Found::Cut,
-        Some(records) if check_sum(records) == four(9) => Found::Block {
+        Some(records) if check_sum(records) != four(9) => Found::Damaged(next_magic(bytes)),
+        Some(_) if header[4] > VERSION => Found::Newer(header[4]),
+        Some(records) => Found::Block {
             records: Records { input: Input(records), last: Tick::MIN },
             length: HEADER + length,
         },
-        Some(_) => Found::Damaged(next_magic(bytes)),
     }
 }
 

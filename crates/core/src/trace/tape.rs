@@ -19,7 +19,7 @@ use super::wire::{self, FULL_BLOCK, HEADER, MAGIC, check_sum, tag};
 use super::{Head, TracedRules, VERSION};
 
 /// Whoever writes the bytes to a disk should come before its time when there are this
-/// many.
+/// many, or when a quarter of the memory is used.
 const HEAVY: usize = 256 * 1024;
 
 /// Bytes that are to be written, and what is in them.
@@ -163,7 +163,7 @@ impl Tape {
 
     /// Whether the writer should come at once.
     pub const fn is_heavy(&self) -> bool {
-        self.bytes.len() >= HEAVY
+        self.head.is_some() && self.bytes.len() >= if self.most / 4 < HEAVY { self.most / 4 } else { HEAVY }
     }
 
     /// Hands over what was recorded. `spare` becomes the memory for what follows.
