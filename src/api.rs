@@ -102,6 +102,14 @@ struct HealthStation {
     reachable: Option<bool>,
 }
 
+/// How a question is answered.
+enum Work {
+    /// It is.
+    Done(Response),
+    /// With an answer that may be big.
+    Long(Box<dyn FnOnce() -> Response + Send>),
+}
+
 /// What the endpoints need.
 pub struct Endpoints {
     /// What all threads share.
@@ -135,6 +143,11 @@ impl Api {
             connections: OnceLock::new(),
             heard: AtomicU64::new(0),
         }))
+    }
+
+    /// The endpoints, for another door.
+    pub fn endpoints(&self) -> Arc<Endpoints> {
+        Arc::clone(&self.0)
     }
 
     /// When the last heartbeat or goodbye came.
@@ -198,6 +211,7 @@ impl Service for Api {
 }
 
 impl Endpoints {
+    /// Answers a request at the network's door.
     fn answer(
         self: &Arc<Self>,
         target: &Target,
@@ -220,23 +234,9 @@ impl Endpoints {
                 }
                 Err(response) => response,
             },
-            Target::Goodbye(id) | Target::Remove(id) => with_id(id.as_ref(), |id| self.remove(id)),
-            Target::Agents(Ok(listing)) => {
-                let (endpoints, listing) = (Arc::clone(self), listing.clone());
-                return self.on_lane(Route::Agents, arrived, move || endpoints.agents(&listing));
-            }
-            Target::Agents(Err(error)) => Response::error(400, error),
-            Target::Agent(id) => with_id(id.as_ref(), |id| self.agent(id)),
-            Target::Health => self.health(),
-            Target::Ready => self.ready(),
-            Target::Metrics => {
-                let endpoints = Arc::clone(self);
-                return self.on_lane(Route::Metrics, arrived, move || endpoints.metrics());
-            }
             Target::Root if page::is_preferred(request) => {
                 return self.on_lane(Route::Root, arrived, page::page);
             }
-            Target::Root => self.root(),
             Target::Observe(Some(Err(error))) => Response::error(400, &error.to_string()),
             Target::Observe(agent) => {
                 let topic = match agent {
@@ -251,19 +251,58 @@ impl Endpoints {
                     Err(response) => response,
                 }
             }
-            Target::WrongMethod(allowed, _) if request.method == "OPTIONS" => {
+            Target::Unknown if request.target == "*" => {
+                Response::no_content().with("Allow", "GET, HEAD, POST, DELETE, OPTIONS")
+            }
+            target => match self.question(target, request.method) {
+                Work::Done(response) => response,
+                Work::Long(work) => return self.on_lane(target.route(), arrived, work),
+            },
+        };
+        reply.send(&response);
+        Next::Answered
+    }
+
+    /// Answers what is asked at both doors: all but heartbeats, streams and the page.
+    fn question(self: &Arc<Self>, target: &Target, method: &str) -> Work {
+        Work::Done(match target {
+            Target::Goodbye(id) | Target::Remove(id) => with_id(id.as_ref(), |id| self.remove(id)),
+            Target::Agents(Ok(listing)) => {
+                let (endpoints, listing) = (Arc::clone(self), listing.clone());
+                return Work::Long(Box::new(move || endpoints.agents(&listing)));
+            }
+            Target::Agents(Err(error)) => Response::error(400, error),
+            Target::Agent(id) => with_id(id.as_ref(), |id| self.agent(id)),
+            Target::Health => self.health(),
+            Target::Ready => self.ready(),
+            Target::Metrics => {
+                let endpoints = Arc::clone(self);
+                return Work::Long(Box::new(move || endpoints.metrics()));
+            }
+            Target::Root => self.root(),
+            Target::WrongMethod(allowed, _) if method == "OPTIONS" => {
                 Response::no_content().with("Allow", format!("{allowed}, OPTIONS"))
             }
             Target::WrongMethod(allowed, _) => {
                 Response::error(405, &format!("Method not allowed, use {allowed}")).with("Allow", *allowed)
             }
-            Target::Unknown if request.target == "*" => {
-                Response::no_content().with("Allow", "GET, HEAD, POST, DELETE, OPTIONS")
+            Target::Heartbeat(_) | Target::Observe(_) => {
+                Response::error(404, "Heartbeats and streams are taken at the collector's port only")
             }
             Target::Unknown => Response::error(404, "Not found, see / for the endpoints"),
+        })
+    }
+
+    /// Answers a request at the admin socket. Who reaches it needs no key.
+    pub fn admin(self: &Arc<Self>, method: &str, url: &str) -> Response {
+        let arrived = self.uptime();
+        let target = Target::parse(method, url);
+        let response = match self.question(&target, method) {
+            Work::Done(response) => response,
+            Work::Long(work) => work(),
         };
-        reply.send(&response);
-        Next::Answered
+        let (endpoints, route) = (Arc::clone(self), target.route());
+        response.then(move || endpoints.count(route, arrived))
     }
 
     /// Leaves an answer to a lane. It is counted when the lane has sent it.

@@ -10,6 +10,7 @@ mod upgrade;
 use std::fmt;
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use pap_process::systemd::Notifier;
 use pap_process::threads::{Threads, spawn};
 use pap_process::throttle::Throttle;
 
+use crate::admin::{Admin, AdminError};
 use crate::alert_client::AlertClient;
 use crate::alerter::{self, Posting};
 use crate::api::Api;
@@ -60,6 +62,8 @@ pub enum StartError {
     Listen(io::Error),
     /// The process inherited this many sockets, more than the server serves.
     Listeners(usize),
+    /// It cannot listen on its admin socket.
+    Admin(AdminError),
     /// It cannot start a thread.
     Thread(io::Error),
 }
@@ -75,6 +79,7 @@ impl fmt::Display for StartError {
                 "{count} sockets were inherited (LISTEN_FDS), more than the collector serves; remove some \
                  ListenStream= from the .socket unit (a port alone serves IPv4 and IPv6)"
             ),
+            Self::Admin(error) => error.fmt(f),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}; check the limit on processes"),
         }
     }
@@ -85,7 +90,7 @@ impl StartError {
     pub const fn code(&self) -> i32 {
         match self {
             Self::Listen(_) | Self::Thread(_) => IO_ERROR,
-            Self::Listeners(_) => BAD_CONFIG,
+            Self::Listeners(_) | Self::Admin(_) => BAD_CONFIG,
         }
     }
 }
@@ -100,7 +105,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
         log::warn!("{remark}");
     }
     let mut program = Program::new(inherited.seats);
-    let Inheritance { listeners, state, connections } = upgrade::listen(config, inherited.inherited)?;
+    let Inheritance { listeners, admin, state, connections } = upgrade::listen(config, inherited.inherited)?;
     limits::raise_descriptor_limit();
     let (demands, orders) = orders::obey(signals, log).map_err(StartError::Thread)?;
     let parts = Arc::new(Parts::new(config, state.as_ref()));
@@ -113,14 +118,15 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
     drop(state);
     let server = Arc::new(serve(config, listeners, &parts).map_err(StartError::Listen)?);
     server.adopt(connections);
-    announce(config, &server, continues);
+    let doors = Doors { admin: open_admin(config, admin, &server)?, server };
+    announce(config, &doors.server, continues);
 
     let mut threads = Threads::default();
-    let (notifier, parent) = start(config, &parts, &server, &mut threads).map_err(StartError::Thread)?;
+    let (notifier, parent) = start(config, &parts, &doors, &mut threads).map_err(StartError::Thread)?;
     parts.readiness.enter(Phase::Ready);
     notifier.say("READY=1");
 
-    carry_out(&orders, &mut program, &server, &parts, &notifier, &demands);
+    carry_out(&orders, &mut program, &doors, &parts, &notifier, &demands);
 
     log::info!("stopping: answering the requests in hand and posting the owed alerts");
     notifier.say("STOPPING=1");
@@ -128,20 +134,20 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
     parent.say_goodbye();
     parts.readiness.enter(Phase::Draining);
     parts.shared.recorded(|_, now, tape| tape.stopped(now));
-    server.drain();
+    doors.server.drain();
     parts.keeper.save(&parts.shared);
     if !parts.shared.await_deliveries(DRAIN, |deliveries| deliveries.is_done) {
         let owed = parts.shared.with(|registry, _| registry.outbox().owed());
         log::warn!("stopping with {owed} verdicts still owed to the station");
     }
     if demands.is_grace_asked() {
-        serve_on(&server, &parts, began, config.shutdown_grace);
+        serve_on(&doors.server, &parts, began, config.shutdown_grace);
     }
     parent.await_end();
     parts.stop.stop();
     parts.shared.wake();
     parts.observers.end();
-    server.stop();
+    doors.server.stop();
     parts.observers.await_end(GOODBYES);
     if let Err(late) = threads.join(JOIN) {
         // A lane may still have a client that reads its answer slowly.
@@ -158,6 +164,32 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
 /// The server of a collector's API.
 pub type Server = pap_http::server::Server<Api>;
 
+/// What takes requests.
+pub struct Doors {
+    /// The network's door.
+    pub server: Arc<Server>,
+    /// The admin socket; None without one.
+    pub admin: Option<Arc<Admin>>,
+}
+
+impl Doors {
+    /// Whether no answer is under way that a client may take its time to read.
+    pub fn are_free(&self) -> bool {
+        self.server.are_lanes_free() && self.admin.as_ref().is_none_or(|admin| admin.is_idle())
+    }
+}
+
+fn open_admin(
+    config: &Config,
+    handed_over: Option<OwnedFd>,
+    server: &Server,
+) -> Result<Option<Arc<Admin>>, StartError> {
+    let Some(path) = &config.admin_socket else { return Ok(None) };
+    let admin = Admin::new(path, handed_over, server.service().endpoints()).map_err(StartError::Admin)?;
+    log::info!("admin socket: {}", path.display());
+    Ok(Some(Arc::new(admin)))
+}
+
 /// Makes the server.
 fn serve(config: &Config, listeners: Vec<TcpListener>, parts: &Arc<Parts>) -> io::Result<Server> {
     let most = limits::most_connections(config.max_connections, config.max_observers);
@@ -172,14 +204,18 @@ fn serve(config: &Config, listeners: Vec<TcpListener>, parts: &Arc<Parts>) -> io
 fn start(
     config: &Config,
     parts: &Arc<Parts>,
-    server: &Arc<Server>,
+    doors: &Doors,
     threads: &mut Threads,
 ) -> io::Result<(Arc<Notifier>, Parent)> {
     let senders = start_senders(config, parts)?;
     let (swept, longest_sleep) = (Arc::clone(parts), config.longest_sleep);
     threads.spawn("sweeper", move || sweeper::run(&swept, &senders, longest_sleep))?;
-    server.start(threads)?;
-    let (watched, watching) = (Arc::clone(server), Arc::clone(parts));
+    doors.server.start(threads)?;
+    if let Some(admin) = doors.admin.clone() {
+        let parts = Arc::clone(parts);
+        threads.spawn("admin", move || admin.run(&parts))?;
+    }
+    let (watched, watching) = (Arc::clone(&doors.server), Arc::clone(parts));
     threads.spawn("watch", move || edge_watch::run(&watched, &watching))?;
     if let Some(interval) = parts.keeper.interval() {
         let parts = Arc::clone(parts);
@@ -216,7 +252,7 @@ fn start_senders(config: &Config, parts: &Arc<Parts>) -> io::Result<Sender<Alert
 fn carry_out(
     orders: &Receiver<Order>,
     program: &mut Program,
-    server: &Server,
+    doors: &Doors,
     parts: &Parts,
     notifier: &Notifier,
     demands: &Demands,
@@ -228,7 +264,7 @@ fn carry_out(
             Order::Upgrade => {
                 demands.begin_upgrade();
                 match program.now_at_path() {
-                    Ok(target) => upgrade::go_on(program, &target, server, parts, notifier, demands),
+                    Ok(target) => upgrade::go_on(program, &target, doors, parts, notifier, demands),
                     Err(error) => log::error!("{error}"),
                 }
             }

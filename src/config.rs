@@ -1,6 +1,7 @@
 //! Environment and flags, checked completely before anything starts. A
 //! [`Config`] in hand is a valid one.
 
+mod access;
 pub mod settings;
 mod switches;
 
@@ -18,14 +19,16 @@ use pap_core::registry::Rules;
 use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
 use pap_process::settings::{ConfigError, Flags, Reader, Secret, Source};
 use settings::{
-    AGENT_RETENTION_MS, ALERT_QUEUE_MAX_SIZE, ALERT_QUEUE_TTL_MS, ALERT_RECOVERY, ALERT_SENDERS, CLUSTER_ID,
-    CLUSTER_NAME, COLLECTOR_API_KEY, COLLECTOR_BIND, COLLECTOR_HTTP_WORKERS, COLLECTOR_MAX_AGENTS,
-    COLLECTOR_MAX_CONNECTIONS, COLLECTOR_MAX_OBSERVERS, COLLECTOR_PORT, HEARTBEAT_GRACE_MS, HEARTBEAT_TRACE,
-    HEARTBEAT_TRACE_MAX_MB, PAP_AGENT_ID, PAP_COLLECTOR_URL, SETTINGS, SHUTDOWN_GRACE_MS, STATE_FILE,
-    STATE_INTERVAL_MS, STATION_ALERT_KEY, STATION_ALERT_URL, STATION_CA_FILE, ZOMBIE_CHECK_INTERVAL_MS,
+    ADMIN_SOCKET, AGENT_RETENTION_MS, ALERT_QUEUE_MAX_SIZE, ALERT_QUEUE_TTL_MS, ALERT_RECOVERY,
+    ALERT_SENDERS, CLUSTER_ID, CLUSTER_NAME, COLLECTOR_API_KEY, COLLECTOR_BIND, COLLECTOR_HTTP_WORKERS,
+    COLLECTOR_MAX_AGENTS, COLLECTOR_MAX_CONNECTIONS, COLLECTOR_MAX_OBSERVERS, COLLECTOR_PORT,
+    HEARTBEAT_GRACE_MS, HEARTBEAT_TRACE, HEARTBEAT_TRACE_MAX_MB, PAP_AGENT_ID, PAP_COLLECTOR_URL, SETTINGS,
+    SHUTDOWN_GRACE_MS, STATE_FILE, STATE_INTERVAL_MS, STATION_ALERT_KEY, STATION_ALERT_URL, STATION_CA_FILE,
+    ZOMBIE_CHECK_INTERVAL_MS,
 };
 
-pub use switches::{Subcommand, Switches, Task};
+pub use access::Access;
+pub use switches::{Replay, Subcommand, Switches, Task};
 
 /// Where alerts go.
 #[derive(Clone, Debug)]
@@ -94,6 +97,8 @@ pub struct Config {
     pub max_observers: usize,
     /// The longest that heartbeats are served on after SIGTERM.
     pub shutdown_grace: Duration,
+    /// Where the admin socket is; None without one.
+    pub admin_socket: Option<PathBuf>,
     /// Where the state survives a restart; None if it does not.
     pub state: Option<StateConfig>,
     /// Where heartbeats are recorded; None if they are not.
@@ -133,10 +138,9 @@ impl Config {
         let most = from.value::<u64>(&HEARTBEAT_TRACE_MAX_MB)? * 1_000_000;
         let trace = from.path(&HEARTBEAT_TRACE)?.map(|path| TraceConfig { path, most });
         let cpus = || available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 4));
-        let (bind, port) = place(&mut from)?;
         Ok(Self {
-            port,
-            bind,
+            port: from.value(&COLLECTOR_PORT)?,
+            bind: from.value_if_any(&COLLECTOR_BIND)?,
             api_key,
             station,
             longest_sleep: from.millis(&ZOMBIE_CHECK_INTERVAL_MS)?,
@@ -155,6 +159,7 @@ impl Config {
             max_observers: from.value(&COLLECTOR_MAX_OBSERVERS)?,
             max_connections: from.value_if_any(&COLLECTOR_MAX_CONNECTIONS)?,
             shutdown_grace: from.millis(&SHUTDOWN_GRACE_MS)?,
+            admin_socket: from.path(&ADMIN_SOCKET)?,
             state,
             trace,
             parent,
@@ -167,23 +172,10 @@ impl Config {
         })
     }
 
-    /// The address and the port to listen on, for `check`. Other settings are not
-    /// looked at, so they may be wrong.
-    ///
-    /// # Errors
-    /// One of the two is wrong.
-    pub fn place(flags: &Flags, environment: &Source<'_>) -> Result<(Option<IpAddr>, u16), ConfigError> {
-        place(&mut Reader::new(SETTINGS, flags, environment))
-    }
-
     /// The effective configuration, a line for each variable, secrets hidden.
     pub fn to_text(&self) -> &str {
         &self.effective
     }
-}
-
-fn place(from: &mut Reader<'_>) -> Result<(Option<IpAddr>, u16), ConfigError> {
-    Ok((from.value_if_any(&COLLECTOR_BIND)?, from.value(&COLLECTOR_PORT)?))
 }
 
 /// The parent collector, if one is configured.

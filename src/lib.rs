@@ -15,11 +15,13 @@
 //! [`alert_client`] post them, [`observers`] tells the observers what happens,
 //! [`emitter`] sends heartbeats.
 
+pub mod admin;
 pub mod alert_client;
 pub mod alerter;
 pub mod api;
 pub mod app;
-pub mod check;
+pub mod ask;
+pub mod commands;
 pub mod config;
 pub mod dispatch;
 pub mod emitter;
@@ -29,7 +31,6 @@ pub mod news;
 pub mod observers;
 pub mod parts;
 pub mod readiness;
-pub mod replay_command;
 pub mod shared;
 pub mod state_file;
 pub mod state_keeper;

@@ -1,12 +1,16 @@
 //! Parse, run, exit code.
 
+use std::io::{BufWriter, ErrorKind, stdout};
 use std::process::exit;
 use std::time::Duration;
 
 use pap_collector::app;
-use pap_collector::check::{self, Question};
+use pap_collector::commands::agents::{self, ListError};
+use pap_collector::commands::check::{self, Question};
+use pap_collector::commands::replay::{self, ReplayError};
+use pap_collector::commands::top;
 use pap_collector::config::settings::SETTINGS;
-use pap_collector::config::{Config, Subcommand, Switches, Task};
+use pap_collector::config::{Access, Config, Replay, Subcommand, Switches, Task};
 use pap_process::cli::{self, BAD_CONFIG, IO_ERROR, STOPPED, UNWELL, environment, say};
 use pap_process::logging::Log;
 use pap_process::reexec::versions_line;
@@ -22,20 +26,30 @@ const NAME: &str = "pap-collector";
 fn main() {
     exit(match cli::parse::<Switches>(NAME, SETTINGS, &cli::arguments()) {
         Ok((switches, _)) if switches.version => say(&format!("{NAME} {}", pap_collector::VERSION)),
-        Ok((switches, flags)) if switches.task == Some(Task::Check) => check(&flags, switches.live),
-        Ok((Switches { subcommand: Some(Subcommand::Replay(replay)), .. }, flags)) => {
-            finish(replay.run(&flags))
-        }
-        Ok((switches, _)) if switches.live => complain("--live goes with check", BAD_CONFIG),
-        Ok((switches, flags)) => match Config::new(&flags, &environment) {
+        Ok((switches, flags)) => match switches.misplaced() {
+            Some(why) => complain(why, BAD_CONFIG),
+            None => start(&switches, &flags),
+        },
+        Err(early) => cli::show(NAME, &early),
+    })
+}
+
+fn start(switches: &Switches, flags: &Flags) -> i32 {
+    if let Some(Subcommand::Replay(arguments)) = &switches.subcommand {
+        return replay(arguments, flags);
+    }
+    match switches.task {
+        Some(Task::Check) => check(switches, flags),
+        Some(Task::Agents) => agents(switches, flags),
+        Some(Task::Top) => top(switches, flags),
+        None => match Config::new(flags, &environment) {
             Ok(config) if switches.check_config => {
                 say(&format!("{}\n{}", config.to_text().trim_end(), versions_line()))
             }
             Ok(config) => run(&config),
             Err(error) => complain(&error.to_string(), BAD_CONFIG),
         },
-        Err(early) => cli::show(NAME, &early),
-    })
+    }
 }
 
 fn run(config: &Config) -> i32 {
@@ -57,9 +71,10 @@ fn run(config: &Config) -> i32 {
     code
 }
 
-fn check(flags: &Flags, live: bool) -> i32 {
-    let question = if live { Question::Live } else { Question::Ready };
-    match Config::place(flags, &environment).map(|(bind, port)| check::ask(question, bind, port)) {
+fn check(switches: &Switches, flags: &Flags) -> i32 {
+    let question = if switches.live { Question::Live } else { Question::Ready };
+    let url = switches.url.as_deref();
+    match Access::without_key(flags, &environment).map(|access| check::ask(question, access, url)) {
         Ok(Ok(well)) => say(&well),
         Ok(Err(unwell)) => {
             say(&unwell);
@@ -69,11 +84,33 @@ fn check(flags: &Flags, live: bool) -> i32 {
     }
 }
 
-/// What a subcommand has to say, and its exit code.
-fn finish(result: Result<String, (String, i32)>) -> i32 {
-    match result {
+fn agents(switches: &Switches, flags: &Flags) -> i32 {
+    let (url, mut out) = (switches.url.as_deref(), BufWriter::new(stdout().lock()));
+    let listed = Access::new(flags, &environment)
+        .map(|access| agents::list(access, url, switches.status, switches.json, &mut out));
+    match listed {
+        Ok(Ok(())) => STOPPED,
+        // The reader of the pipe does not want the rest.
+        Ok(Err(ListError::Write(error))) if error.kind() == ErrorKind::BrokenPipe => STOPPED,
+        Ok(Err(ListError::Write(error))) => complain(&format!("cannot write: {error}"), IO_ERROR),
+        Ok(Err(ListError::NoAnswer(why))) => complain(&why, UNWELL),
+        Err(error) => complain(&error.to_string(), BAD_CONFIG),
+    }
+}
+
+fn top(switches: &Switches, flags: &Flags) -> i32 {
+    match Access::new(flags, &environment).map(|access| top::show(access, switches.url.as_deref())) {
+        Ok(Ok(())) => STOPPED,
+        Ok(Err(why)) => complain(&why, UNWELL),
+        Err(error) => complain(&error.to_string(), BAD_CONFIG),
+    }
+}
+
+fn replay(arguments: &Replay, flags: &Flags) -> i32 {
+    match replay::run(&arguments.file, arguments.json, flags) {
         Ok(text) => say(&text),
-        Err((text, code)) => complain(&text, code),
+        Err(ReplayError::Grace(error)) => complain(&error.to_string(), BAD_CONFIG),
+        Err(ReplayError::Trace(why)) => complain(&why, IO_ERROR),
     }
 }
 

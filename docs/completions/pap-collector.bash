@@ -1,11 +1,6 @@
 # Made from the tables of settings: PAP_WRITE_DOCS=1 cargo test -p pap-collector --test settings
 _pap_collector() {
     local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
-    if [[ ${COMP_WORDS[*]:1:COMP_CWORD-1} == *replay* && $current != -* ]]; then
-        compopt -o filenames
-        mapfile -t COMPREPLY < <(compgen -f -- "$current")
-        return
-    fi
     # To bash, --flag=value is three words.
     if [[ $current == = ]]; then
         current=
@@ -16,9 +11,10 @@ _pap_collector() {
         --alert-recovery) mapfile -t COMPREPLY < <(compgen -W 'false true' -- "$current"); return ;;
         --heartbeat-mode) mapfile -t COMPREPLY < <(compgen -W 'IDLE EMERGENCY SLEEP' -- "$current"); return ;;
         --log-format) mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$current"); return ;;
-        --collector-api-key-file | --station-alert-key-file | --station-ca-file | --state-file | --heartbeat-trace) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
-        --cluster-id | --cluster-name | --collector-port | --collector-bind | --collector-api-key | --station-alert-url | --station-alert-key | --zombie-check-interval-ms | --heartbeat-grace-ms | --alert-queue-max-size | --alert-queue-ttl-ms | --alert-senders | --agent-retention-ms | --collector-max-agents | --collector-max-observers | --collector-max-connections | --collector-http-workers | --shutdown-grace-ms | --state-interval-ms | --heartbeat-trace-max-mb | --pap-collector-url | --pap-agent-id | --heartbeat-interval | --rust-log) COMPREPLY=(); return ;;
+        --status) mapfile -t COMPREPLY < <(compgen -W 'healthy suspect dead' -- "$current"); return ;;
+        --collector-api-key-file | --station-alert-key-file | --station-ca-file | --admin-socket | --state-file | --heartbeat-trace | replay) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
+        --cluster-id | --cluster-name | --collector-port | --collector-bind | --collector-api-key | --station-alert-url | --station-alert-key | --zombie-check-interval-ms | --heartbeat-grace-ms | --alert-queue-max-size | --alert-queue-ttl-ms | --alert-senders | --agent-retention-ms | --collector-max-agents | --collector-max-observers | --collector-max-connections | --collector-http-workers | --shutdown-grace-ms | --state-interval-ms | --heartbeat-trace-max-mb | --pap-collector-url | --pap-agent-id | --heartbeat-interval | --rust-log | --url) COMPREPLY=(); return ;;
     esac
-    mapfile -t COMPREPLY < <(compgen -W '--cluster-id --cluster-name --collector-port --collector-bind --collector-api-key --collector-api-key-file --station-alert-url --station-alert-key --station-alert-key-file --station-ca-file --zombie-check-interval-ms --heartbeat-grace-ms --alert-queue-max-size --alert-queue-ttl-ms --alert-recovery --alert-senders --agent-retention-ms --collector-max-agents --collector-max-observers --collector-max-connections --collector-http-workers --shutdown-grace-ms --state-file --state-interval-ms --heartbeat-trace --heartbeat-trace-max-mb --pap-collector-url --pap-agent-id --heartbeat-mode --heartbeat-interval --rust-log --log-format --help --live --check-config --version check replay' -- "$current")
+    mapfile -t COMPREPLY < <(compgen -W '--cluster-id --cluster-name --collector-port --collector-bind --collector-api-key --collector-api-key-file --station-alert-url --station-alert-key --station-alert-key-file --station-ca-file --zombie-check-interval-ms --heartbeat-grace-ms --alert-queue-max-size --alert-queue-ttl-ms --alert-recovery --alert-senders --agent-retention-ms --collector-max-agents --collector-max-observers --collector-max-connections --collector-http-workers --shutdown-grace-ms --admin-socket --state-file --state-interval-ms --heartbeat-trace --heartbeat-trace-max-mb --pap-collector-url --pap-agent-id --heartbeat-mode --heartbeat-interval --rust-log --log-format --status --url --help --live --json --check-config --version check agents top replay' -- "$current")
 }
 complete -F _pap_collector pap-collector

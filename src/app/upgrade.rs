@@ -6,7 +6,7 @@ use std::env;
 use std::fs::File;
 use std::io::{self, BufWriter, Seek as _};
 use std::net::TcpListener;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use pap_process::systemd::Notifier;
 use serde::{Deserialize, Serialize};
 
 use super::orders::Demands;
-use super::{FLUSH, Server, StartError};
+use super::{Doors, FLUSH, StartError};
 use crate::config::Config;
 use crate::parts::Parts;
 
@@ -72,6 +72,8 @@ pub fn inherit() -> io::Result<Start> {
 pub struct Inheritance {
     /// All sockets that the server is to serve.
     pub listeners: Vec<TcpListener>,
+    /// The former program's admin socket.
+    pub admin: Option<OwnedFd>,
     /// The former program's state.
     pub state: Option<File>,
     /// The former program's connections.
@@ -83,10 +85,12 @@ pub struct Inheritance {
 /// # Errors
 /// The process cannot listen on the address, or it inherited too many sockets.
 pub fn listen(config: &Config, inherited: Inherited<About>) -> Result<Inheritance, StartError> {
-    let (listeners, state, connections) = match inherited {
-        Inherited::Nothing => (Vec::new(), None, Vec::new()),
-        Inherited::Listeners(listeners) => (listeners, None, Vec::new()),
-        Inherited::Image(Image { listeners, state, connections }) => (listeners, state, connections),
+    let (listeners, admin, state, connections) = match inherited {
+        Inherited::Nothing => (Vec::new(), None, None, Vec::new()),
+        Inherited::Listeners(listeners) => (listeners, None, None, Vec::new()),
+        Inherited::Image(Image { listeners, local, state, connections }) => {
+            (listeners, local, state, connections)
+        }
     };
     if listeners.len() > MOST_LISTENERS {
         return Err(StartError::Listeners(listeners.len()));
@@ -110,7 +114,7 @@ pub fn listen(config: &Config, inherited: Inherited<About>) -> Result<Inheritanc
             is_ending,
         }
     });
-    Ok(Inheritance { listeners: adopted, state, connections: connections.collect() })
+    Ok(Inheritance { listeners: adopted, admin, state, connections: connections.collect() })
 }
 
 /// What an in-place upgrade needs to know about the program that runs now.
@@ -171,7 +175,7 @@ fn check(path: &Path) -> Result<String, String> {
 pub fn go_on(
     program: &mut Program,
     target: &Target,
-    server: &Server,
+    doors: &Doors,
     parts: &Parts,
     notifier: &Notifier,
     demands: &Demands,
@@ -201,9 +205,9 @@ pub fn go_on(
     observers.end();
     shared.await_deliveries(POSTS, |deliveries| !deliveries.is_posting);
     observers.await_end(GOODBYES);
-    await_lanes(server, parts, demands);
+    await_answers(doors, parts, demands);
     demands.log.flush_within(FLUSH);
-    if let Some(standstill) = server.stand_still(STANDSTILL, target.takes_memory) {
+    if let Some(standstill) = doors.server.stand_still(STANDSTILL, target.takes_memory) {
         if parts.is_traced {
             shared.trace_calls().await_written(FLUSH);
         }
@@ -222,9 +226,9 @@ pub fn go_on(
             })
             .collect();
         if target.takes_memory {
-            with_memory(program, target, server, parts, (&mut state, &connections), demands);
+            with_memory(program, target, doors, parts, (&mut state, &connections), demands);
         } else {
-            with_listeners(program, target, server, parts, demands);
+            with_listeners(program, target, doors, parts, demands);
         }
     } else {
         log::error!("{}", failed(&target.path, &"an event loop did not end its turn in time"));
@@ -234,11 +238,11 @@ pub fn go_on(
     notifier.say("READY=1");
 }
 
-/// Waits until all lanes are free or another signal came, and at most for
+/// Waits until no answer is under way or another signal came, and at most for
 /// [`BIG_ANSWERS`].
-fn await_lanes(server: &Server, parts: &Parts, demands: &Demands) {
+fn await_answers(doors: &Doors, parts: &Parts, demands: &Demands) {
     let began = monotonic();
-    while !server.are_lanes_free() && !demands.any() && monotonic().since(began) < BIG_ANSWERS {
+    while !doors.are_free() && !demands.any() && monotonic().since(began) < BIG_ANSWERS {
         parts.stop.wait(LOOK_EVERY);
     }
 }
@@ -247,16 +251,17 @@ fn await_lanes(server: &Server, parts: &Parts, demands: &Demands) {
 fn with_memory(
     program: &mut Program,
     target: &Target,
-    server: &Server,
+    doors: &Doors,
     parts: &Parts,
     (state, connections): (&mut File, &[(i32, About)]),
     demands: &Demands,
 ) {
+    let local = doors.admin.as_ref().map(|admin| admin.listener());
     // The file is memory, so writing to it does not wait while the lock is held.
     parts.shared.with(|registry, now| {
         let _signals = demands.signals.hold();
         match write(state, &mut |out| parts.keeper.write(&mut |step| step(registry, now), out)) {
-            Ok(()) => exec(program, target, server, demands, Some(&Memory { state, connections })),
+            Ok(()) => exec(program, target, doors, demands, Some(&Memory { local, state, connections })),
             Err(error) => {
                 let why = format!("the state cannot be handed over: {error}");
                 log::error!("{}", failed(&target.path, &why));
@@ -266,11 +271,11 @@ fn with_memory(
 }
 
 /// Saves the state and replaces the program; it gets only the listeners.
-fn with_listeners(program: &mut Program, target: &Target, server: &Server, parts: &Parts, demands: &Demands) {
+fn with_listeners(program: &mut Program, target: &Target, doors: &Doors, parts: &Parts, demands: &Demands) {
     // The event loops stand still, so no heartbeat is taken after this save.
     if parts.keeper.save(&parts.shared) {
         let _signals = demands.signals.hold();
-        exec(program, target, server, demands, None);
+        exec(program, target, doors, demands, None);
     } else {
         log::error!(
             "{}",
@@ -284,14 +289,14 @@ fn with_listeners(program: &mut Program, target: &Target, server: &Server, parts
 fn exec(
     program: &mut Program,
     target: &Target,
-    server: &Server,
+    doors: &Doors,
     demands: &Demands,
     memory: Option<&Memory<'_, About>>,
 ) {
     if demands.any() {
         return;
     }
-    let listeners: Vec<_> = server.listeners().iter().map(|listener| listener.as_fd()).collect();
+    let listeners: Vec<_> = doors.server.listeners().iter().map(|listener| listener.as_fd()).collect();
     let error = reexec::replace(&target.path, HANDOVER, &mut program.seats, &listeners, memory);
     log::error!("{}", failed(&target.path, &error));
 }

@@ -55,6 +55,9 @@ pap_process::settings! {
     /// the longest that heartbeats are served on after SIGTERM, in milliseconds; two seconds
     /// without a heartbeat end it too, and 0 ends it at once
     SHUTDOWN_GRACE_MS: Number(0..=60_000), Value("10000");
+    /// a Unix socket that answers questions about the agents without a key; the file's owner
+    /// and group may ask
+    ADMIN_SOCKET: Path, Words("none");
     /// the file in which the state survives a restart
     STATE_FILE: Path, Words("none, it does not survive");
     /// how often the state is saved when something changed, in milliseconds

@@ -137,7 +137,7 @@ fn it_asks_one_question_and_leaves() {
     });
     assert_eq!(check(&[("COLLECTOR_PORT", &port)], &["check"]).0, 0);
     let (question, more, listener) = answering.join().unwrap();
-    assert!(question.starts_with("GET /ready HTTP/1.1\r\n") && question.len() < 200, "{question}");
+    assert!(question.starts_with("GET /ready HTTP/1.0\r\n") && question.len() < 200, "{question}");
     assert!(question.contains("Connection: close\r\n"), "{question}");
     assert_eq!(more, b"", "it says nothing more");
     listener.set_nonblocking(true).unwrap();

@@ -13,9 +13,13 @@
 
 #[path = "../support/agent.rs"]
 mod agent;
+#[allow(dead_code, reason = "the tests use a part of it")]
+#[path = "../../examples/swarm/play/mod.rs"]
+mod play;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin;
 mod check;
 mod daemon;
 mod heartbeat;
@@ -25,4 +29,7 @@ mod observe;
 mod readme;
 mod replay;
 mod restart;
+mod swarm;
 mod upgrade;
+
+use support::station;

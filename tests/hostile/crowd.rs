@@ -1,10 +1,15 @@
-//! Many connections at once: idle ones, unfinished ones, and more than there may be.
+//! Many connections at once: idle ones, unfinished ones, more than there may be, and
+//! many in an in-place upgrade.
 
+use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::attack::{alone, attack, hold, usage};
-use crate::support::{Answer, Collector, PATIENCE, skipped, slow, uuid};
+use crate::support::{Answer, Collector, PATIENCE, said, skipped, slow, uuid};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Raises this process's limit on descriptors. Returns whether there are as many.
@@ -22,21 +27,33 @@ fn has_descriptors(wanted: u64) -> bool {
 struct Kept {
     stream: TcpStream,
     agent: String,
+    request: Vec<u8>,
 }
 
 impl Kept {
-    fn new(collector: &Collector, number: u32) -> Self {
-        let mut kept = Self { stream: collector.connect(), agent: uuid(number as usize) };
+    fn new(collector: &Collector, number: usize) -> Self {
+        let agent = uuid(number);
+        let body = r#"{"mode":"IDLE","uptime_seconds":5}"#;
+        let head = format!("POST /heartbeat/{agent} HTTP/1.1\r\nHost: c\r\nContent-Length: {}", body.len());
+        let request = format!("{head}\r\n\r\n{body}").into_bytes();
+        let mut kept = Self { stream: collector.connect(), agent, request };
         kept.beat();
         kept
     }
 
     /// One heartbeat. The connection must stay, and the answer must be a 200.
     fn beat(&mut self) {
-        let body = r#"{"mode":"IDLE","uptime_seconds":5}"#;
-        let head =
-            format!("POST /heartbeat/{} HTTP/1.1\r\nHost: c\r\nContent-Length: {}", self.agent, body.len());
-        self.stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+        self.stream.write_all(&self.request).unwrap();
+        self.take_answer();
+    }
+
+    /// The first bytes of a heartbeat, and the rest.
+    fn write_half(&mut self, is_rest: bool) {
+        let (first, rest) = self.request.split_at(self.request.len() / 2);
+        self.stream.write_all(if is_rest { rest } else { first }).unwrap();
+    }
+
+    fn take_answer(&mut self) {
         let mut answer = [0; 1024];
         let length = self.stream.read(&mut answer).unwrap();
         assert_eq!(Answer::parse(&answer[..length]).status, 200, "{}", self.agent);
@@ -102,5 +119,71 @@ fn a_flood_beyond_the_limit_resets_no_agent_that_keeps_its_connection() {
         }
         agents.iter_mut().for_each(Kept::beat);
         assert!(collector.metric("connections_closed_total{reason=\"surplus\"}") > 1000.0);
+    });
+}
+
+/// Each round sends one heartbeat on each connection in two parts, so an upgrade comes
+/// between the parts of many.
+#[test]
+fn upgrades_with_five_thousand_busy_connections_lose_no_heartbeat() {
+    const AGENTS: usize = 5000;
+    const THREADS: usize = 4;
+    if !slow("10,000 descriptors") || !has_descriptors(7_000) {
+        return;
+    }
+    let _alone = alone();
+    attack(&[], |collector| {
+        let (stop, rounds) = (AtomicBool::new(false), [(); THREADS].map(|()| AtomicUsize::new(0)));
+        let slowest = thread::scope(|scope| {
+            let threads: [_; THREADS] = std::array::from_fn(|number| {
+                let (stop, count) = (&stop, &rounds[number]);
+                scope.spawn(move || {
+                    let numbers = (0..AGENTS).skip(number).step_by(THREADS);
+                    let mut agents: Vec<_> = numbers.map(|number| Kept::new(collector, number)).collect();
+                    let mut slowest = Duration::ZERO;
+                    while !stop.load(Ordering::SeqCst) {
+                        let started = Instant::now();
+                        for is_rest in [false, true] {
+                            for agent in &mut agents {
+                                agent.write_half(is_rest);
+                            }
+                        }
+                        agents.iter_mut().for_each(Kept::take_answer);
+                        slowest = slowest.max(started.elapsed());
+                        count.fetch_add(1, Ordering::SeqCst);
+                    }
+                    slowest
+                })
+            });
+            for upgrades in 1..=5 {
+                let before = rounds.each_ref().map(|count| count.load(Ordering::SeqCst));
+                // A thread that has failed makes no more rounds.
+                collector.poll("all of them have beaten again", || {
+                    let beaten =
+                        rounds.iter().zip(before).all(|(now, before)| now.load(Ordering::SeqCst) > before);
+                    beaten || threads.iter().any(thread::ScopedJoinHandle::is_finished)
+                });
+                collector.signal("HUP");
+                collector.await_logs(said::UPGRADED, upgrades);
+            }
+            stop.store(true, Ordering::SeqCst);
+            threads.into_iter().map(|thread| thread.join().unwrap()).max().unwrap()
+        });
+        let rounds = rounds.map(AtomicUsize::into_inner);
+        println!("{rounds:?} rounds of {} agents, the slowest took {slowest:.1?}", AGENTS / THREADS);
+        let known = collector.get("/agents").json();
+        let known: HashMap<_, _> = known["agents"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|agent| {
+                (agent["agent_uuid"].as_str().unwrap(), agent["consecutive_heartbeats"].as_u64().unwrap())
+            })
+            .collect();
+        for number in 0..AGENTS {
+            // The first heartbeat comes before the rounds.
+            let sent = 1 + rounds[number % THREADS] as u64;
+            assert_eq!(known[uuid(number).as_str()], sent, "heartbeats of agent {number}");
+        }
     });
 }

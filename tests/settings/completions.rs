@@ -16,6 +16,8 @@ fn flags(program: &Program) -> Vec<(String, String, Values)> {
         }
     }
     flags
+        .extend(program.options().into_iter().map(|(flag, help, _, values)| (flag.to_owned(), help, values)));
+    flags
 }
 
 pub fn bash(program: &Program) -> String {
@@ -36,7 +38,7 @@ pub fn bash(program: &Program) -> String {
         all.push(flag);
     }
     all.extend(program.switches().iter().map(|(flag, _)| (*flag).to_owned()));
-    let before: String;
+    let mut before = String::new();
     if name == HEARTBEAT {
         all.push("--".into());
         before = "    local at\n    \
@@ -52,15 +54,8 @@ pub fn bash(program: &Program) -> String {
             done\n"
             .into();
     } else {
-        all.push("check".into());
-        all.extend(program.own.commands.iter().map(|command| command.name.to_owned()));
-        all.push("--json".into());
-        before = "    if [[ \" ${COMP_WORDS[*]:1:COMP_CWORD-1} \" == *\" replay \"* && $current != -* ]]; then\n        \
-            compopt -o filenames\n        \
-            mapfile -t COMPREPLY < <(compgen -f -- \"$current\")\n        \
-            return\n    \
-            fi\n"
-            .into();
+        all.extend(program.tasks().iter().map(|(task, _)| (*task).to_owned()));
+        files.push("replay".into());
     }
     format!(
         "{START}{function}() {{\n    \
@@ -104,10 +99,12 @@ pub fn zsh(program: &Program) -> String {
     for (flag, help) in program.switches() {
         text += &format!("    '{flag}[{}]' \\\n", plain(&help));
     }
-    text += if program.name == HEARTBEAT {
-        "    '*::: :_normal'\n"
+    text += &if program.name == HEARTBEAT {
+        "    '*::: :_normal'\n".to_owned()
     } else {
-        "    '1:task:((check\\:\"ask a running collector how it is\" replay\\:\"replay a record of heartbeats\"))' \\\n    '2:file:_files'\n"
+        let tasks: Vec<_> =
+            program.tasks().iter().map(|(task, help)| format!("{task}\\:\"{help}\"")).collect();
+        format!("    '1:task:(({}))' \\\n    '2:file:_files'\n", tasks.join(" "))
     };
     text
 }
@@ -132,11 +129,11 @@ pub fn fish(program: &Program) -> String {
             "complete -c {name} -n 'contains -- -- (commandline -opc)' -x -a '(__fish_complete_command)'\n"
         )
     } else {
-        format!(
-            "complete -c {name} -n __fish_use_subcommand -a check -d 'ask a running collector how it is'\n\
-             complete -c {name} -n __fish_use_subcommand -a replay -d 'replay a record of heartbeats'\n\
-             complete -c {name} -n '__fish_seen_subcommand_from replay' -F\n"
-        )
+        let task = |(task, help): &(&str, &str)| {
+            format!("complete -c {name} -n __fish_use_subcommand -a {task} -d {}\n", quoted(help))
+        };
+        let tasks: String = program.tasks().iter().map(task).collect();
+        format!("{tasks}complete -c {name} -n '__fish_seen_subcommand_from replay' -F\n")
     };
     text
 }

@@ -186,6 +186,9 @@ fn help_describes_every_setting_and_switch() {
         for setting in program.table {
             assert!(text.contains(&format!("  {} VALUE, {}\n", setting.flag(), setting.name)), "{text}");
         }
+        for (flag, ..) in program.options() {
+            assert!(text.contains(&format!("  {flag} ")), "{flag} in\n{text}");
+        }
         for (flag, _) in program.switches() {
             let is_there = [" ", ","].iter().any(|end| text.contains(&format!("  {flag}{end}")));
             assert!(is_there, "{flag} in\n{text}");
@@ -307,6 +310,7 @@ fn bash_completes_flags_choices_and_files() {
     assert_eq!(complete(COLLECTOR, "che"), "check");
     assert_eq!(complete(COLLECTOR, "repl"), "replay");
     assert_eq!(complete(COLLECTOR, "replay Cargo.t"), "Cargo.toml");
+    assert_eq!(complete(COLLECTOR, "agents --status d"), "dead");
     assert_eq!(complete(HEARTBEAT, "--prob"), "--probe --probe-timeout-ms");
     assert_eq!(complete(HEARTBEAT, "-- ls Cargo.t"), "Cargo.toml");
 }

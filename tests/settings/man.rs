@@ -2,7 +2,7 @@
 
 use pap_process::settings::{Fallback, Setting};
 
-use crate::program::{Program, one_line};
+use crate::program::Program;
 
 /// The page about one program.
 pub fn write(program: &Program) -> String {
@@ -30,19 +30,11 @@ pub fn write(program: &Program) -> String {
         page.line(&roff(paragraph));
     }
     page.section("OPTIONS");
-    for argument in program.own.positionals {
-        page.entry("check", &sentence(&one_line(argument.description)));
+    for (task, help) in program.tasks() {
+        page.entry(task, &sentence(help));
     }
-    for command in &program.own.commands {
-        let name = command.command.name;
-        page.entry(&format!("{name} ..."), &one_line(command.command.description));
-        for argument in command.command.positionals {
-            let name = format!("{name} {}", argument.name.to_uppercase());
-            page.entry(&name, &sentence(&one_line(argument.description)));
-        }
-        for flag in command.command.flags.iter().filter(|flag| flag.long != "--help") {
-            page.entry(&format!("{name} {}", flag.long), &sentence(&one_line(flag.description)));
-        }
+    for (flag, help, value, _) in program.options() {
+        page.entry(&format!("{flag} {}", value.to_uppercase()), &sentence(&help));
     }
     for (flag, help) in program.switches() {
         page.entry(flag, &sentence(&help));

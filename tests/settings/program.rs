@@ -35,6 +35,27 @@ impl Program {
         }
         flags
     }
+
+    /// The flags with a value that are no settings: what each one does, the value's name,
+    /// and what completes it.
+    pub fn options(&self) -> Vec<(&'static str, String, &'static str, Values)> {
+        let options = self.own.flags.iter().filter_map(|flag| match flag.kind {
+            FlagInfoKind::Switch => None,
+            FlagInfoKind::Option { arg_name } => {
+                let values = match arg_name {
+                    "verdict" => Values::Words(&["healthy", "suspect", "dead"]),
+                    _ => Values::Unknown,
+                };
+                Some((flag.long, one_line(flag.description), arg_name, values))
+            }
+        });
+        options.collect()
+    }
+
+    /// The words that make the program do something else, and what each one does.
+    pub fn tasks(&self) -> &'static [(&'static str, &'static str)] {
+        if self.name == COLLECTOR { &config::Task::ALL } else { &[] }
+    }
 }
 
 trait Switches {
@@ -72,37 +93,46 @@ pub fn values(setting: &Setting) -> Values {
 
 /// Both programs.
 pub fn programs() -> [Program; 2] {
-    let common = |stopped, unwell| {
-        [
-            (STOPPED, stopped),
-            (UNWELL, unwell),
-            (BUG, "It ended because of a bug."),
-            (IO_ERROR, "It could not listen, write, or start a thread."),
-            (BAD_CONFIG, "Its configuration is wrong; one line on standard error names the variable, the value, and what is allowed. Nothing was started."),
-        ]
-        .map(|(code, text)| (code.to_string(), text))
-    };
-    let collector = Program {
+    [collector(), heartbeat()]
+}
+
+/// The exit codes of both.
+fn common(stopped: &'static str, unwell: &'static str) -> [(String, &'static str); 5] {
+    [
+        (STOPPED, stopped),
+        (UNWELL, unwell),
+        (BUG, "It ended because of a bug."),
+        (IO_ERROR, "It could not listen, write, or start a thread."),
+        (BAD_CONFIG, "Its configuration is wrong; one line on standard error names the variable, the value, and what is allowed. Nothing was started."),
+    ]
+    .map(|(code, text)| (code.to_string(), text))
+}
+
+fn collector() -> Program {
+    Program {
         name: COLLECTOR,
         summary: "takes the heartbeats of PAP agents and reports agents that fell silent",
         description: &[
             "pap-collector takes heartbeats over HTTP, keeps in memory which agents are alive, and notices silence, restarts and emergencies by itself. It tells the central station only when something is wrong.",
             "It needs no configuration file. Each setting is a flag or an environment variable.",
-            "With replay it reads the record that HEARTBEAT_TRACE made, and says which deaths there were, which of them were false, and which there would have been under another HEARTBEAT_GRACE_MS.",
-            "With check it asks the collector that runs on this host with the same COLLECTOR_PORT whether that collector is ready, prints a line and exits with 0 or 1. With check --live it asks only whether that collector runs.",
+            "With check, agents or top it asks a running collector: at ADMIN_SOCKET if that is set and there, else at COLLECTOR_PORT on this host, or at --url. agents and top send COLLECTOR_API_KEY if it is set.",
+            "check prints a line that says whether the collector is ready, or with --live whether it runs, and exits with 0 or 1. agents prints a table of the agents, or JSON. top shows counts, the silent agents first, and what happens; where there is no terminal it prints one view as plain text.",
+            "replay reads the record of heartbeats that HEARTBEAT_TRACE made, its rotated files first, and says which deaths there were, which of them were false, how far heartbeats came from the moment at which they were expected, and with --heartbeat-grace-ms what would have happened under that grace.",
         ],
         synopsis: &[
             "[SETTINGS]",
             "[SETTINGS] --check-config",
-            "[SETTINGS] check [--live]",
+            "[SETTINGS] check [--live] [--url URL]",
+            "[SETTINGS] agents [--status VERDICT] [--json] [--url URL]",
+            "[SETTINGS] top [--url URL]",
             "replay FILE [--heartbeat-grace-ms N] [--json]",
             "--help | --version",
         ],
         own: config::Switches::get_args_info(),
         table: config::settings::SETTINGS,
         codes: common(
-            "It was stopped by a signal; or, with check, the collector is well.",
-            "With check: the collector is not well, or nobody answers.",
+            "It was stopped by a signal; or, with check, the collector is well; or, with agents or top, it answered.",
+            "With check, agents or top: the collector is not well, or nobody answers, or it asks for another key.",
         )
         .into(),
         signals: &[
@@ -117,6 +147,10 @@ pub fn programs() -> [Program; 2] {
         ],
         files: &[
             (
+                "/run/pap-collector/admin.sock",
+                "The admin socket, with the systemd unit that comes with the program. Otherwise ADMIN_SOCKET names it; without it there is none.",
+            ),
+            (
                 "/etc/pap-collector/environment",
                 "The settings, with the systemd unit that comes with the program.",
             ),
@@ -126,7 +160,10 @@ pub fn programs() -> [Program; 2] {
             ),
         ],
         see_also: "pap-heartbeat(8), systemd.service(5)",
-    };
+    }
+}
+
+fn heartbeat() -> Program {
     let mut codes = vec![("the command's".to_owned(), "The command after -- ended by itself.")];
     codes.push(("128 + N".into(), "Signal N ended the command."));
     codes.push(("126, 127".into(), "The command could not be run, or was not found."));
@@ -134,7 +171,7 @@ pub fn programs() -> [Program; 2] {
         "It was stopped by a signal; or, with --check, a heartbeat was taken within two intervals.",
         "With --check or --status: no heartbeat was taken in time, or no pap-heartbeat runs for this agent.",
     ));
-    let heartbeat = Program {
+    Program {
         name: HEARTBEAT,
         summary: "sends the heartbeats of a PAP agent that cannot do so itself",
         description: &[
@@ -172,6 +209,5 @@ pub fn programs() -> [Program; 2] {
             ),
         ],
         see_also: "pap-collector(8), systemd.service(5)",
-    };
-    [collector, heartbeat]
+    }
 }

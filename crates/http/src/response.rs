@@ -87,6 +87,18 @@ impl Response {
         self
     }
 
+    /// The header lines besides those of the content's length, and the type first.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let content_type = Some(self.content_type).filter(|it| !it.is_empty());
+        let content_type = content_type.map(|it| ("Content-Type", it));
+        content_type.into_iter().chain(self.headers.iter().map(|(name, value)| (*name, value.as_str())))
+    }
+
+    /// What is to be done when it has been sent.
+    pub fn take_then(&mut self) -> Option<Box<dyn FnOnce() + Send>> {
+        self.then.take()
+    }
+
     /// The answer to a request that is not taken.
     pub fn refusal(why: Refused) -> Self {
         Self::error(why.status(), why.words())

@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 
-use argh::{EarlyExit, FromArgs};
+use argh::{ArgsInfo, EarlyExit, FlagInfoKind, FromArgs};
 
 use crate::settings::{self, Flags, Table};
 
@@ -46,12 +46,14 @@ fn lossy(text: impl AsRef<OsStr>) -> String {
 ///
 /// # Errors
 /// The text to show, and whether the user asked for it (`--help`).
-pub fn parse<Switches: FromArgs>(
+pub fn parse<Switches: FromArgs + ArgsInfo>(
     program: &str,
     table: Table,
     arguments: &[String],
 ) -> Result<(Switches, Flags), EarlyExit> {
-    let (flags, others) = settings::split(table, arguments)?;
+    let own = Switches::get_args_info().flags;
+    let own = own.iter().filter(|flag| !matches!(flag.kind, FlagInfoKind::Switch)).map(|flag| flag.long);
+    let (flags, others) = settings::split(table, &own.collect::<Vec<_>>(), arguments)?;
     let others: Vec<&str> = others.iter().map(String::as_str).collect();
     match Switches::from_args(&[program], &others) {
         Ok(switches) => Ok((switches, flags)),
@@ -77,12 +79,10 @@ pub fn complain(program: &str, text: &str, code: i32) -> i32 {
 
 /// Shows what ended the parsing of flags: help, or an error.
 pub fn show(program: &str, early: &EarlyExit) -> i32 {
-    match early.status {
-        Ok(()) => say(early.output.trim_end()),
-        Err(()) => {
-            // An error is one line.
-            let text = early.output.split_whitespace().collect::<Vec<_>>().join(" ");
-            complain(program, &format!("{text}; {program} --help shows all flags"), BAD_CONFIG)
-        }
+    if early.status.is_ok() {
+        return say(early.output.trim_end());
     }
+    // An error is one line.
+    let text = early.output.split_whitespace().collect::<Vec<_>>().join(" ");
+    complain(program, &format!("{text}; {program} --help shows all flags"), BAD_CONFIG)
 }

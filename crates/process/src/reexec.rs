@@ -87,6 +87,8 @@ pub struct Image<A> {
     /// The listeners. The list is empty only if the hand-over is unusable and no
     /// listener was found.
     pub listeners: Vec<OwnedFd>,
+    /// The Unix socket that the former image listened on, if it was handed over.
+    pub local: Option<OwnedFd>,
     /// The former image's state, if it was handed over.
     pub state: Option<File>,
     /// The connections that were handed over.
@@ -108,6 +110,8 @@ struct Manifest<A> {
     version: u32,
     #[serde(default)]
     listeners: Vec<Passed>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    local: Option<Passed>,
     #[serde(default)]
     state: Option<Passed>,
     #[serde(default = "Vec::new")]
@@ -181,7 +185,12 @@ impl<A: DeserializeOwned + Default> Start<A> {
                         "the hand-over of the former image is not used, so its memory and its connections \
                          are lost: {why}"
                     ));
-                    Image { listeners: claims.listeners(&mut remarks), state: None, connections: Vec::new() }
+                    Image {
+                        listeners: claims.listeners(&mut remarks),
+                        local: None,
+                        state: None,
+                        connections: Vec::new(),
+                    }
                 });
                 claims.sweep(&mut image.listeners, &mut remarks);
                 Inherited::Image(image)
@@ -253,6 +262,7 @@ impl Claims {
                 let connections = sockets.map(|socket| Connection { socket, about: A::default() }).collect();
                 Ok(Image {
                     listeners: self.take(listener).into_iter().collect(),
+                    local: None,
                     state: self.take(state).map(File::from),
                     connections,
                 })
@@ -265,12 +275,13 @@ impl Claims {
                     return Err(format!("its list has version {}", manifest.version));
                 }
                 let listeners = manifest.listeners.iter().filter_map(|it| self.take(it.fd)).collect();
+                let local = manifest.local.and_then(|it| self.take(it.fd));
                 let state = manifest.state.and_then(|it| self.take(it.fd)).map(File::from);
                 let connections =
                     manifest.connections.into_iter().filter_map(|PassedConnection { fd, about }| {
                         Some(Connection { socket: self.take(fd)?, about })
                     });
-                Ok(Image { connections: connections.collect(), listeners, state })
+                Ok(Image { connections: connections.collect(), listeners, local, state })
             }
         }
     }
@@ -377,6 +388,8 @@ pub fn memory(name: &str) -> io::Result<File> {
 /// What is handed over besides the listeners.
 #[derive(Debug)]
 pub struct Memory<'a, A> {
+    /// The Unix socket that this program listens on.
+    pub local: Option<BorrowedFd<'a>>,
     /// The state, ready to be read.
     pub state: &'a File,
     /// The connections: descriptors that an exec does not close, and what the program
@@ -399,6 +412,7 @@ pub fn replace<A: Serialize>(
     let mut along = Vec::new();
     if let Some(memory) = memory {
         along.push(memory.state.as_fd());
+        along.extend(memory.local);
     }
     let keep = |how: FdFlags| along.iter().try_for_each(|descriptor| fcntl_setfd(descriptor, how));
     let mut run = || -> io::Result<Infallible> {
@@ -429,6 +443,7 @@ fn manifest<A: Serialize>(listeners: usize, memory: &Memory<'_, A>) -> io::Resul
     let manifest = Manifest {
         version: WRITTEN,
         listeners: (0..listeners).zip(FIRST..).map(passed).collect(),
+        local: memory.local.map(|local| Passed { fd: local.as_raw_fd() }),
         state: Some(Passed { fd: memory.state.as_raw_fd() }),
         connections: memory
             .connections

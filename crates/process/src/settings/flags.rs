@@ -19,13 +19,13 @@ impl Flags {
 }
 
 /// Takes the settings out of the arguments. Returns them and the other arguments.
-/// `--name VALUE` and `--name=VALUE` mean the same. The arguments after `--` stay as
-/// they are.
+/// `--name VALUE` and `--name=VALUE` mean the same, also for the flags in `own`, the
+/// program's other flags with a value. The arguments after `--` stay as they are.
 ///
 /// # Errors
 /// A setting has no value, or is given twice, or `--name=VALUE` names no setting. The
 /// error is one line.
-pub fn split(table: Table, arguments: &[String]) -> Result<(Flags, Vec<String>), String> {
+pub fn split(table: Table, own: &[&str], arguments: &[String]) -> Result<(Flags, Vec<String>), String> {
     let (mut flags, mut others) = (Flags::default(), Vec::new());
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
@@ -38,6 +38,10 @@ pub fn split(table: Table, arguments: &[String]) -> Result<(Flags, Vec<String>),
             _ => (word.as_str(), None),
         };
         let Some(variable) = variable_of(table, flag) else {
+            if let Some(value) = given.filter(|_| own.contains(&flag)) {
+                others.extend([flag.to_owned(), value.to_owned()]);
+                continue;
+            }
             if given.is_some() {
                 return Err(format!("{flag} takes no value, or is not known"));
             }
@@ -128,7 +132,7 @@ mod tests {
 
     fn parts(arguments: &[&str]) -> Result<Parts, String> {
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        split(SETTINGS, &arguments).map(|(flags, others)| (flags.0, others))
+        split(SETTINGS, &["--status"], &arguments).map(|(flags, others)| (flags.0, others))
     }
 
     #[test]
@@ -140,6 +144,7 @@ mod tests {
         assert_eq!(flags, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
         assert_eq!(others, ["check", "--live", "--", "--port"]);
         assert_eq!(parts(&["--api-key=--x", "--probe="]).unwrap().0.len(), 2);
+        assert_eq!(parts(&["--status=dead"]).unwrap().1, ["--status", "dead"]);
     }
 
     #[test]

@@ -8,14 +8,12 @@ use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use argh::{ArgsInfo, FromArgs};
 use pap_core::replay::Replay;
 use pap_core::time::Monotonic;
 use pap_core::trace::VERSION;
 use pap_core::trace::read::{Found, MOST_NEEDED, block, next_magic};
-use pap_process::cli::{BAD_CONFIG, IO_ERROR};
 use pap_process::clock::monotonic;
-use pap_process::settings::{Flags, Reader};
+use pap_process::settings::{ConfigError, Flags, Reader};
 
 use crate::config::settings::{HEARTBEAT_GRACE_MS, SETTINGS};
 use crate::trace_writer::{ROTATED, rotated};
@@ -25,19 +23,13 @@ const CHUNK: usize = 1 << 20;
 /// How often the progress is shown.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
 
-/// Run a record of heartbeats (HEARTBEAT_TRACE) through the rules again, and say which
-/// deaths there were, which of them were false, and how far heartbeats came from the
-/// moment at which they were expected. With --heartbeat-grace-ms it also says what
-/// would have happened under that grace.
-#[derive(FromArgs, ArgsInfo, Debug)]
-#[argh(subcommand, name = "replay")]
-pub struct ReplayCommand {
-    /// the file that HEARTBEAT_TRACE names; its rotated files are read first
-    #[argh(positional)]
-    file: String,
-    /// print one JSON object
-    #[argh(switch)]
-    json: bool,
+/// Why there is no report.
+#[derive(Debug)]
+pub enum ReplayError {
+    /// The grace that was asked for is wrong.
+    Grace(ConfigError),
+    /// The trace cannot be read. The text is one line for people.
+    Trace(String),
 }
 
 /// What could not be used of a trace.
@@ -46,53 +38,50 @@ struct Damage {
     bytes: u64,
 }
 
-impl ReplayCommand {
-    /// Replays. Of the settings among the flags it looks at the grace alone.
-    ///
-    /// # Errors
-    /// What to say, and the exit code.
-    pub fn run(&self, flags: &Flags) -> Result<String, (String, i32)> {
-        let asked = asked_grace(flags)?;
-        let path = Path::new(&self.file);
-        let broken = |error: io::Error| (format!("{} cannot be replayed: {error}", path.display()), IO_ERROR);
-        let files = files(path).map_err(broken)?;
-        let (mut replay, mut damage) = (Replay::new(asked), Damage::default());
-        let mut progress = Progress::new(files.iter().map(|(_, length)| length).sum());
-        for (file, _) in &files {
-            read(file, &mut replay, &mut damage, &mut progress).map_err(broken)?;
-        }
-        progress.end();
-        let about = text::About {
-            time: replay.time(),
-            pauses: replay.pauses(),
-            lost: replay.lost(),
-            asked_ms: asked.map(pap_core::time::millis),
-        };
-        let report = replay.end().ok_or_else(|| broken(io::Error::other("it is no record of heartbeats")))?;
-        if damage.bytes > 0 {
-            // What is missing in the report must not be overlooked.
-            let _ = writeln!(
-                io::stderr(),
-                "pap-collector: {} bytes of the trace are damaged, as after a crash; nobody is judged over them",
-                damage.bytes
-            );
-        }
-        if self.json {
-            serde_json::to_string(&report).map_err(|error| broken(error.into()))
-        } else {
-            Ok(text::write(&report, &about))
-        }
+/// Replays the trace in `file`, after its rotated files. Of the settings among the flags
+/// it looks at the grace alone. Returns the report: one JSON object, or text.
+///
+/// # Errors
+/// Every [`ReplayError`], as they say.
+pub fn run(file: &str, json: bool, flags: &Flags) -> Result<String, ReplayError> {
+    let asked = asked_grace(flags).map_err(ReplayError::Grace)?;
+    let broken = |error: io::Error| ReplayError::Trace(format!("{file} cannot be replayed: {error}"));
+    let files = files(Path::new(file)).map_err(broken)?;
+    let (mut replay, mut damage) = (Replay::new(asked), Damage::default());
+    let mut progress = Progress::new(files.iter().map(|(_, length)| length).sum());
+    for (file, _) in &files {
+        read(file, &mut replay, &mut damage, &mut progress).map_err(broken)?;
+    }
+    progress.end();
+    let about = text::About {
+        time: replay.time(),
+        pauses: replay.pauses(),
+        lost: replay.lost(),
+        asked_ms: asked.map(pap_core::time::millis),
+    };
+    let report = replay.end().ok_or_else(|| broken(io::Error::other("it is no record of heartbeats")))?;
+    if damage.bytes > 0 {
+        // What is missing in the report must not be overlooked.
+        let _ = writeln!(
+            io::stderr(),
+            "pap-collector: {} bytes of the trace are damaged, as after a crash; nobody is judged over them",
+            damage.bytes
+        );
+    }
+    if json {
+        serde_json::to_string(&report).map_err(|error| broken(error.into()))
+    } else {
+        Ok(text::write(&report, &about))
     }
 }
 
 /// The grace that a flag asks for. The environment does not count: there it is the one
 /// of the collector.
-fn asked_grace(flags: &Flags) -> Result<Option<Duration>, (String, i32)> {
+fn asked_grace(flags: &Flags) -> Result<Option<Duration>, ConfigError> {
     if flags.get(HEARTBEAT_GRACE_MS.name).is_none() {
         return Ok(None);
     }
-    let grace = Reader::new(SETTINGS, flags, &|_| None).millis(&HEARTBEAT_GRACE_MS);
-    grace.map(Some).map_err(|error| (error.to_string(), BAD_CONFIG))
+    Reader::new(SETTINGS, flags, &|_| None).millis(&HEARTBEAT_GRACE_MS).map(Some)
 }
 
 /// The files of a trace, the oldest first, with their lengths.

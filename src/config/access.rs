@@ -1,0 +1,55 @@
+//! How a running collector is reached by the commands of this program.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use pap_process::settings::{ConfigError, Flags, Reader, Secret, Source};
+use ureq::tls::Certificate;
+
+use super::settings::{
+    ADMIN_SOCKET, COLLECTOR_API_KEY, COLLECTOR_BIND, COLLECTOR_PORT, SETTINGS, STATION_CA_FILE,
+};
+
+/// Where a collector with this configuration is found. Other settings are not looked
+/// at, so they may be wrong.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Its admin socket.
+    pub socket: Option<PathBuf>,
+    /// The address that it listens on; None for all.
+    pub bind: Option<IpAddr>,
+    /// The port that it listens on.
+    pub port: u16,
+    /// The key that it asks for.
+    pub key: Option<Secret>,
+    /// Certificates trusted besides the built-in roots.
+    pub roots: Vec<Certificate<'static>>,
+}
+
+impl Access {
+    /// Where the collector listens, for a question that needs no key.
+    ///
+    /// # Errors
+    /// One of its settings is wrong.
+    pub fn without_key(flags: &Flags, environment: &Source<'_>) -> Result<Self, ConfigError> {
+        let mut from = Reader::new(SETTINGS, flags, environment);
+        Ok(Self {
+            socket: from.path(&ADMIN_SOCKET)?,
+            bind: from.value_if_any(&COLLECTOR_BIND)?,
+            port: from.value(&COLLECTOR_PORT)?,
+            key: None,
+            roots: Vec::new(),
+        })
+    }
+
+    /// The same, with the key and the certificates.
+    ///
+    /// # Errors
+    /// One of its settings is wrong.
+    pub fn new(flags: &Flags, environment: &Source<'_>) -> Result<Self, ConfigError> {
+        let mut from = Reader::new(SETTINGS, flags, environment);
+        let key = from.secret(&COLLECTOR_API_KEY)?;
+        let roots = from.certificates(&STATION_CA_FILE)?;
+        Ok(Self { key, roots, ..Self::without_key(flags, environment)? })
+    }
+}
