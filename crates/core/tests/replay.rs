@@ -16,8 +16,10 @@ use pap_core::replay::report::Report;
 use pap_core::time::{Now, Tick, Wall};
 use pap_core::trace::read::{Found, block};
 use pap_core::trace::tape::{Wish, seal};
-use pap_core::trace::{Head, Record, Tape, TracedRules};
+use pap_core::trace::{Beat, Head, Known, Record, Tape, TracedRules, VERSION};
 use pap_core::verdict::Verdict;
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -368,4 +370,140 @@ fn damage_ends_a_block_and_not_the_trace() {
         }
     }
     assert!(damaged > 0 && found >= whole, "{damaged} {found} {whole}");
+}
+
+/// A trace with a record of each kind.
+fn all_kinds() -> Vec<u8> {
+    let at = |millis: u64| Now {
+        tick: Tick::from_start(Duration::from_millis(millis)),
+        wall: Wall(1_764_669_600_000 + millis),
+    };
+    let rules = Rules {
+        max_agents: 1000,
+        grace: Duration::from_millis(250),
+        retention: 86_400 * SECOND,
+        recovery_alerts: false,
+        outbox: Limits { queue: 5, ttl: 30 * SECOND, senders: 2 },
+    };
+    let id = |text: &str| AgentId::new(text).unwrap();
+    let beat = |mode, uptime| Heartbeat { mode, uptime, name: None };
+    let (uuid, named) = (id("550e8400-e29b-41d4-a716-446655440000"), id("café@1.2.0"));
+    let mut former = Registry::new(rules);
+    former.beat(at(0), &uuid, &beat(Mode::Emergency, 4.5)).unwrap();
+    former.beat(at(19_000), &named, &beat(Mode::Sleep, 86_400.0)).unwrap();
+    while former.sweep(at(20_000), 10).more {}
+    let mut saved = Vec::new();
+    former.save(at(20_000), 0, usize::MAX, &mut saved);
+
+    let mut registry = Registry::new(rules);
+    let (now, traced) = (at(20_000), TracedRules::of(&rules));
+    let mut tape = Tape::new(Head { run: 77, part: 0, at: now.tick, wall: now.wall, rules: traced }, 1 << 20);
+    registry.restore(now, saved, Resume::Continued);
+    tape.known(now, &registry);
+    for (millis, agent, mode) in
+        [(21_000, &uuid, Mode::Emergency), (21_500, &named, Mode::Idle), (22_000, &uuid, Mode::Sleep)]
+    {
+        let beat = beat(mode, 0.25);
+        tape.beat(at(millis), agent, &beat, &registry.beat(at(millis), agent, &beat).unwrap());
+    }
+    tape.paused(at(22_001), 90 * SECOND);
+    let mut trace = tape.cut(at(23_000), Wish { ends_file: true, ..Wish::default() }, Vec::new()).bytes;
+    tape.swept(at(67_000), &registry.sweep(at(67_000), 10));
+    registry.forget(&uuid);
+    tape.forgot(at(67_001), &uuid);
+    trace.extend(tape.cut(at(68_000), Wish { marks: true, ..Wish::default() }, Vec::new()).bytes);
+    tape.cut(at(69_000), Wish { lost: 3, ..Wish::default() }, Vec::new());
+    tape.stopped(at(70_000));
+    trace.extend(tape.cut(at(71_000), Wish::default(), Vec::new()).bytes);
+    seal(&mut trace);
+    trace
+}
+
+#[test]
+fn the_format_is_the_golden_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/trace-v1.bin");
+    if std::env::var_os("PAP_WRITE_GOLDEN").is_some() {
+        std::fs::write(path, all_kinds()).unwrap();
+    }
+    let golden = std::fs::read(path).unwrap();
+    let at = |millis: u64| Tick::from_start(Duration::from_millis(millis));
+    let (uuid, named) = ("550e8400-e29b-41d4-a716-446655440000", "café@1.2.0");
+    let id = |text: &str| AgentId::new(text).unwrap();
+    let graces = [Duration::from_millis(250); 3];
+    let rules = TracedRules { graces, retention: 86_400 * SECOND, max_agents: 1000 };
+    let head = |part, millis| {
+        Record::Head(Head { run: 77, part, at: at(millis), wall: Wall(1_764_669_600_000 + millis), rules })
+    };
+    let beat = |millis, slot, mode| Record::Beat(Beat { at: at(millis), slot, mode, uptime_ms: 250 });
+    let dead = Known {
+        at: at(20_000),
+        id: id(uuid),
+        mode: Mode::Emergency,
+        verdict: Verdict::Dead,
+        uptime_ms: 4500,
+        silence_ms: 20_000,
+        dead_ms: 0,
+    };
+    let alive = Known {
+        id: id(named),
+        mode: Mode::Sleep,
+        verdict: Verdict::Healthy,
+        uptime_ms: 86_400_000,
+        silence_ms: 1000,
+        ..dead.clone()
+    };
+    let expected = [
+        head(0, 20_000),
+        Record::Known(alive),
+        Record::Known(dead),
+        Record::Named { slot: 1, id: id(uuid) },
+        beat(21_000, 1, Mode::Emergency),
+        Record::Named { slot: 0, id: id(named) },
+        beat(21_500, 0, Mode::Idle),
+        beat(22_000, 1, Mode::Sleep),
+        Record::Paused { at: at(22_001), time: 90 * SECOND },
+        head(1, 23_000),
+        Record::Swept { at: at(67_000), steps: 1 },
+        Record::Forgot { at: at(67_001), id: id(uuid) },
+        Record::Mark { at: at(68_000) },
+        head(1, 69_000),
+        Record::Gap { at: at(69_000), lost: 3 },
+        Record::Stopped { at: at(70_000) },
+    ];
+    assert_eq!(records(&golden), expected);
+    assert_eq!(all_kinds(), golden, "version {VERSION} is written as it always was");
+}
+
+proptest! {
+    #[test]
+    fn any_records_are_judged_or_passed_over(bytes in vec(prop_oneof![0_u8..12, 0_u8..4, any::<u8>()], 0..400)) {
+        let golden = all_kinds();
+        let Found::Block { length, .. } = block(&golden) else { panic!("no block") };
+        // Without a check sum that is right no record would be reached.
+        let sealed = |records: &[u8]| {
+            let length = u32::try_from(records.len()).unwrap().to_le_bytes();
+            let mut whole = [b"PapT\x01".as_slice(), &length, &[0; 4], records].concat();
+            seal(&mut whole);
+            whole
+        };
+        let with_head = sealed(&[&golden[13..length], &bytes].concat());
+        for offered in [&bytes, &sealed(&bytes), &with_head] {
+            let (mut rest, mut replay) = (offered.as_slice(), Replay::new(Some(Duration::from_millis(1))));
+            while !rest.is_empty() {
+                rest = match block(rest) {
+                    Found::Block { records, length } => {
+                        for record in records.flatten() {
+                            replay.take(&record);
+                        }
+                        &rest[length..]
+                    }
+                    Found::Damaged(length) => &rest[length..],
+                    Found::Cut | Found::Newer(_) => break,
+                };
+            }
+            if let Some(report) = replay.end() {
+                prop_assert!(report.false_deaths <= report.deaths);
+            }
+        }
+    }
 }
