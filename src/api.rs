@@ -307,7 +307,14 @@ impl Endpoints {
     }
 
     fn remove(&self, id: &AgentId) -> Response {
-        if !self.parts.shared.with(|registry, now| registry.forget(now, id)) {
+        let was_known = self.parts.shared.recorded(|registry, now, tape| {
+            let was_known = registry.forget(now, id);
+            if was_known {
+                tape.forgot(now, id);
+            }
+            was_known
+        });
+        if !was_known {
             return self.not_found(id);
         }
         self.parts.shared.wake();

@@ -35,6 +35,7 @@ use crate::config::{Alertmanagers, Config};
 use crate::limits;
 use crate::parts::Parts;
 use crate::readiness::Phase;
+use crate::trace_writer::TraceWriter;
 use crate::{VERSION, sweeper};
 pub use orders::signals;
 use orders::{Demands, Order};
@@ -133,6 +134,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
     let began = parts.shared.clock().uptime();
     parent.say_goodbye();
     parts.readiness.enter(Phase::Draining);
+    parts.shared.recorded(|_, now, tape| tape.stopped(now));
     doors.server.drain();
     parts.keeper.save(&parts.shared);
     if !parts.shared.await_deliveries(DRAIN, |deliveries| deliveries.is_done) {
@@ -153,6 +155,9 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
         log::warn!("stopping although these threads did not end in time: {}", late.join(", "));
     }
     parts.keeper.save(&parts.shared);
+    if parts.is_traced && !parts.shared.trace_calls().await_written(JOIN) {
+        log::warn!("stopping although the end of HEARTBEAT_TRACE is not written: the disk is too slow");
+    }
     log::info!("stopped");
     Ok(())
 }
@@ -217,6 +222,11 @@ fn start(
     if let Some(interval) = parts.keeper.interval() {
         let parts = Arc::clone(parts);
         threads.spawn("state", move || parts.keeper.run(&parts.shared, &parts.stop, interval))?;
+    }
+    if let Some(trace) = config.trace.clone() {
+        let parts = Arc::clone(parts);
+        // It is not joined: at the end of the process it may still wait for a slow disk.
+        spawn("trace", move || TraceWriter::new(&trace).run(&parts))?;
     }
     let notifier = Arc::new(Notifier::from_environment());
     if notifier.is_on() {
@@ -339,6 +349,9 @@ fn announce(config: &Config, server: &Server, continues: bool) {
     match &config.state {
         Some(state) => log::info!("state: in {}, every {:?}", state.path.display(), state.interval),
         None => log::info!("state: not saved, so a restart forgets all agents; set STATE_FILE to keep them"),
+    }
+    if let Some(trace) = &config.trace {
+        log::info!("heartbeats: recorded in {}, at most {} bytes", trace.path.display(), trace.most);
     }
     if let Some(parent) = &config.parent {
         let (id, every) = (&parent.identity.id, parent.rhythm.interval());

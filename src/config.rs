@@ -25,13 +25,13 @@ use settings::{
     ALERT_SENDERS, ALERTMANAGER_CA_FILE, ALERTMANAGER_KEY, ALERTMANAGER_PASSWORD, ALERTMANAGER_REPEAT_MS,
     ALERTMANAGER_URL, ALERTMANAGER_USER, CLUSTER_ID, CLUSTER_NAME, COLLECTOR_API_KEY, COLLECTOR_BIND,
     COLLECTOR_HTTP_WORKERS, COLLECTOR_MAX_AGENTS, COLLECTOR_MAX_CONNECTIONS, COLLECTOR_MAX_OBSERVERS,
-    COLLECTOR_PORT, COLLECTOR_URL, HEARTBEAT_GRACE_MS, PAP_AGENT_ID, PAP_COLLECTOR_URL, SETTINGS,
-    SHUTDOWN_GRACE_MS, STATE_FILE, STATE_INTERVAL_MS, STATION_ALERT_KEY, STATION_ALERT_URL, STATION_CA_FILE,
-    ZOMBIE_CHECK_INTERVAL_MS,
+    COLLECTOR_PORT, COLLECTOR_URL, HEARTBEAT_GRACE_MS, HEARTBEAT_TRACE, HEARTBEAT_TRACE_MAX_MB, PAP_AGENT_ID,
+    PAP_COLLECTOR_URL, SETTINGS, SHUTDOWN_GRACE_MS, STATE_FILE, STATE_INTERVAL_MS, STATION_ALERT_KEY,
+    STATION_ALERT_URL, STATION_CA_FILE, ZOMBIE_CHECK_INTERVAL_MS,
 };
 
 pub use access::Access;
-pub use switches::{Switches, Task};
+pub use switches::{Replay, Subcommand, Switches, Task};
 
 /// Where alerts go.
 #[derive(Clone, Debug)]
@@ -91,6 +91,15 @@ pub struct StateConfig {
     pub interval: Duration,
 }
 
+/// Where heartbeats are recorded.
+#[derive(Clone, Debug)]
+pub struct TraceConfig {
+    /// The file. Rotated files stand beside it.
+    pub path: PathBuf,
+    /// The most bytes of all of them.
+    pub most: u64,
+}
+
 /// This collector as an agent of another one.
 #[derive(Clone, Debug)]
 pub struct Parent {
@@ -137,6 +146,8 @@ pub struct Config {
     pub admin_socket: Option<PathBuf>,
     /// Where the state survives a restart; None if it does not.
     pub state: Option<StateConfig>,
+    /// Where heartbeats are recorded; None if they are not.
+    pub trace: Option<TraceConfig>,
     /// The parent: a collector to which this one is an agent; None without one.
     pub parent: Option<Parent>,
     /// What is logged, in the syntax of `RUST_LOG`.
@@ -170,6 +181,8 @@ impl Config {
         let station = station(&mut from, &cluster_id, roots, alertmanagers.is_some(), &mut warnings)?;
         let interval = from.millis(&STATE_INTERVAL_MS)?;
         let state = from.path(&STATE_FILE)?.map(|path| StateConfig { path, interval });
+        let most = from.value::<u64>(&HEARTBEAT_TRACE_MAX_MB)? * 1_000_000;
+        let trace = from.path(&HEARTBEAT_TRACE)?.map(|path| TraceConfig { path, most });
         let cpus = || available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 4));
         Ok(Self {
             port: from.value(&COLLECTOR_PORT)?,
@@ -196,6 +209,7 @@ impl Config {
             shutdown_grace: from.millis(&SHUTDOWN_GRACE_MS)?,
             admin_socket: from.path(&ADMIN_SOCKET)?,
             state,
+            trace,
             parent,
             log_filter: from.value(&RUST_LOG)?,
             log_format: from.value(&LOG_FORMAT)?,

@@ -37,6 +37,7 @@ pub mod shared;
 pub mod state_file;
 pub mod state_keeper;
 pub mod sweeper;
+pub mod trace_writer;
 pub mod vitals;
 
 /// The version of this program.

@@ -138,6 +138,8 @@ pub struct Metrics {
     requests: Vec<Histogram>,
     refusals: Vec<AtomicU64>,
     closed: Vec<AtomicU64>,
+    /// Records of heartbeats that are missing in the trace.
+    pub trace_dropped: AtomicU64,
     /// From an event until the station took its alert, or the log did.
     pub alert_delivery: Histogram,
     /// From a change until an Alertmanager took it.
@@ -155,6 +157,7 @@ impl Default for Metrics {
             requests: Route::ALL.iter().map(|_| Histogram::new(&FAST)).collect(),
             refusals: zeros(Refusal::ALL.len()),
             closed: zeros(Closed::ALL.len()),
+            trace_dropped: AtomicU64::new(0),
             alert_delivery: Histogram::new(&SLOW),
             alertmanager_delivery: Histogram::new(&SLOW),
             detection_lag: Histogram::new(&FAST),
@@ -233,6 +236,12 @@ pub fn render(cluster: &str, numbers: &Numbers, metrics: &Metrics, clock: &Clock
         text.alertmanagers(firing, metrics);
     }
     text.requests(metrics, gauges);
+    text.one(
+        "trace_dropped_total",
+        "counter",
+        "Records that HEARTBEAT_TRACE lacks, because the disk was full or too slow.",
+        metrics.trace_dropped.load(Ordering::Relaxed),
+    );
     text.family(
         "paused_seconds_total",
         "counter",

@@ -11,7 +11,8 @@ use crate::metrics::Metrics;
 use crate::observers::Observers;
 use crate::readiness::Readiness;
 use crate::shared::Shared;
-use crate::state_keeper::StateKeeper;
+use crate::state_keeper::{StateKeeper, run_number};
+use crate::trace_writer::most_waiting;
 use crate::vitals::Vitals;
 
 /// One of each, shared by all threads.
@@ -30,6 +31,8 @@ pub struct Parts {
     pub readiness: Readiness,
     /// Tells the threads to end.
     pub stop: Stop,
+    /// Heartbeats are recorded, and a thread writes the record.
+    pub is_traced: bool,
 }
 
 impl Parts {
@@ -39,6 +42,10 @@ impl Parts {
         let every = config.alertmanagers.as_ref();
         let repeat = every.map_or(Repeat::NONE, |all| Repeat { targets: all.urls.len(), every: all.every });
         let shared = Shared::new(config.rules, repeat);
+        if let Some(trace) = &config.trace {
+            // Before the agents are restored: the trace says who was known.
+            shared.start_trace(&config.rules, run_number(), most_waiting(trace));
+        }
         let keeper = StateKeeper::new(config, &shared, handed_over);
         let observers = Observers::new(keeper.owner().clone(), config.max_observers);
         Self {
@@ -49,6 +56,7 @@ impl Parts {
             observers: Arc::new(observers),
             readiness: Readiness::default(),
             stop: Stop::default(),
+            is_traced: config.trace.is_some(),
         }
     }
 }

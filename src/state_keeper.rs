@@ -79,12 +79,13 @@ impl StateKeeper {
 
     fn restored(mut self, shared: &Shared, saved: Saved, resume: Resume) -> Self {
         let (agents, events) = (saved.agents.len(), saved.events.len());
-        let no_room = shared.with(|registry, now| {
+        let no_room = shared.recorded(|registry, now, tape| {
             registry.restore_ended(now, saved.ended);
             let no_room = registry.restore(now, saved.agents, resume);
             // A collector that was killed may have used numbers beyond the saved one.
             let skipped = if resume == Resume::Restarted { UNSAVED_ALERTS } else { 0 };
             registry.restore_events(now, saved.seq + skipped, saved.events);
+            tape.known(now, registry);
             no_room
         });
         self.owner.instance = saved.instance;
@@ -175,7 +176,12 @@ impl StateKeeper {
     }
 }
 
+/// A number that no other run of a collector is likely to have.
+pub fn run_number() -> u64 {
+    RandomState::new().hash_one((process::id(), wall().0))
+}
+
 /// A text that no other run of a collector has. Event ids begin with it.
 fn new_instance() -> String {
-    format!("{:016x}", RandomState::new().hash_one((process::id(), wall().0)))
+    format!("{:016x}", run_number())
 }

@@ -79,6 +79,11 @@ pap_process::settings! {
     STATE_FILE: Path, Words("none, it does not survive");
     /// how often the state is saved when something changed, in milliseconds
     STATE_INTERVAL_MS: Number(10..=3_600_000), Value("5000");
+    /// a file that records every accepted heartbeat, for pap-collector replay
+    HEARTBEAT_TRACE: Path, Words("none, nothing is recorded");
+    /// the most that HEARTBEAT_TRACE and its rotated files take together, in units of a
+    /// million bytes
+    HEARTBEAT_TRACE_MAX_MB: Number(1..=1_000_000), Value("256");
     /// a parent collector, to which this collector sends heartbeats as an agent
     PAP_COLLECTOR_URL: Url(""), Words("none");
     /// the id that this collector has at the parent collector

@@ -28,6 +28,7 @@ mod http;
 mod idle;
 mod observe;
 mod readme;
+mod replay;
 mod restart;
 mod swarm;
 mod upgrade;

@@ -309,6 +309,8 @@ fn bash_completes_flags_choices_and_files() {
     assert_eq!(complete(COLLECTOR, "--state-file Cargo.t"), "Cargo.toml");
     assert_eq!(complete(COLLECTOR, "--cluster-id ''"), "");
     assert_eq!(complete(COLLECTOR, "che"), "check");
+    assert_eq!(complete(COLLECTOR, "repl"), "replay");
+    assert_eq!(complete(COLLECTOR, "replay Cargo.t"), "Cargo.toml");
     assert_eq!(complete(COLLECTOR, "agents --status d"), "dead");
     assert_eq!(complete(HEARTBEAT, "--prob"), "--probe --probe-timeout-ms");
     assert_eq!(complete(HEARTBEAT, "-- ls Cargo.t"), "Cargo.toml");

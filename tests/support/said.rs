@@ -22,6 +22,8 @@ pub const NOT_SAVED: &str = "not saved, so a restart forgets";
 pub const STATE_NOT_USED: &str = "the state file is not used";
 /// A state file could not be written.
 pub const STATE_CANNOT_BE_SAVED: &str = "the state cannot be saved";
+/// Records of heartbeats are missing in the trace; the reason follows.
+pub const TRACE_LACKS: &str = "heartbeats are missing in the trace";
 /// The process slept, was stopped, or did not get a processor.
 pub const WAS_NOT_AWAKE: &str = "was not awake for";
 /// An agent's silence is longer than an interval should be.

@@ -10,6 +10,7 @@
 //! - [`firing`]: what is true and told to Alertmanagers again and again
 //! - [`pace`]: when an agent sends its next heartbeat, and to which targets
 //! - [`fanout`]: which observer watches what, and which messages wait for it
+//! - [`trace`]: a record of heartbeats, in bytes; [`replay`]: what such a record says of a grace
 //! - [`time`]: moments as values
 
 #![forbid(unsafe_code)]
@@ -24,5 +25,7 @@ pub mod heartbeat;
 pub mod outbox;
 pub mod pace;
 pub mod registry;
+pub mod replay;
 pub mod time;
+pub mod trace;
 pub mod verdict;

@@ -60,6 +60,8 @@ pub struct Rules {
 /// What an accepted heartbeat has changed.
 #[derive(Debug)]
 pub struct Received {
+    /// The agent's place. A later agent may get it after this one was forgotten.
+    pub slot: Slot,
     /// The agent was not known before.
     pub is_new: bool,
     /// The agent restarted after its last heartbeat.
@@ -258,7 +260,7 @@ impl Registry {
         });
         let news = beat.mode == Mode::Emergency && self.alert_emergency(now, slot, None);
         self.note_heard(now, slot, None);
-        Ok(Received { is_new: true, restarted: false, change: None, news })
+        Ok(Received { slot, is_new: true, restarted: false, change: None, news })
     }
 
     /// Gives an agent a slot, an entry in the index, and a place at the end of its due
@@ -324,7 +326,7 @@ impl Registry {
             dead_for,
             late: None,
         });
-        Received { is_new: false, restarted, change, news }
+        Received { slot, is_new: false, restarted, change, news }
     }
 
     /// Passes the verdicts that have fallen due, and forgets the dead agents that

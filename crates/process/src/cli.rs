@@ -80,9 +80,10 @@ pub fn complain(program: &str, text: &str, code: i32) -> i32 {
 
 /// Shows what ended the parsing of flags: help, or an error.
 pub fn show(program: &str, early: &EarlyExit) -> i32 {
-    let text = early.output.trim_end();
-    match early.status {
-        Ok(()) => say(text),
-        Err(()) => complain(program, &format!("{text}; {program} --help shows all flags"), BAD_CONFIG),
+    if early.status.is_ok() {
+        return say(early.output.trim_end());
     }
+    // An error is one line.
+    let text = early.output.split_whitespace().collect::<Vec<_>>().join(" ");
+    complain(program, &format!("{text}; {program} --help shows all flags"), BAD_CONFIG)
 }
