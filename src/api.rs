@@ -8,6 +8,7 @@ mod page;
 mod stream;
 mod target;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use pap_core::fanout::Topic;
 use pap_core::heartbeat::{Heartbeat, HeartbeatError, Mode};
 use pap_core::registry::{AgentView, Full};
 use pap_core::time::{Tick, Uptime, Wall, millis};
+use pap_core::verdict::dead_after;
 use pap_http::parse::Refused;
 use pap_http::request::Request;
 use pap_http::response::Response;
@@ -79,6 +81,8 @@ struct Health<'a> {
     agents: HealthAgents,
     alert_queue: HealthQueue,
     station: HealthStation,
+    /// For each mode, the silence after which an agent is dead.
+    dead_after_ms: BTreeMap<Mode, u64>,
 }
 
 #[derive(Serialize)]
@@ -108,6 +112,8 @@ pub struct Endpoints {
     parts: Arc<Parts>,
     /// Whether a station is configured.
     has_station: bool,
+    /// `HEARTBEAT_GRACE_MS`, if it is set.
+    grace: Option<Duration>,
     /// The id the station knows this cluster by.
     cluster_id: String,
     /// The cluster's name for people.
@@ -129,6 +135,7 @@ impl Api {
         Self(Arc::new(Endpoints {
             parts,
             has_station: config.station.is_some(),
+            grace: config.rules.grace,
             cluster_id: config.cluster_id.clone(),
             cluster_name: config.cluster_name.clone(),
             api_key: config.api_key.clone(),
@@ -417,6 +424,7 @@ impl Endpoints {
                 configured: self.has_station,
                 reachable: reachable.filter(|_| self.has_station),
             },
+            dead_after_ms: Mode::ALL.map(|mode| (mode, millis(dead_after(mode, self.grace)))).into(),
         };
         Response::json(200, &body)
     }

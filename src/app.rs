@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pap_core::alert::Alert;
+use pap_core::heartbeat::Mode;
 use pap_core::time::Uptime;
+use pap_core::verdict::dead_after;
 use pap_process::cli::{BAD_CONFIG, BUG, IO_ERROR};
 use pap_process::logging::Log;
 use pap_process::panics;
@@ -274,10 +276,10 @@ fn announce(config: &Config, server: &Server, continues: bool) {
         None => log::info!("alerts: to this log only, no station is configured"),
     }
     log::info!(
-        "at most {} agents on {} connections, dead after 2 intervals + {:?}, forgotten after {:?}",
+        "at most {} agents on {} connections, dead after a silence of {}, forgotten after {:?}",
         rules.max_agents,
         server.most_connections(),
-        rules.grace,
+        Mode::ALL.map(|mode| format!("{:?} in {mode}", dead_after(mode, rules.grace))).join(", "),
         rules.retention
     );
     match &config.state {

@@ -129,7 +129,7 @@ impl Config {
             longest_sleep: from.millis(&ZOMBIE_CHECK_INTERVAL_MS)?,
             rules: Rules {
                 max_agents: from.value(&COLLECTOR_MAX_AGENTS)?,
-                grace: from.millis(&HEARTBEAT_GRACE_MS)?,
+                grace: from.value_if_any(&HEARTBEAT_GRACE_MS)?.map(Duration::from_millis),
                 retention: from.millis(&AGENT_RETENTION_MS)?,
                 recovery_alerts: from.value(&ALERT_RECOVERY)?,
                 outbox: Limits {
@@ -238,7 +238,6 @@ mod tests {
             "CLUSTER_NAME=c\n",
             "COLLECTOR_PORT=8080\n",
             "ZOMBIE_CHECK_INTERVAL_MS=10000\n",
-            "HEARTBEAT_GRACE_MS=0\n",
             "ALERT_QUEUE_MAX_SIZE=100\n",
             "ALERT_QUEUE_TTL_MS=300000\n",
             "ALERT_RECOVERY=false\n",
@@ -251,6 +250,7 @@ mod tests {
             assert!(text.contains(line), "{line} in\n{text}");
         }
         assert!(config.station.is_none());
+        assert_eq!(config.rules.grace, None, "a tenth of the interval");
         assert!(config.http_workers >= 2);
     }
 

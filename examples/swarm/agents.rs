@@ -7,8 +7,9 @@ use pap_core::heartbeat::Mode;
 
 use crate::Options;
 
-/// An agent in EMERGENCY is dead after this silence, without a grace.
-pub const DEATH: Duration = Duration::from_secs(10);
+/// An agent in EMERGENCY is dead after this silence, where `HEARTBEAT_GRACE_MS` is not
+/// set.
+pub const DEATH: Duration = Duration::from_millis(10_500);
 /// A death must be due this long before the end, so that the run can see it.
 const MARGIN: Duration = Duration::from_secs(3);
 

@@ -26,7 +26,7 @@ pub const STATE_CANNOT_BE_SAVED: &str = "the state cannot be saved";
 pub const WAS_NOT_AWAKE: &str = "was not awake for";
 /// An agent's silence is longer than an interval should be.
 pub const IS_SUSPECT: &str = "is suspect";
-/// An agent's silence is two intervals long.
+/// An agent's silence has reached its deadline.
 pub const IS_DEAD: &str = "is dead";
 /// A dead agent sent a heartbeat.
 pub const IS_BACK: &str = "is back after being dead";

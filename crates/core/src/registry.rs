@@ -46,7 +46,8 @@ pub struct Rules {
     /// The most agents that the registry knows at once; at least 1.
     pub max_agents: usize,
     /// Beyond two intervals, the silence that is allowed before an agent is dead.
-    pub grace: Duration,
+    /// `None` for a tenth of the interval.
+    pub grace: Option<Duration>,
     /// How long the registry remembers a dead agent.
     pub retention: Duration,
     /// Whether the station, if it was told a death, is told the recovery too.

@@ -92,7 +92,7 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let rules = Rules {
             max_agents: 60,
-            grace: Duration::from_millis(rng.u64(0..2000)),
+            grace: rng.bool().then(|| Duration::from_millis(rng.u64(0..2000))),
             retention: if rng.bool() { Duration::from_secs(600) } else { Duration::from_secs(86_400) },
             recovery_alerts: rng.bool(),
             outbox: Limits {
