@@ -83,6 +83,7 @@ struct Health<'a> {
     station: HealthStation,
     /// For each mode, the silence after which an agent is dead.
     dead_after_ms: BTreeMap<Mode, u64>,
+    mass_silence: bool,
 }
 
 #[derive(Serialize)]
@@ -404,9 +405,11 @@ impl Endpoints {
     }
 
     fn health(&self) -> Response {
-        let (stats, queued, oldest, owed, reachable) = self.parts.shared.with(|registry, now| {
+        let (stats, queued, oldest, owed, reachable, mass) = self.parts.shared.with(|registry, now| {
             let outbox = registry.outbox();
-            (registry.stats(), outbox.queued(), outbox.oldest(now.tick), outbox.owed(), outbox.is_reachable())
+            let oldest = outbox.oldest(now.tick);
+            let mass = registry.mass_silence().is_some();
+            (registry.stats(), outbox.queued(), oldest, outbox.owed(), outbox.is_reachable(), mass)
         });
         let body = Health {
             status: "healthy",
@@ -425,6 +428,7 @@ impl Endpoints {
                 reachable: reachable.filter(|_| self.has_station),
             },
             dead_after_ms: Mode::ALL.map(|mode| (mode, millis(dead_after(mode, self.grace)))).into(),
+            mass_silence: mass,
         };
         Response::json(200, &body)
     }

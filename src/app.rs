@@ -173,8 +173,9 @@ fn start(
     threads: &mut Threads,
 ) -> io::Result<(Arc<Notifier>, Parent)> {
     let senders = start_senders(config, parts)?;
-    let (swept, longest_sleep) = (Arc::clone(parts), config.longest_sleep);
-    threads.spawn("sweeper", move || sweeper::run(&swept, &senders, longest_sleep))?;
+    let (swept, longest_sleep, hold) =
+        (Arc::clone(parts), config.longest_sleep, config.rules.mass_silence_hold);
+    threads.spawn("sweeper", move || sweeper::run(&swept, &senders, longest_sleep, hold))?;
     server.start(threads)?;
     let (watched, watching) = (Arc::clone(server), Arc::clone(parts));
     threads.spawn("watch", move || edge_watch::run(&watched, &watching))?;

@@ -20,9 +20,9 @@ use pap_process::settings::{ConfigError, Flags, Reader, Secret, Source};
 use settings::{
     AGENT_RETENTION_MS, ALERT_QUEUE_MAX_SIZE, ALERT_QUEUE_TTL_MS, ALERT_RECOVERY, ALERT_SENDERS, CLUSTER_ID,
     CLUSTER_NAME, COLLECTOR_API_KEY, COLLECTOR_BIND, COLLECTOR_HTTP_WORKERS, COLLECTOR_MAX_AGENTS,
-    COLLECTOR_MAX_CONNECTIONS, COLLECTOR_MAX_OBSERVERS, COLLECTOR_PORT, HEARTBEAT_GRACE_MS, PAP_AGENT_ID,
-    PAP_COLLECTOR_URL, SETTINGS, SHUTDOWN_GRACE_MS, STATE_FILE, STATE_INTERVAL_MS, STATION_ALERT_KEY,
-    STATION_ALERT_URL, STATION_CA_FILE, ZOMBIE_CHECK_INTERVAL_MS,
+    COLLECTOR_MAX_CONNECTIONS, COLLECTOR_MAX_OBSERVERS, COLLECTOR_PORT, HEARTBEAT_GRACE_MS,
+    MASS_SILENCE_HOLD_MS, PAP_AGENT_ID, PAP_COLLECTOR_URL, SETTINGS, SHUTDOWN_GRACE_MS, STATE_FILE,
+    STATE_INTERVAL_MS, STATION_ALERT_KEY, STATION_ALERT_URL, STATION_CA_FILE, ZOMBIE_CHECK_INTERVAL_MS,
 };
 
 pub use switches::{Switches, Task};
@@ -130,6 +130,7 @@ impl Config {
             rules: Rules {
                 max_agents: from.value(&COLLECTOR_MAX_AGENTS)?,
                 grace: from.value_if_any(&HEARTBEAT_GRACE_MS)?.map(Duration::from_millis),
+                mass_silence_hold: from.millis(&MASS_SILENCE_HOLD_MS)?,
                 retention: from.millis(&AGENT_RETENTION_MS)?,
                 recovery_alerts: from.value(&ALERT_RECOVERY)?,
                 outbox: Limits {
@@ -238,6 +239,7 @@ mod tests {
             "CLUSTER_NAME=c\n",
             "COLLECTOR_PORT=8080\n",
             "ZOMBIE_CHECK_INTERVAL_MS=10000\n",
+            "MASS_SILENCE_HOLD_MS=0\n",
             "ALERT_QUEUE_MAX_SIZE=100\n",
             "ALERT_QUEUE_TTL_MS=300000\n",
             "ALERT_RECOVERY=false\n",

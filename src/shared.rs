@@ -44,11 +44,12 @@ pub struct Shared {
 impl Shared {
     /// An empty registry and a clock that starts now.
     pub fn new(rules: Rules) -> Self {
-        let registry = Registry::new(rules);
+        let (mut registry, clock) = (Registry::new(rules), Clock::start());
+        registry.woke_up(clock.now().wall);
         Self {
             guarded: Mutex::new(Guarded { registry, is_woken: false, alerts_held: false }),
             sweeper: Condvar::new(),
-            clock: Clock::start(),
+            clock,
             deliveries: Mutex::default(),
             reported: Condvar::new(),
         }

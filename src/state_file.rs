@@ -243,6 +243,7 @@ mod tests {
         Registry::new(Rules {
             max_agents: 5000,
             grace: Some(Duration::ZERO),
+            mass_silence_hold: Duration::ZERO,
             retention: Duration::from_secs(3600),
             recovery_alerts: true,
             outbox: Limits { queue: 100, ttl: Duration::from_secs(300), senders: 4 },

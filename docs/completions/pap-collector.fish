@@ -12,6 +12,7 @@ complete -c pap-collector -l station-alert-key-file -r -F -d 'the file that hold
 complete -c pap-collector -l station-ca-file -r -F -d 'certificates that are trusted besides the built-in roots, for the station and for a parent collector'
 complete -c pap-collector -l zombie-check-interval-ms -x -d 'kept for compatibility'
 complete -c pap-collector -l heartbeat-grace-ms -x -d 'how much longer than two intervals an agent may be silent before it is dead, in milliseconds'
+complete -c pap-collector -l mass-silence-hold-ms -x -d 'how long deaths are held back when at least ten agents and half of the known ones fall silent at once, in milliseconds'
 complete -c pap-collector -l alert-queue-max-size -x -d 'the most alerts that the queue holds'
 complete -c pap-collector -l alert-queue-ttl-ms -x -d 'the longest that an alert waits in the queue, in milliseconds'
 complete -c pap-collector -l alert-recovery -x -a 'false true' -d 'whether to post AGENT_RECOVERED when an agent is back whose death was told'

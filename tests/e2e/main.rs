@@ -21,6 +21,7 @@ mod daemon;
 mod heartbeat;
 mod http;
 mod idle;
+mod mass;
 mod observe;
 mod readme;
 mod restart;

@@ -30,6 +30,10 @@ pub const IS_SUSPECT: &str = "is suspect";
 pub const IS_DEAD: &str = "is dead";
 /// A dead agent sent a heartbeat.
 pub const IS_BACK: &str = "is back after being dead";
+/// Half of the agents fell silent at once.
+pub const MASS_SILENCE: &str = "mass silence: ";
+/// Most of them are back.
+pub const MASS_SILENCE_ENDS: &str = "the mass silence is over";
 /// The station refused the key.
 pub const ANSWER_401: &str = "answer 401";
 /// A thread ended by a panic that is not ours.

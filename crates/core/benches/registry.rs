@@ -65,6 +65,7 @@ fn empty_registry(max_agents: usize) -> Registry {
     Registry::new(Rules {
         max_agents,
         grace: Some(Duration::ZERO),
+        mass_silence_hold: Duration::ZERO,
         retention: Duration::from_secs(86_400),
         recovery_alerts: false,
         outbox: Limits { queue: 100, ttl: Duration::from_secs(300), senders: 4 },

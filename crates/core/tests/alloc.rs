@@ -56,6 +56,7 @@ fn registry(max_agents: usize) -> Registry {
     Registry::new(Rules {
         max_agents,
         grace: Some(Duration::ZERO),
+        mass_silence_hold: Duration::ZERO,
         retention: Duration::from_secs(86_400),
         recovery_alerts: true,
         outbox: Limits { queue: 100, ttl: Duration::from_secs(300), senders: 4 },
