@@ -75,6 +75,8 @@ pub struct Endpoints {
     parts: Arc<Parts>,
     /// Whether a station is configured.
     has_station: bool,
+    /// `HEARTBEAT_GRACE_MS`, if it is set.
+    grace: Option<Duration>,
     /// The id the station knows this cluster by.
     cluster_id: String,
     /// The cluster's name for people.
@@ -98,6 +100,7 @@ impl Api {
         Self(Arc::new(Endpoints {
             parts,
             has_station: config.station.is_some(),
+            grace: config.rules.grace,
             cluster_id: config.cluster_id.clone(),
             cluster_name: config.cluster_name.clone(),
             api_key: config.api_key.clone(),
@@ -359,8 +362,7 @@ impl Endpoints {
     }
 
     fn health(&self) -> Response {
-        let (parts, has_station) = (&self.parts, self.has_station);
-        Response::json(200, &Health::new(parts, has_station, &self.cluster_id, &self.cluster_name))
+        Response::json(200, &Health::new(self))
     }
 
     fn ready(&self) -> Response {

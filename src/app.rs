@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pap_core::alert::Alert;
+use pap_core::heartbeat::Mode;
 use pap_core::time::Uptime;
+use pap_core::verdict::dead_after;
 use pap_process::cli::{BAD_CONFIG, BUG, IO_ERROR};
 use pap_process::logging::Log;
 use pap_process::panics;
@@ -210,8 +212,9 @@ fn start(
 ) -> io::Result<(Arc<Notifier>, Parent)> {
     let senders = start_senders(config, parts)?;
     start_alertmanagers(config, parts, &doors.server, threads)?;
-    let (swept, longest_sleep) = (Arc::clone(parts), config.longest_sleep);
-    threads.spawn("sweeper", move || sweeper::run(&swept, &senders, longest_sleep))?;
+    let (swept, longest_sleep, hold) =
+        (Arc::clone(parts), config.longest_sleep, config.rules.mass_silence_hold);
+    threads.spawn("sweeper", move || sweeper::run(&swept, &senders, longest_sleep, hold))?;
     doors.server.start(threads)?;
     if let Some(admin) = doors.admin.clone() {
         let parts = Arc::clone(parts);
@@ -340,10 +343,10 @@ fn announce(config: &Config, server: &Server, continues: bool) {
         log::info!("conditions: to {}, again every {every:?} while they hold", urls.join(" and "));
     }
     log::info!(
-        "at most {} agents on {} connections, dead after 2 intervals + {:?}, forgotten after {:?}",
+        "at most {} agents on {} connections, dead after a silence of {}, forgotten after {:?}",
         rules.max_agents,
         server.most_connections(),
-        rules.grace,
+        Mode::ALL.map(|mode| format!("{:?} in {mode}", dead_after(mode, rules.grace))).join(", "),
         rules.retention
     );
     match &config.state {

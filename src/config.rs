@@ -25,9 +25,9 @@ use settings::{
     ALERT_SENDERS, ALERTMANAGER_CA_FILE, ALERTMANAGER_KEY, ALERTMANAGER_PASSWORD, ALERTMANAGER_REPEAT_MS,
     ALERTMANAGER_URL, ALERTMANAGER_USER, CLUSTER_ID, CLUSTER_NAME, COLLECTOR_API_KEY, COLLECTOR_BIND,
     COLLECTOR_HTTP_WORKERS, COLLECTOR_MAX_AGENTS, COLLECTOR_MAX_CONNECTIONS, COLLECTOR_MAX_OBSERVERS,
-    COLLECTOR_PORT, COLLECTOR_URL, HEARTBEAT_GRACE_MS, HEARTBEAT_TRACE, HEARTBEAT_TRACE_MAX_MB, PAP_AGENT_ID,
-    PAP_COLLECTOR_URL, SETTINGS, SHUTDOWN_GRACE_MS, STATE_FILE, STATE_INTERVAL_MS, STATION_ALERT_KEY,
-    STATION_ALERT_URL, STATION_CA_FILE, ZOMBIE_CHECK_INTERVAL_MS,
+    COLLECTOR_PORT, COLLECTOR_URL, HEARTBEAT_GRACE_MS, HEARTBEAT_TRACE, HEARTBEAT_TRACE_MAX_MB,
+    MASS_SILENCE_HOLD_MS, PAP_AGENT_ID, PAP_COLLECTOR_URL, SETTINGS, SHUTDOWN_GRACE_MS, STATE_FILE,
+    STATE_INTERVAL_MS, STATION_ALERT_KEY, STATION_ALERT_URL, STATION_CA_FILE, ZOMBIE_CHECK_INTERVAL_MS,
 };
 
 pub use access::Access;
@@ -194,7 +194,8 @@ impl Config {
             longest_sleep: from.millis(&ZOMBIE_CHECK_INTERVAL_MS)?,
             rules: Rules {
                 max_agents: from.value(&COLLECTOR_MAX_AGENTS)?,
-                grace: from.millis(&HEARTBEAT_GRACE_MS)?,
+                grace: from.value_if_any(&HEARTBEAT_GRACE_MS)?.map(Duration::from_millis),
+                mass_silence_hold: from.millis(&MASS_SILENCE_HOLD_MS)?,
                 retention: from.millis(&AGENT_RETENTION_MS)?,
                 recovery_alerts: from.value(&ALERT_RECOVERY)?,
                 outbox: Limits {
@@ -325,7 +326,7 @@ mod tests {
             "CLUSTER_NAME=c\n",
             "COLLECTOR_PORT=8080\n",
             "ZOMBIE_CHECK_INTERVAL_MS=10000\n",
-            "HEARTBEAT_GRACE_MS=0\n",
+            "MASS_SILENCE_HOLD_MS=0\n",
             "ALERT_QUEUE_MAX_SIZE=100\n",
             "ALERT_QUEUE_TTL_MS=300000\n",
             "ALERT_RECOVERY=false\n",
@@ -338,6 +339,7 @@ mod tests {
             assert!(text.contains(line), "{line} in\n{text}");
         }
         assert!(config.station.is_none());
+        assert_eq!(config.rules.grace, None, "a tenth of the interval");
         assert!(config.http_workers >= 2);
     }
 

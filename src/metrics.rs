@@ -208,6 +208,8 @@ pub struct Numbers {
     owed: usize,
     alerted: usize,
     firing: Option<alertmanagers::Numbers>,
+    mass_silence: bool,
+    held: usize,
 }
 
 impl Numbers {
@@ -222,6 +224,8 @@ impl Numbers {
             owed: outbox.owed(),
             alerted: registry.alerted(),
             firing: alertmanagers::Numbers::of(registry.firing(), now.tick),
+            mass_silence: registry.mass_silence().is_some(),
+            held: registry.held(),
         }
     }
 }
@@ -325,6 +329,14 @@ impl Text {
             self.sample("heartbeats_total", &[("mode", mode.as_str())], counters.heartbeats[mode as usize]);
         }
         self.one("deaths_total", "counter", "Agents that were found dead.", counters.deaths);
+        self.one(
+            "mass_silence",
+            "gauge",
+            "1 while at least ten agents and half of the known ones are silent that fell silent at once.",
+            u8::from(numbers.mass_silence),
+        );
+        self.one("mass_silences_total", "counter", "Mass silences that began.", counters.mass_silences);
+        self.one("deaths_held", "gauge", "Deaths of a mass silence that are held back.", numbers.held);
         self.one("recoveries_total", "counter", "Dead agents that came back.", counters.recoveries);
         self.one("restarts_total", "counter", "Restarts of agents that were noticed.", counters.restarts);
         self.family(

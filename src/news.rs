@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pap_core::registry::Change;
+use pap_core::registry::{Change, MassChange};
 use pap_core::verdict::Verdict;
 
 use crate::observers::Observers;
@@ -11,6 +11,27 @@ use crate::observers::Observers;
 pub fn tell(change: &Change, observers: &Observers) {
     log_change(change);
     observers.status(&change.agent);
+}
+
+/// Tells that a mass silence began or ended. Its deaths are held back for `hold`.
+pub fn tell_mass(change: &MassChange, hold: Duration) {
+    match change {
+        MassChange::Began(mass) => {
+            let held = if hold.is_zero() {
+                "their deaths are told at once; MASS_SILENCE_HOLD_MS would hold them back".to_owned()
+            } else {
+                format!("their deaths are held back for {hold:.0?}")
+            };
+            log::warn!(
+                "mass silence: {} of {} known agents fell silent within one interval, so look at the network first; {held}",
+                mass.silent,
+                mass.known
+            );
+        }
+        MassChange::Ended { lasted, dead } => {
+            log::info!("the mass silence is over after {lasted:.1?}; {dead} of its agents are still dead");
+        }
+    }
 }
 
 fn log_change(change: &Change) {

@@ -56,12 +56,13 @@ pub struct Shared {
 impl Shared {
     /// An empty registry and a clock that starts now.
     pub fn new(rules: Rules, alertmanagers: Repeat) -> Self {
-        let mut registry = Registry::new(rules);
+        let (mut registry, clock) = (Registry::new(rules), Clock::start());
         registry.tell_alertmanagers(alertmanagers);
+        registry.woke_up(clock.now().wall);
         Self {
             guarded: Mutex::new(Guarded { registry, tape: Tape::OFF, is_woken: false, alerts_held: false }),
             sweeper: Condvar::new(),
-            clock: Clock::start(),
+            clock,
             deliveries: Mutex::default(),
             reported: Condvar::new(),
             bells: (0..alertmanagers.targets).map(|_| bounded(1)).collect(),

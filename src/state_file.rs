@@ -256,7 +256,8 @@ mod tests {
     fn registry() -> Registry {
         Registry::new(Rules {
             max_agents: 5000,
-            grace: Duration::ZERO,
+            grace: Some(Duration::ZERO),
+            mass_silence_hold: Duration::ZERO,
             retention: Duration::from_secs(3600),
             recovery_alerts: true,
             outbox: Limits { queue: 100, ttl: Duration::from_secs(300), senders: 4 },

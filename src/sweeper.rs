@@ -16,11 +16,12 @@ use crate::readiness::Phase;
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// The most verdicts passed while the lock is held.
 const BUDGET: usize = 256;
-/// A pause of this process is logged if it is longer.
+/// A pause of this process is logged, and deaths tell when it ended, if it is longer.
 const NOTABLE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Sweeps until it is told to stop.
-pub fn run(parts: &Parts, senders: &Sender<Alert>, longest_sleep: Duration) {
+/// Sweeps until it is told to stop. The deaths of a mass silence are held back for
+/// `hold`.
+pub fn run(parts: &Parts, senders: &Sender<Alert>, longest_sleep: Duration, hold: Duration) {
     let Parts { shared, metrics, vitals, observers, .. } = parts;
     let clock = shared.clock();
     let longest_sleep = longest_sleep.min(LONGEST_SLEEP);
@@ -30,6 +31,9 @@ pub fn run(parts: &Parts, senders: &Sender<Alert>, longest_sleep: Duration) {
         vitals.swept(started);
         let passes_verdicts = parts.readiness.phase() != Phase::Draining;
         let swept = shared.with_renewed(|registry, now, tape| {
+            if clock.paused().saturating_sub(paused) > NOTABLE_PAUSE {
+                registry.woke_up(now.wall);
+            }
             let swept = if passes_verdicts { registry.sweep(now, BUDGET) } else { Swept::default() };
             tape.swept(now, &swept);
             swept
@@ -38,6 +42,9 @@ pub fn run(parts: &Parts, senders: &Sender<Alert>, longest_sleep: Duration) {
         // Alerts go to the senders first. Observers then hear of the changes, and of
         // the alerts that follow from them, in this order.
         let alerts = dispatch(shared, senders);
+        if let Some(change) = &swept.mass {
+            news::tell_mass(change, hold);
+        }
         for change in &swept.changes {
             if let Some(late) = change.late {
                 metrics.detection_lag.record(late);

@@ -387,7 +387,7 @@ fn it_fits_a_phone_and_is_photographed() {
         emergency(3..10, 5 + usize::try_from(second).unwrap());
     }
     beat(&collector, &uuid(8 * 7_919 + 1_000_003), "ingest-02", "IDLE", 2);
-    // The grace makes them dead after 20 s: first the three, later the two.
+    // The grace makes them dead after 20 s, and the page shows it: first the three, later the two.
     let (done, is_done) = crossbeam_channel::bounded::<()>(0);
     let mut tab = thread::scope(|scope| {
         scope.spawn(|| {

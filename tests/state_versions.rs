@@ -43,7 +43,8 @@ fn id(text: &str) -> AgentId {
 fn restored(saved: Saved, resume: Resume) -> Registry {
     let mut registry = Registry::new(Rules {
         max_agents: 100,
-        grace: Duration::from_secs(1),
+        grace: Some(Duration::from_secs(1)),
+        mass_silence_hold: Duration::ZERO,
         retention: Duration::from_secs(3600),
         recovery_alerts: true,
         outbox: Limits { queue: 100, ttl: Duration::from_secs(300), senders: 1 },

@@ -22,6 +22,7 @@ complete -c pap-collector -l alertmanager-repeat-ms -x -d 'how often an Alertman
 complete -c pap-collector -l collector-url -x -d 'the URL at which people reach this collector'
 complete -c pap-collector -l zombie-check-interval-ms -x -d 'kept for compatibility'
 complete -c pap-collector -l heartbeat-grace-ms -x -d 'how much longer than two intervals an agent may be silent before it is dead, in milliseconds'
+complete -c pap-collector -l mass-silence-hold-ms -x -d 'how long deaths are held back when at least ten agents and half of the known ones fall silent at once, in milliseconds'
 complete -c pap-collector -l alert-queue-max-size -x -d 'the most alerts that the queue holds'
 complete -c pap-collector -l alert-queue-ttl-ms -x -d 'the longest that an alert waits in the queue, in milliseconds'
 complete -c pap-collector -l alert-recovery -x -a 'false true' -d 'whether to post AGENT_RECOVERED when an agent is back whose death was told'

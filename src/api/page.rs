@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn the_page_keeps_to_its_policy() {
-        assert!(PAGE.len() < 40_000, "{} bytes", PAGE.len());
+        assert!(PAGE.len() < 41_000, "{} bytes", PAGE.len());
         for tag in ["<script>", "</script>", "<style>", "</style>"] {
             assert_eq!(PAGE.matches(tag).count(), 1, "{tag}");
         }

@@ -47,7 +47,10 @@ pap_process::settings! {
     /// silence; it sleeps at most one second in any case, so values from 1000 on change nothing
     ZOMBIE_CHECK_INTERVAL_MS: Number(1..=3_600_000), Value("10000");
     /// how much longer than two intervals an agent may be silent before it is dead, in milliseconds
-    HEARTBEAT_GRACE_MS: Number(0..=86_400_000), Value("0");
+    HEARTBEAT_GRACE_MS: Number(0..=86_400_000), Words("a tenth of the interval: 500, 3000 or 90000");
+    /// how long deaths are held back when at least ten agents and half of the known ones fall
+    /// silent at once, in milliseconds; an agent that is back by then was never dead
+    MASS_SILENCE_HOLD_MS: Number(0..=3_600_000), Value("0");
     /// the most alerts that the queue holds
     ALERT_QUEUE_MAX_SIZE: Number(1..=10_000), Value("100");
     /// the longest that an alert waits in the queue, in milliseconds; a death is not dropped

@@ -62,7 +62,10 @@ fn a_crash_of_its_command_is_told_and_its_silence_is_the_agents() {
         posts.iter().any(|post| post.text("type") == "AGENT_DEATH" && post.text("agent_uuid") == id)
     }));
     let death = &station.taken("AGENT_DEATH")[0];
-    assert!(death.body["details"]["silence_ms"].as_u64().unwrap() >= 10_000, "two intervals: {death:?}");
+    assert!(
+        death.body["details"]["silence_ms"].as_u64().unwrap() >= 10_500,
+        "two intervals and a tenth: {death:?}"
+    );
 }
 
 #[test]

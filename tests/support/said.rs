@@ -28,10 +28,14 @@ pub const TRACE_LACKS: &str = "heartbeats are missing in the trace";
 pub const WAS_NOT_AWAKE: &str = "was not awake for";
 /// An agent's silence is longer than an interval should be.
 pub const IS_SUSPECT: &str = "is suspect";
-/// An agent's silence is two intervals long.
+/// An agent's silence has reached its deadline.
 pub const IS_DEAD: &str = "is dead";
 /// A dead agent sent a heartbeat.
 pub const IS_BACK: &str = "is back after being dead";
+/// Half of the agents fell silent at once.
+pub const MASS_SILENCE: &str = "mass silence: ";
+/// Most of them are back.
+pub const MASS_SILENCE_ENDS: &str = "the mass silence is over";
 /// The station refused the key.
 pub const ANSWER_401: &str = "answer 401";
 /// A signal that changes nothing was sent.

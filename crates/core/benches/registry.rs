@@ -64,7 +64,8 @@ fn beat() -> Heartbeat<'static> {
 fn empty_registry(max_agents: usize) -> Registry {
     Registry::new(Rules {
         max_agents,
-        grace: Duration::ZERO,
+        grace: Some(Duration::ZERO),
+        mass_silence_hold: Duration::ZERO,
         retention: Duration::from_secs(86_400),
         recovery_alerts: false,
         outbox: Limits { queue: 100, ttl: Duration::from_secs(300), senders: 4 },

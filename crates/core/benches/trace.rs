@@ -41,7 +41,8 @@ fn beat(uptime: f64) -> Heartbeat<'static> {
 fn collector(agents: usize) -> (Registry, Tape, Vec<AgentId>) {
     let rules = Rules {
         max_agents: agents,
-        grace: Duration::ZERO,
+        grace: Some(Duration::ZERO),
+        mass_silence_hold: Duration::ZERO,
         retention: Duration::from_secs(86_400),
         recovery_alerts: false,
         outbox: Limits { queue: 100, ttl: Duration::from_secs(300), senders: 4 },

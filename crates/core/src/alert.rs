@@ -113,6 +113,21 @@ pub struct Death {
     pub uptime_before_death: f64,
     /// How long the agent has been silent, in milliseconds of awake time.
     pub silence_ms: u64,
+    /// How many agents fell silent within the same interval, this one included.
+    #[serde(default)]
+    pub silent_together: u32,
+    /// How many agents were not dead when that began.
+    #[serde(default)]
+    pub known: u32,
+    /// How often this agent died in the last hour, this death included.
+    #[serde(default)]
+    pub deaths_last_hour: u32,
+    /// Since when the collector itself was awake.
+    #[serde(default)]
+    pub awake_since: Wall,
+    /// Whether this death belongs to a mass silence.
+    #[serde(default)]
+    pub mass_silence: bool,
 }
 
 /// The details of an [`EmergencyMode`](Kind::EmergencyMode).
@@ -352,6 +367,11 @@ mod tests {
                 mode: Mode::Emergency,
                 uptime_before_death: 100.0,
                 silence_ms: 10_001,
+                silent_together: 12,
+                known: 20,
+                deaths_last_hour: 3,
+                awake_since: Wall(1_764_669_500_000),
+                mass_silence: true,
             }),
         };
         let json: Value = serde_json::from_slice(&alert.to_json("c1", "f00d").unwrap()).unwrap();
@@ -367,6 +387,8 @@ mod tests {
                     "reason": "heartbeat_timeout", "missed_intervals": 2,
                     "last_seen": "2025-12-02T09:59:50.000Z", "mode": "EMERGENCY",
                     "uptime_before_death": 100, "silence_ms": 10_001,
+                    "silent_together": 12, "known": 20, "deaths_last_hour": 3,
+                    "awake_since": "2025-12-02T09:58:20.000Z", "mass_silence": true,
                     "event_id": "f00d-7", "seq": 7,
                 },
                 "timestamp": "2025-12-02T10:00:00.000Z",
@@ -394,7 +416,7 @@ mod tests {
         };
         // All fields of all types: only `type` can tell which type it is.
         let all = r#"{"reason":"killed","missed_intervals":2,"last_seen":"2025-12-02T10:00:00.000Z","mode":"IDLE",
-            "uptime_before_death":1.5,"silence_ms":3,"known":true,"silent_together":[1],"previous_mode":null,
+            "uptime_before_death":1.5,"silence_ms":3,"neighbours":[1],"previous_mode":null,
             "uptime_seconds":2,"previous_uptime":3,"new_uptime":4,"dead_ms":5,"event_id":"i-7","seq":7}"#;
         for kind in Kind::ALL {
             let body = body(kind.as_str(), all).unwrap();
@@ -420,8 +442,16 @@ mod tests {
         let mode = || proptest::sample::select(Mode::ALL.as_slice());
         let wall = (0..253_402_300_800_000_u64).prop_map(Wall);
         prop_oneof![
-            ("[a-z_]{1,20}", any::<u64>(), wall, mode(), uptime(), any::<u64>()).prop_map(
-                |(reason, missed_intervals, last_seen, mode, uptime_before_death, silence_ms)| {
+            ("[a-z_]{1,20}", any::<(u64, u64, u32, u32, u32, bool)>(), wall, mode(), uptime()).prop_map(
+                |(reason, numbers, last_seen, mode, uptime_before_death)| {
+                    let (
+                        missed_intervals,
+                        silence_ms,
+                        silent_together,
+                        known,
+                        deaths_last_hour,
+                        mass_silence,
+                    ) = numbers;
                     let reason = reason.into();
                     Details::Death(Death {
                         reason,
@@ -430,6 +460,11 @@ mod tests {
                         mode,
                         uptime_before_death,
                         silence_ms,
+                        silent_together,
+                        known,
+                        deaths_last_hour,
+                        awake_since: last_seen,
+                        mass_silence,
                     })
                 }
             ),

@@ -23,6 +23,8 @@ pub enum DueQueue {
     Healthy(Mode),
     /// Suspect, in this mode.
     Suspect(Mode),
+    /// Suspect, and past the deadline: the death is held back.
+    Held,
     /// Dead, until the registry has kept the agent for long enough.
     Dead,
     /// Dead and kept for long enough, but a verdict on the agent is still owed to the
@@ -32,13 +34,14 @@ pub enum DueQueue {
 
 impl DueQueue {
     /// All due queues, in the order of their indices.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Healthy(Mode::Emergency),
         Self::Healthy(Mode::Idle),
         Self::Healthy(Mode::Sleep),
         Self::Suspect(Mode::Emergency),
         Self::Suspect(Mode::Idle),
         Self::Suspect(Mode::Sleep),
+        Self::Held,
         Self::Dead,
         Self::Lingering,
     ];
@@ -56,7 +59,7 @@ impl DueQueue {
     pub const fn status(self) -> Verdict {
         match self {
             Self::Healthy(_) => Verdict::Healthy,
-            Self::Suspect(_) => Verdict::Suspect,
+            Self::Suspect(_) | Self::Held => Verdict::Suspect,
             Self::Dead | Self::Lingering => Verdict::Dead,
         }
     }
@@ -65,8 +68,9 @@ impl DueQueue {
         match self {
             Self::Healthy(mode) => mode as usize,
             Self::Suspect(mode) => Mode::ALL.len() + mode as usize,
-            Self::Dead => 2 * Mode::ALL.len(),
-            Self::Lingering => 2 * Mode::ALL.len() + 1,
+            Self::Held => 2 * Mode::ALL.len(),
+            Self::Dead => 2 * Mode::ALL.len() + 1,
+            Self::Lingering => 2 * Mode::ALL.len() + 2,
         }
     }
 }

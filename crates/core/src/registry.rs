@@ -9,8 +9,10 @@
 pub(crate) mod by_slot;
 mod conditions;
 mod index;
+mod mass;
 mod name;
 mod saved;
+mod silences;
 mod telling;
 mod view;
 
@@ -29,8 +31,11 @@ use crate::verdict::{Cue, Verdict, dead_after, is_restart, suspect_after};
 
 use by_slot::BySlot;
 use index::Index;
+use mass::{Died, Held, RecentDeaths};
 use name::Name;
+use silences::Silences;
 
+pub use mass::{MassChange, MassSilence};
 pub use saved::{Resume, SavedAgent};
 pub use view::{AgentView, Filter, Stats, StatsView};
 
@@ -48,7 +53,10 @@ pub struct Rules {
     /// The most agents that the registry knows at once; at least 1.
     pub max_agents: usize,
     /// Beyond two intervals, the silence that is allowed before an agent is dead.
-    pub grace: Duration,
+    /// `None` for a tenth of the interval.
+    pub grace: Option<Duration>,
+    /// How long the deaths of a mass silence are held back.
+    pub mass_silence_hold: Duration,
     /// How long the registry remembers a dead agent.
     pub retention: Duration,
     /// Whether the station, if it was told a death, is told the recovery too.
@@ -97,6 +105,8 @@ pub struct Swept {
     pub changes: Vec<Change>,
     /// How many dead agents the registry forgot.
     pub forgotten: usize,
+    /// A mass silence that began or ended.
+    pub mass: Option<MassChange>,
     /// The budget ran out, and more is due already.
     pub more: bool,
 }
@@ -112,6 +122,8 @@ pub struct Counters {
     pub recoveries: u64,
     /// Restarts that were detected.
     pub restarts: u64,
+    /// Mass silences that began.
+    pub mass_silences: u64,
 }
 
 /// One agent. The registry may keep a million of them, so every byte counts. What
@@ -136,6 +148,11 @@ struct Agent {
 impl Agent {
     const fn status(&self) -> Verdict {
         self.queue.status()
+    }
+
+    /// As it is counted among the [`Silences`].
+    const fn silence(&self) -> (Mode, Tick, bool) {
+        (self.mode, self.last_seen, matches!(self.status(), Verdict::Dead))
     }
 
     fn name(&self) -> String {
@@ -181,8 +198,23 @@ pub struct Registry {
     by_status: [usize; Verdict::ALL.len()],
     by_mode: [usize; Mode::ALL.len()],
     told_dead: usize,
-    /// For each dead agent: when its verdict turned dead.
-    died: BySlot<Tick>,
+    /// For each dead agent: when its verdict turned dead, and what else was silent.
+    died: BySlot<Died>,
+    /// For each agent whose death is held back: since when.
+    held: BySlot<Held>,
+    /// For each agent that died in the last hour: how often.
+    recent: BySlot<RecentDeaths>,
+    silences: Silences,
+    mass: Option<MassSilence>,
+    /// The mass silence does not end before this moment, because its agents are still
+    /// falling due.
+    mass_until: Tick,
+    /// What the next sweep has to say of it.
+    told_mass: Option<MassChange>,
+    /// Dead agents whose death belongs to a mass silence.
+    mass_dead: usize,
+    /// Since when the collector has been awake.
+    awake_since: Wall,
     /// The numbers of the deaths that are owed.
     deaths: BySlot<u64>,
     /// The numbers of the recoveries that are owed.
@@ -210,6 +242,14 @@ impl Registry {
             by_mode: [0; Mode::ALL.len()],
             told_dead: 0,
             died: BySlot::new(),
+            held: BySlot::new(),
+            recent: BySlot::new(),
+            silences: Silences::new(rules.grace),
+            mass: None,
+            mass_until: Tick::MIN,
+            told_mass: None,
+            mass_dead: 0,
+            awake_since: Wall::default(),
             deaths: BySlot::new(),
             recoveries: BySlot::new(),
             alarms: BySlot::new(),
@@ -245,19 +285,22 @@ impl Registry {
             return Err(Full);
         }
         let id = AgentId::from(id);
-        let slot = self.insert(Agent {
-            name: Name::new(&id, beat.name.as_deref()),
-            id,
-            last_seen: now.tick,
-            last_seen_wall: now.wall,
-            first_seen_wall: now.wall,
-            uptime: beat.uptime,
-            links: Links::NONE,
-            consecutive: 1,
-            queue: DueQueue::Healthy(beat.mode),
-            mode: beat.mode,
-            told_dead: false,
-        });
+        let slot = self.insert(
+            now.tick,
+            Agent {
+                name: Name::new(&id, beat.name.as_deref()),
+                id,
+                last_seen: now.tick,
+                last_seen_wall: now.wall,
+                first_seen_wall: now.wall,
+                uptime: beat.uptime,
+                links: Links::NONE,
+                consecutive: 1,
+                queue: DueQueue::Healthy(beat.mode),
+                mode: beat.mode,
+                told_dead: false,
+            },
+        );
         let news = beat.mode == Mode::Emergency && self.alert_emergency(now, slot, None);
         self.note_heard(now, slot, None);
         Ok(Received { slot, is_new: true, restarted: false, change: None, news })
@@ -265,7 +308,7 @@ impl Registry {
 
     /// Gives an agent a slot, an entry in the index, and a place at the end of its due
     /// queue.
-    fn insert(&mut self, agent: Agent) -> Slot {
+    fn insert(&mut self, now: Tick, agent: Agent) -> Slot {
         let Ok(slot) = Slot::try_from(self.agents.vacant_key()) else {
             unreachable!("Rules::max_agents is less than the number of slots");
         };
@@ -273,6 +316,7 @@ impl Registry {
         self.by_status[agent.status() as usize] += 1;
         self.by_mode[agent.mode as usize] += 1;
         self.told_dead += usize::from(agent.told_dead);
+        self.silences.add(now, agent.silence());
         self.agents.insert(agent);
         self.slots_end = self.slots_end.max(slot as usize + 1);
         self.index.insert(&self.agents, slot);
@@ -287,6 +331,11 @@ impl Registry {
         let elapsed = now.tick.since(agent.last_seen).max(by_wall);
         let restarted = is_restart(agent.uptime, beat.uptime, elapsed);
         let (was_mode, was_uptime) = (agent.mode, agent.uptime);
+        self.silences.take_off(agent.silence());
+        self.silences.add(now.tick, (beat.mode, now.tick, false));
+        if agent.queue == DueQueue::Held {
+            self.held.remove(slot);
+        }
         if !agent.name.is(&agent.id, beat.name.as_deref()) {
             agent.name = Name::new(&agent.id, beat.name.as_deref());
         }
@@ -305,9 +354,9 @@ impl Registry {
         self.note_heard(now, slot, Some((was, was_mode)));
         let (mut news, mut dead_for) = (false, None);
         if was == Verdict::Dead {
-            let died = self.died.remove(slot);
+            let died = self.take_dead(slot);
             debug_assert!(died.is_some(), "a dead agent has a moment of death");
-            let time = died.map_or(Duration::ZERO, |died| now.tick.since(died));
+            let time = died.map_or(Duration::ZERO, |died| now.tick.since(died.at));
             dead_for = Some(time);
             self.counters.recoveries += 1;
             news |= self.owe_recovery(now, slot, time);
@@ -334,32 +383,30 @@ impl Registry {
     /// `budget` of these steps (at least 1). To call it early or twice does nothing.
     pub fn sweep(&mut self, now: Now, budget: usize) -> Swept {
         debug_assert!(budget > 0, "a sweep with a budget of 0 cannot do anything");
-        let mut swept = Swept::default();
+        let (mut swept, mut steps) = (Swept::default(), 0);
+        self.end_mass(now);
         loop {
             let Some((due, queue, slot)) = self.earliest().filter(|&(due, ..)| due <= now.tick) else {
-                return swept;
+                break;
             };
-            if swept.changes.len() + swept.forgotten >= budget {
+            if steps >= budget {
                 swept.more = true;
-                return swept;
+                break;
             }
+            steps += 1;
             self.revision += 1;
             match queue {
                 DueQueue::Healthy(_) => swept.changes.push(self.pass(now, slot, Cue::Late, None)),
-                DueQueue::Suspect(_) => {
-                    self.counters.deaths += 1;
-                    let late = Some(now.tick.since(due));
-                    swept.changes.push(self.pass(now, slot, Cue::Silent, late));
-                    self.died.insert(slot, now.tick);
-                    self.owe_death(now, slot);
-                    self.begin_death(now, slot);
-                }
+                DueQueue::Suspect(_) => swept.changes.extend(self.fall_silent(now, slot, due)),
+                DueQueue::Held => swept.changes.push(self.hold_no_longer(now, slot, due)),
                 DueQueue::Dead | DueQueue::Lingering => {
                     swept.forgotten += 1;
                     self.retire(now, slot);
                 }
             }
         }
+        swept.mass = self.told_mass.take();
+        swept
     }
 
     /// When the next verdict or the next alert falls due, if no heartbeat comes
@@ -368,9 +415,10 @@ impl Registry {
         self.next_verdict().into_iter().chain(self.outbox.next_due()).min()
     }
 
-    /// When the next verdict falls due, if no heartbeat comes before.
+    /// When the next verdict falls due, or a mass silence ends, if no heartbeat comes
+    /// before.
     pub fn next_verdict(&self) -> Option<Tick> {
-        self.earliest().map(|(due, ..)| due)
+        self.earliest().map(|(due, ..)| due).into_iter().chain(self.mass_ends()).min()
     }
 
     /// Forgets an agent, and withdraws the verdicts that were owed about it. Returns
@@ -410,7 +458,7 @@ impl Registry {
         self.outbox.audit();
         self.firing.audit();
         let (mut by_status, mut by_mode) = ([0; Verdict::ALL.len()], [0; Mode::ALL.len()]);
-        let (mut told_dead, mut died, mut owed) = (0, 0, 0);
+        let (mut told_dead, mut died, mut owed, mut held, mut mass_dead) = (0, 0, 0, 0, 0);
         for (place, agent) in &self.agents {
             let slot = self.slot(&agent.id);
             assert_eq!(slot.map(|slot| slot as usize), Some(place));
@@ -429,12 +477,17 @@ impl Registry {
                 assert_eq!(holds, [is_dead, agent.mode == Mode::Emergency]);
             }
             owed += usize::from(death.is_some()) + usize::from(self.recoveries.get(slot).is_some());
+            assert_eq!(self.held.get(slot).is_some(), agent.queue == DueQueue::Held);
+            held += usize::from(agent.queue == DueQueue::Held);
+            mass_dead += usize::from(self.died.get(slot).is_some_and(|died| died.around.mass));
             assert!(
-                agent.queue == DueQueue::of(agent.status(), agent.mode) || agent.queue == DueQueue::Lingering
+                agent.queue == DueQueue::of(agent.status(), agent.mode)
+                    || matches!(agent.queue, DueQueue::Lingering | DueQueue::Held)
             );
         }
         assert_eq!((by_status, by_mode), (self.by_status, self.by_mode));
         assert_eq!((told_dead, died), (self.told_dead, self.died.len()));
+        assert_eq!((held, mass_dead), (self.held.len(), self.mass_dead));
         assert_eq!((owed, owed), (self.outbox.owed(), self.deaths.len() + self.recoveries.len()));
         assert!(self.alarms.len() <= self.slots_end);
     }
@@ -451,8 +504,12 @@ impl Registry {
             let due = match queue {
                 DueQueue::Healthy(mode) => agent.last_seen + suspect_after(mode),
                 DueQueue::Suspect(mode) => agent.last_seen + dead_after(mode, self.rules.grace),
+                DueQueue::Held => match self.held.get(slot) {
+                    Some(held) => held.at + self.rules.mass_silence_hold,
+                    None => unreachable!("what stands in this due queue is held"),
+                },
                 DueQueue::Dead => match self.died.get(slot) {
-                    Some(&died) => died + self.rules.retention,
+                    Some(died) => died.at + self.rules.retention,
                     None => unreachable!("a dead agent has a moment of death"),
                 },
                 DueQueue::Lingering => return None,
@@ -504,7 +561,10 @@ impl Registry {
         self.queues.leave(&mut self.agents, slot);
         let agent = self.agents.remove(slot as usize);
         self.index.remove(&agent.id, slot);
-        self.died.remove(slot);
+        self.silences.take_off(agent.silence());
+        self.take_dead(slot);
+        self.held.remove(slot);
+        self.recent.remove(slot);
         self.alarms.remove(slot);
         self.by_status[agent.status() as usize] -= 1;
         self.by_mode[agent.mode as usize] -= 1;

@@ -200,7 +200,7 @@ impl Replay {
         let is_higher = beat.uptime_ms > agent.uptime_ms;
         if let Some(heard) = agent.heard.filter(|_| is_higher) {
             let silence = beat.at.since(heard);
-            let allowed = dead_after(agent.mode, Duration::ZERO);
+            let allowed = dead_after(agent.mode, Some(Duration::ZERO));
             if silence >= allowed {
                 agent.excess = agent.excess.max(Some(nanos(silence.saturating_sub(allowed))));
             }

@@ -28,6 +28,11 @@ impl Tick {
         Self(nanos)
     }
 
+    /// What the awake clock shows at this moment.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
     /// The time from `earlier` to this moment; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

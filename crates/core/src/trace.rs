@@ -52,6 +52,17 @@ pub struct TracedRules {
     pub retention: Duration,
     /// The most agents known at once.
     pub max_agents: u64,
+    /// How long the deaths of a mass silence are held back.
+    pub mass_silence_hold: Duration,
+}
+
+impl TracedRules {
+    /// The grace as it was set. None if it was a tenth of each interval, as it is when
+    /// nothing is set.
+    pub fn grace(&self) -> Option<Duration> {
+        let tenths = Mode::ALL.map(|mode| mode.interval() / 10);
+        (self.graces != tenths).then_some(self.graces[0])
+    }
 }
 
 /// A heartbeat that was accepted.

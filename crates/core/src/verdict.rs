@@ -62,9 +62,11 @@ pub fn suspect_after(mode: Mode) -> Duration {
     mode.interval() * 3 / 2
 }
 
-/// The silence after which an agent in `mode` is dead: 2 intervals and the grace.
-pub fn dead_after(mode: Mode, grace: Duration) -> Duration {
-    2 * mode.interval() + grace
+/// The silence after which an agent in `mode` is dead: 2 intervals and the grace. If
+/// no grace is set, it is a tenth of the interval: the second heartbeat after one
+/// that was lost falls due at 2 intervals, and has this long to arrive.
+pub fn dead_after(mode: Mode, grace: Option<Duration>) -> Duration {
+    2 * mode.interval() + grace.unwrap_or(mode.interval() / 10)
 }
 
 /// Whether an agent restarted between two heartbeats. The first announced the uptime
@@ -82,11 +84,12 @@ mod tests {
 
     #[test]
     fn the_thresholds_are_those_of_the_contract() {
-        let seconds =
-            |mode| (suspect_after(mode).as_secs_f64(), dead_after(mode, Duration::from_secs(1)).as_secs());
-        assert_eq!(seconds(Mode::Emergency), (7.5, 11));
-        assert_eq!(seconds(Mode::Idle), (45.0, 61));
-        assert_eq!(seconds(Mode::Sleep), (1350.0, 1801));
+        let graces = [None, Some(Duration::ZERO), Some(Duration::from_secs(1))];
+        let millis =
+            |mode| (suspect_after(mode).as_millis(), graces.map(|grace| dead_after(mode, grace).as_millis()));
+        assert_eq!(millis(Mode::Emergency), (7_500, [10_500, 10_000, 11_000]));
+        assert_eq!(millis(Mode::Idle), (45_000, [63_000, 60_000, 61_000]));
+        assert_eq!(millis(Mode::Sleep), (1_350_000, [1_890_000, 1_800_000, 1_801_000]));
     }
 
     #[test]

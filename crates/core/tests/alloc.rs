@@ -55,7 +55,8 @@ fn at(seconds: u64) -> Now {
 fn registry(max_agents: usize) -> Registry {
     Registry::new(Rules {
         max_agents,
-        grace: Duration::ZERO,
+        grace: Some(Duration::ZERO),
+        mass_silence_hold: Duration::ZERO,
         retention: Duration::from_secs(86_400),
         recovery_alerts: true,
         outbox: Limits { queue: 100, ttl: Duration::from_secs(300), senders: 4 },

@@ -36,7 +36,8 @@ fn id(text: &str) -> AgentId {
 fn registry(targets: usize, max_agents: usize) -> Registry {
     let mut registry = Registry::new(Rules {
         max_agents,
-        grace: Duration::ZERO,
+        grace: Some(Duration::ZERO),
+        mass_silence_hold: Duration::ZERO,
         retention: Duration::from_secs(100),
         recovery_alerts: false,
         outbox: Limits { queue: 10, ttl: Duration::from_secs(300), senders: 1 },

@@ -77,7 +77,8 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let rules = Rules {
             max_agents: 30,
-            grace: Duration::from_millis(rng.u64(0..2000)),
+            grace: rng.bool().then(|| Duration::from_millis(rng.u64(0..2000))),
+            mass_silence_hold: Duration::ZERO,
             retention: Duration::from_secs(if rng.bool() { 60 } else { 86_400 }),
             recovery_alerts: rng.bool(),
             outbox: Limits { queue: 5, ttl: 30 * SECOND, senders: 2 },
@@ -224,7 +225,8 @@ fn a_replay_passes_the_same_verdicts() {
         assert_eq!((report.deaths, report.recorded.deaths, report.heartbeats), (dead, dead, world.accepted));
         deaths += dead;
         untrue += report.false_deaths;
-        let asked = replay(&world.trace, Some(world.rules.grace.max(Duration::from_millis(1)))).0;
+        let asked =
+            replay(&world.trace, Some(world.rules.grace.unwrap_or_default().max(Duration::from_millis(1)))).0;
         assert_eq!(asked.recorded, report.recorded, "seed {seed}: another grace changes nothing of then");
     }
     assert!(deaths > 1000 && untrue > 100 && untrue < deaths, "{deaths} {untrue}");
@@ -236,7 +238,8 @@ fn trace(beats: &[(u64, f64)], end: u64) -> Vec<u8> {
     let at = |millis| Now { tick: Tick::from_start(Duration::from_millis(millis)), wall: Wall(millis) };
     let rules = Rules {
         max_agents: 10,
-        grace: Duration::ZERO,
+        grace: Some(Duration::ZERO),
+        mass_silence_hold: Duration::ZERO,
         retention: 3600 * SECOND,
         recovery_alerts: false,
         outbox: Limits { queue: 5, ttl: 30 * SECOND, senders: 2 },
@@ -380,7 +383,8 @@ fn all_kinds() -> Vec<u8> {
     };
     let rules = Rules {
         max_agents: 1000,
-        grace: Duration::from_millis(250),
+        grace: Some(Duration::from_millis(250)),
+        mass_silence_hold: Duration::ZERO,
         retention: 86_400 * SECOND,
         recovery_alerts: false,
         outbox: Limits { queue: 5, ttl: 30 * SECOND, senders: 2 },
@@ -430,7 +434,12 @@ fn the_format_is_the_golden_one() {
     let (uuid, named) = ("550e8400-e29b-41d4-a716-446655440000", "café@1.2.0");
     let id = |text: &str| AgentId::new(text).unwrap();
     let graces = [Duration::from_millis(250); 3];
-    let rules = TracedRules { graces, retention: 86_400 * SECOND, max_agents: 1000 };
+    let rules = TracedRules {
+        graces,
+        retention: 86_400 * SECOND,
+        max_agents: 1000,
+        mass_silence_hold: Duration::ZERO,
+    };
     let head = |part, millis| {
         Record::Head(Head { run: 77, part, at: at(millis), wall: Wall(1_764_669_600_000 + millis), rules })
     };

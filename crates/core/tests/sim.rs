@@ -92,7 +92,8 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let rules = Rules {
             max_agents: 60,
-            grace: Duration::from_millis(rng.u64(0..2000)),
+            grace: rng.bool().then(|| Duration::from_millis(rng.u64(0..2000))),
+            mass_silence_hold: Duration::from_secs(if rng.bool() { 0 } else { rng.u64(1..60) }),
             retention: if rng.bool() { Duration::from_secs(600) } else { Duration::from_secs(86_400) },
             recovery_alerts: rng.bool(),
             outbox: Limits {
@@ -303,7 +304,8 @@ impl World {
                 let allowed = dead_after(change.agent.mode, self.rules.grace);
                 assert!(silence >= allowed, "{id} was dead after {silence:?} of {allowed:?}");
                 // The registry is swept at every deadline, so no death is found late.
-                assert!(silence <= allowed + SECOND, "{id} was found dead after {silence:?} of {allowed:?}");
+                let longest = allowed + self.rules.mass_silence_hold + SECOND;
+                assert!(silence <= longest, "{id} was found dead after {silence:?} of {allowed:?}");
                 self.verdicts.entry(id.clone()).or_default().push(Verdict::Dead);
             }
             if !swept.more {

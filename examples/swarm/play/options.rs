@@ -92,6 +92,6 @@ impl Options {
 }
 
 /// The collector's grace when `HEARTBEAT_GRACE_MS` is not set.
-fn default_grace(_mode: Mode) -> Duration {
-    Duration::ZERO
+fn default_grace(mode: Mode) -> Duration {
+    mode.interval() / 10
 }

@@ -28,6 +28,9 @@ impl Registry {
     /// Whether a mass silence lasts, and since when. To say it again changes nothing.
     /// It is not saved: after a restart, say it again.
     pub fn tell_mass_silence(&mut self, now: Now, since: Option<Wall>) {
+        if !self.firing.is_on() {
+            return;
+        }
         match since {
             Some(since) => self.firing.begin(now, Key::MassSilence, None, since),
             None => self.firing.end(now, Key::MassSilence, End::Over),

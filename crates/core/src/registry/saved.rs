@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::mass::{Around, Died, Held, RecentDeaths};
 use super::{Agent, BySlot, Name, Registry};
 use crate::agent_id::AgentId;
 use crate::alert::VerdictKind;
@@ -46,6 +47,18 @@ pub struct SavedAgent {
     consecutive: u32,
     #[serde(default)]
     dead_for: u64,
+    /// What else was silent when its deadline passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    around: Option<Around>,
+    /// If its death is held back: for how long it has been.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    held_for: Option<u64>,
+    /// How often it died in the last hour, in steps of five minutes, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    recent_deaths: Vec<u8>,
+    /// For the death: since when the collector was awake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    awake_since: Option<u64>,
     #[serde(default)]
     emergency_alert_in: u64,
     #[serde(default)]
@@ -86,6 +99,8 @@ impl Registry {
 
     fn saved(&self, now: Tick, (slot, agent): (Slot, &Agent)) -> SavedAgent {
         let alarm = self.alarms.get(slot);
+        let (died, held) = (self.died.get(slot), self.held.get(slot));
+        let recent = self.recent.get(slot).map(|recent| recent.counts(now));
         let owed = |numbers: &BySlot<u64>| numbers.get(slot).and_then(|&seq| self.outbox.saved(seq));
         SavedAgent {
             id: agent.id.clone(),
@@ -97,7 +112,13 @@ impl Registry {
             last_seen: Some(agent.last_seen_wall.0),
             silence: millis(now.since(agent.last_seen)),
             consecutive: agent.consecutive,
-            dead_for: self.died.get(slot).map_or(0, |&died| millis(now.since(died))),
+            dead_for: died.map_or(0, |died| millis(now.since(died.at))),
+            around: died.map(|died| died.around).or(held.map(|held| held.around)),
+            held_for: held.map(|held| millis(now.since(held.at))),
+            recent_deaths: recent
+                .filter(|counts| counts.iter().any(|&count| count > 0))
+                .map_or_else(Vec::new, Into::into),
+            awake_since: died.map(|died| died.awake_since.0),
             emergency_alert_in: alarm.map_or(0, |alarm| millis(alarm.since(now))),
             told_dead: agent.told_dead,
             death: owed(&self.deaths),
@@ -112,6 +133,7 @@ impl Registry {
         // The agent that falls due first must join its due queue first.
         let waited = |agent: &SavedAgent| match (agent.status, resume) {
             (Verdict::Dead, _) => agent.dead_for,
+            (Verdict::Suspect, _) if agent.held_for.is_some() => agent.held_for.unwrap_or_default(),
             (Verdict::Healthy | Verdict::Suspect, Resume::Continued) => agent.silence,
             (Verdict::Healthy | Verdict::Suspect, Resume::Restarted) => 0,
         };
@@ -121,6 +143,7 @@ impl Registry {
         for agent in agents {
             self.restore_one(now, agent, resume);
         }
+        self.resume_mass(now);
         no_room
     }
 
@@ -130,24 +153,39 @@ impl Registry {
         }
         let ago = |time| now.tick - Duration::from_millis(time);
         let wall = |saved: Option<u64>| saved.map_or(now.wall, Wall);
-        let slot = self.insert(Agent {
-            name: Name::new(&saved.id, saved.name.as_deref()),
-            id: saved.id,
-            last_seen: match (resume, saved.status) {
-                (Resume::Continued, _) | (Resume::Restarted, Verdict::Dead) => ago(saved.silence),
-                (Resume::Restarted, Verdict::Healthy | Verdict::Suspect) => now.tick,
+        let held = saved.held_for.zip(saved.around).filter(|_| saved.status == Verdict::Suspect);
+        let slot = self.insert(
+            now.tick,
+            Agent {
+                name: Name::new(&saved.id, saved.name.as_deref()),
+                id: saved.id,
+                last_seen: match (resume, saved.status) {
+                    (Resume::Continued, _) | (Resume::Restarted, Verdict::Dead) => ago(saved.silence),
+                    (Resume::Restarted, Verdict::Healthy | Verdict::Suspect) => now.tick,
+                },
+                last_seen_wall: wall(saved.last_seen),
+                first_seen_wall: wall(saved.first_seen),
+                uptime: saved.uptime,
+                links: Links::NONE,
+                consecutive: saved.consecutive,
+                queue: if held.is_some() { DueQueue::Held } else { DueQueue::of(saved.status, saved.mode) },
+                mode: saved.mode,
+                told_dead: saved.told_dead,
             },
-            last_seen_wall: wall(saved.last_seen),
-            first_seen_wall: wall(saved.first_seen),
-            uptime: saved.uptime,
-            links: Links::NONE,
-            consecutive: saved.consecutive,
-            queue: DueQueue::of(saved.status, saved.mode),
-            mode: saved.mode,
-            told_dead: saved.told_dead,
-        });
+        );
         if saved.status == Verdict::Dead {
-            self.died.insert(slot, ago(saved.dead_for));
+            // Who wrote the file may not have known what else was silent.
+            let around = saved.around.unwrap_or(Around { together: 1, known: 1, mass: false });
+            let recent: u32 = saved.recent_deaths.iter().copied().map(u32::from).sum();
+            let awake_since = saved.awake_since.map_or(now.wall, Wall);
+            let died = Died { at: ago(saved.dead_for), around, last_hour: recent.max(1), awake_since };
+            self.put_dead(slot, died);
+        }
+        if let Some((held_for, around)) = held {
+            self.held.insert(slot, Held { at: ago(held_for), around });
+        }
+        if !saved.recent_deaths.is_empty() {
+            self.recent.insert(slot, RecentDeaths::restored(now.tick, &saved.recent_deaths));
         }
         if saved.emergency_alert_in > 0 {
             self.alarms.insert(slot, now.tick + Duration::from_millis(saved.emergency_alert_in));

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use super::mass::Died;
 use super::{Agent, Registry};
 use crate::alert::{Alert, Death, Details, HEARTBEAT_TIMEOUT, Recovered, VerdictKind};
 use crate::delivery::Outcome;
@@ -21,7 +22,7 @@ impl Registry {
         match self.outbox.next(now.tick)? {
             Next::Event(alert) => Some(alert),
             Next::Verdict { seq, slot, kind, at, attempts } => {
-                let alert = self.agents[slot as usize].verdict_alert(now, seq, kind, at);
+                let alert = self.verdict_alert(now, slot, (seq, kind, at));
                 Some(Alert { attempts, ..alert })
             }
         }
@@ -129,24 +130,33 @@ impl Registry {
         self.told_dead += usize::from(dead);
         agent.told_dead = dead;
     }
-}
 
-impl Agent {
-    fn verdict_alert(&self, now: Now, seq: u64, kind: VerdictKind, at: Now) -> Alert {
-        let silence = now.tick.since(self.last_seen);
+    fn verdict_alert(&self, now: Now, slot: Slot, (seq, kind, at): (u64, VerdictKind, Now)) -> Alert {
+        let agent = &self.agents[slot as usize];
+        let silence = now.tick.since(agent.last_seen);
         let details = match kind {
             VerdictKind::Recovery { dead_for } => {
-                Details::Recovered(Recovered { dead_ms: millis(dead_for), mode: self.mode })
+                Details::Recovered(Recovered { dead_ms: millis(dead_for), mode: agent.mode })
             }
-            VerdictKind::Death => Details::Death(Death {
-                reason: HEARTBEAT_TIMEOUT.into(),
-                missed_intervals: silence.as_secs() / self.mode.interval().as_secs(),
-                last_seen: self.last_seen_wall,
-                mode: self.mode,
-                uptime_before_death: self.uptime,
-                silence_ms: millis(silence),
-            }),
+            VerdictKind::Death => {
+                let Some(&Died { around, last_hour, awake_since, .. }) = self.died.get(slot) else {
+                    unreachable!("a death that is owed is true");
+                };
+                Details::Death(Death {
+                    reason: HEARTBEAT_TIMEOUT.into(),
+                    missed_intervals: silence.as_secs() / agent.mode.interval().as_secs(),
+                    last_seen: agent.last_seen_wall,
+                    mode: agent.mode,
+                    uptime_before_death: agent.uptime,
+                    silence_ms: millis(silence),
+                    silent_together: around.together,
+                    known: around.known,
+                    deaths_last_hour: last_hour,
+                    awake_since,
+                    mass_silence: around.mass,
+                })
+            }
         };
-        Alert { agent: self.id.clone(), name: self.name(), seq, attempts: 0, at, details }
+        Alert { agent: agent.id.clone(), name: agent.name(), seq, attempts: 0, at, details }
     }
 }

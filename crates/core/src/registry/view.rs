@@ -108,7 +108,7 @@ impl Registry {
     /// How long an agent has been dead; None if it is not dead, or not known.
     pub fn dead_for(&self, now: Now, id: &AgentId) -> Option<Duration> {
         let died = self.died.get(self.slot(id)?)?;
-        Some(now.tick.since(*died))
+        Some(now.tick.since(died.at))
     }
 
     /// The agents in numbers, as the API shows them. Observers watch the agents in

@@ -57,7 +57,8 @@ impl Judge {
         let rules = Rules {
             // Under another grace other agents are dead, and forgotten at other times.
             max_agents: most_agents(traced) * if self.grace.is_some() { 2 } else { 1 },
-            grace: self.grace.unwrap_or(traced.graces[0]),
+            grace: self.grace.or_else(|| traced.grace()),
+            mass_silence_hold: traced.mass_silence_hold,
             retention: traced.retention,
             recovery_alerts: false,
             outbox: OUTBOX,

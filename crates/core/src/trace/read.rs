@@ -136,5 +136,9 @@ fn head(at: Tick, fields: &mut Input<'_>) -> Option<Head> {
         *grace = Duration::from_nanos(fields.number()?);
     }
     let retention = Duration::from_nanos(fields.number()?);
-    Some(Head { run, part, at, wall, rules: TracedRules { graces, retention, max_agents: fields.number()? } })
+    let max_agents = fields.number()?;
+    // It is written only where it is not zero.
+    let mass_silence_hold = Duration::from_nanos(fields.number().unwrap_or_default());
+    let rules = TracedRules { graces, retention, max_agents, mass_silence_hold };
+    Some(Head { run, part, at, wall, rules })
 }

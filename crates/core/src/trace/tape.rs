@@ -13,7 +13,7 @@ use crate::due_queues::Slot;
 use crate::heartbeat::{Heartbeat, Mode};
 use crate::registry::{Filter, Received, Registry, Rules, Swept};
 use crate::time::{Now, Tick, millis, nanos};
-use crate::verdict::Verdict;
+use crate::verdict::{Verdict, dead_after};
 
 use super::wire::{self, FULL_BLOCK, HEADER, MAGIC, check_sum, tag};
 use super::{Head, TracedRules, VERSION};
@@ -69,9 +69,10 @@ impl TracedRules {
     /// The part of the registry's rules that is traced.
     pub fn of(rules: &Rules) -> Self {
         Self {
-            graces: Mode::ALL.map(|_| rules.grace),
+            graces: Mode::ALL.map(|mode| dead_after(mode, rules.grace).saturating_sub(2 * mode.interval())),
             retention: rules.retention,
             max_agents: rules.max_agents as u64,
+            mass_silence_hold: rules.mass_silence_hold,
         }
     }
 }
@@ -212,6 +213,9 @@ impl Tape {
             }
             wire::number(&mut fields, nanos(rules.retention));
             wire::number(&mut fields, rules.max_agents);
+            if !rules.mass_silence_hold.is_zero() {
+                wire::number(&mut fields, nanos(rules.mass_silence_hold));
+            }
             // The length lets a reader pass over fields that it does not know.
             wire::number(out, fields.len() as u64);
             out.extend_from_slice(&fields);
