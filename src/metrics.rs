@@ -102,7 +102,7 @@ labels! {
         Name = "name",
         /// 400: resource data.
         Resource = "resource_data",
-        /// 400, 411, 413, 417: a body that is not read.
+        /// 400, 413, 415, 417, 501: a body that is not read.
         Body = "body",
         /// 503: a new agent beyond the maximum.
         Full = "max_agents",

@@ -22,5 +22,6 @@ pub mod heartbeat;
 pub mod outbox;
 pub mod pace;
 pub mod registry;
+pub mod text;
 pub mod time;
 pub mod verdict;
