@@ -92,6 +92,8 @@ labels! {
 labels! {
     /// Why a heartbeat was refused.
     Refusal {
+        /// 401: no key, or a wrong one; goodbyes are counted too.
+        Key = "key",
         /// 400: the agent's id.
         Id = "id",
         /// 400: no heartbeat.

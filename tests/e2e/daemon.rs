@@ -635,10 +635,14 @@ fn no_secret_reaches_the_log_at_any_level() {
         ("STATION_ALERT_URL", url.as_str()),
         ("STATION_ALERT_KEY", "hush-station"),
         ("COLLECTOR_API_KEY", "hush-agents"),
+        ("HEARTBEAT_API_KEY", "hush-new,hush-old"),
         ("RUST_LOG", "trace"),
     ];
     let collector = Collector::start(&variables);
-    collector.beat(&uuid(1), "EMERGENCY", 1.0);
+    let beat = r#"{"mode":"EMERGENCY","uptime_seconds":1}"#;
+    let path = format!("/heartbeat/{}", uuid(1));
+    assert_eq!(collector.request("POST", &path, &["X-Collector-Key: hush"], beat).status, 401);
+    assert_eq!(collector.request("POST", &path, &["X-Collector-Key: hush-old"], beat).status, 200);
     collector.request("GET", "/agents", &["Authorization: Bearer hush-agents"], "");
     collector.await_log(said::ANSWER_401);
     let log = collector.log().join("\n");

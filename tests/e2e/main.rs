@@ -25,6 +25,7 @@ mod daemon;
 mod heartbeat;
 mod http;
 mod idle;
+mod keys;
 mod observe;
 mod readme;
 mod restart;
