@@ -58,8 +58,8 @@ mod tests {
         fn any_units_are_read_as_utf_16_is(
             units in proptest::collection::vec(prop_oneof![any::<u16>(), 0xD7F0_u16..0xE010, 0x20_u16..0x60], 0..12),
         ) {
-            let escapes: String = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
-            let read: String = serde_json::from_str(&whole(&format!("\"{escapes}\""))).unwrap();
+            let escapes: Vec<String> = units.iter().map(|unit| format!("\\u{unit:04x}")).collect();
+            let read: String = serde_json::from_str(&whole(&format!("\"{}\"", escapes.concat()))).unwrap();
             prop_assert_eq!(read, String::from_utf16_lossy(&units));
         }
 
