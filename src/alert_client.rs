@@ -1,5 +1,6 @@
 //! The alert client posts one alert to the station and says how the post
-//! ended. Without a station the alert goes to the log, and that never fails.
+//! ended. Without a station the alert goes to the log, and that never fails. Its
+//! [`Post`] also serves the threads that post to Alertmanagers.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use pap_core::alert::{Alert, Severity};
 use pap_core::delivery::Reply;
 use pap_process::client;
 use pap_process::clock::wall;
+use pap_process::escape::in_json;
 
 /// How long resolving the station's name and connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,13 +27,22 @@ const KEEP_IDLE: Duration = Duration::from_secs(2);
 /// Where alerts go.
 pub struct AlertClient {
     owner: Owner,
-    post: Option<Post>,
+    way: Way,
 }
 
-struct Post {
+enum Way {
+    Station(Post),
+    /// There is neither a station nor an Alertmanager.
+    Log,
+    /// Alertmanagers are told what is true. What happened is in the log on request.
+    Quiet,
+}
+
+/// Posts JSON to one URL.
+pub struct Post {
     agent: ureq::Agent,
     url: String,
-    authorization: String,
+    authorization: Option<String>,
 }
 
 /// How a post ended.
@@ -52,17 +63,20 @@ impl Told {
 impl AlertClient {
     /// The configured station, or the log.
     pub fn new(config: &config::Config, owner: Owner) -> Self {
-        let post = config.station.as_ref().map(|station| Post {
-            agent: agent(&station.roots, config.rules.outbox.senders),
-            url: station.url.clone(),
-            authorization: format!("Bearer {}", station.key.reveal()),
-        });
-        Self { owner, post }
+        let way = match &config.station {
+            Some(station) => {
+                let key = format!("Bearer {}", station.key.reveal());
+                Way::Station(Post::new(&station.url, Some(key), &station.roots, config.rules.outbox.senders))
+            }
+            None if config.alertmanagers.is_some() => Way::Quiet,
+            None => Way::Log,
+        };
+        Self { owner, way }
     }
 
     /// Whether alerts only go to the log.
     pub const fn is_log(&self) -> bool {
-        self.post.is_none()
+        matches!(self.way, Way::Log | Way::Quiet)
     }
 
     /// Posts or logs one alert. Waits for the station for at most 10 seconds.
@@ -71,25 +85,36 @@ impl AlertClient {
             Ok(body) => body,
             Err(error) => return Told::nothing(error.to_string()),
         };
-        if let Some(post) = &self.post {
-            post.send(&body)
-        } else {
-            let level = match alert.kind().severity() {
-                Severity::Critical => log::Level::Error,
-                Severity::Warning => log::Level::Warn,
-                Severity::Info => log::Level::Info,
-            };
-            log::log!(level, agent_uuid:% = alert.agent; "alert {}", String::from_utf8_lossy(&body));
-            Told { reply: Reply::Status { code: 200, retry_after: None }, remark: String::new() }
-        }
+        let level = match (&self.way, alert.kind().severity()) {
+            (Way::Station(post), _) => return post.send(&body),
+            (Way::Quiet, _) => log::Level::Debug,
+            (Way::Log, Severity::Critical) => log::Level::Error,
+            (Way::Log, Severity::Warning) => log::Level::Warn,
+            (Way::Log, Severity::Info) => log::Level::Info,
+        };
+        log::log!(level, agent_uuid:% = alert.agent; "alert {}", in_json(&String::from_utf8_lossy(&body)));
+        Told { reply: Reply::Status { code: 200, retry_after: None }, remark: String::new() }
     }
 }
 
 impl Post {
-    fn send(&self, body: &[u8]) -> Told {
-        let request = self.agent.post(&self.url);
-        let request =
-            request.header("Authorization", &self.authorization).header("Content-Type", "application/json");
+    /// Posts to `url`, with this value of `Authorization`. At most `connections` posts
+    /// are under way at once.
+    pub fn new(
+        url: &str,
+        authorization: Option<String>,
+        roots: &[Certificate<'static>],
+        connections: usize,
+    ) -> Self {
+        Self { agent: agent(roots, connections), url: url.to_owned(), authorization }
+    }
+
+    /// Posts one body. Waits for at most 10 seconds.
+    pub fn send(&self, body: &[u8]) -> Told {
+        let mut request = self.agent.post(&self.url).header("Content-Type", "application/json");
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
+        }
         match request.send(body) {
             Ok(response) => {
                 let code = response.status().as_u16();
@@ -102,15 +127,14 @@ impl Post {
 }
 
 fn agent(roots: &[Certificate<'static>], senders: usize) -> ureq::Agent {
-    client::config(concat!("pap-collector/", env!("CARGO_PKG_VERSION")), roots)
+    let config = client::config(concat!("pap-collector/", env!("CARGO_PKG_VERSION")), roots)
         .timeout_resolve(Some(CONNECT_TIMEOUT))
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_global(Some(POST_TIMEOUT))
         .max_idle_connections(senders)
         .max_idle_connections_per_host(senders)
-        .max_idle_age(KEEP_IDLE)
-        .build()
-        .new_agent()
+        .max_idle_age(KEEP_IDLE);
+    client::agent(config)
 }
 
 /// `Retry-After` in either of its forms (RFC 9110 §10.2.3).

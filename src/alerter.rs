@@ -35,7 +35,7 @@ pub fn run(parts: &Parts, posting: &Posting, number: usize, alerts: &Receiver<Al
                 metrics.alert_delivery.record(shared.clock().now().tick.since(alert.at.tick));
                 troubles.clear();
                 if !station.is_log() {
-                    let (id, kind, name) = (&alert.agent, alert.kind().as_str(), alert.name.escape_debug());
+                    let (id, kind, name) = (&alert.agent, alert.kind().as_str(), &alert.name);
                     log::info!(agent_uuid:% = id; "{kind} of {name} told to the station");
                 }
             }

@@ -4,7 +4,9 @@
 
 mod agents;
 mod auth;
+mod health;
 mod heartbeat;
+mod origin;
 mod page;
 mod stream;
 mod target;
@@ -33,12 +35,16 @@ use crate::metrics::{Closed, Gauges, Numbers, Refusal, Route, render};
 use crate::parts::Parts;
 use crate::readiness::Phase;
 use agents::AgentList;
+use auth::Ticket;
+use health::Health;
 use target::{Listing, Target};
 
 /// The subprotocol of the stream.
 const PROTOCOL: &str = "pap.observe";
 /// `Retry-After` for an observer that found no room, in seconds.
 const RETRY_WHEN_CROWDED: u32 = 30;
+/// What such an observer is told.
+const CROWDED: &str = "As many watch as COLLECTOR_MAX_OBSERVERS allows";
 
 /// The answer to a goodbye, or to the removal of an agent.
 #[derive(Serialize)]
@@ -53,40 +59,6 @@ struct NotFound<'a> {
     error: &'a str,
     agent_uuid: &'a AgentId,
     cluster_id: &'a str,
-}
-
-/// The answer to `/health`.
-#[derive(Serialize)]
-struct Health<'a> {
-    status: &'a str,
-    version: &'a str,
-    cluster_id: &'a str,
-    cluster_name: &'a str,
-    uptime: u64,
-    agents: HealthAgents,
-    alert_queue: HealthQueue,
-    station: HealthStation,
-}
-
-#[derive(Serialize)]
-struct HealthAgents {
-    total: usize,
-    healthy: usize,
-    unhealthy: usize,
-}
-
-#[derive(Serialize)]
-struct HealthQueue {
-    size: usize,
-    oldest_age_ms: Option<u64>,
-    owed: usize,
-}
-
-#[derive(Serialize)]
-struct HealthStation {
-    configured: bool,
-    /// None until something was posted.
-    reachable: Option<bool>,
 }
 
 /// How a question is answered.
@@ -111,6 +83,8 @@ pub struct Endpoints {
     api_key: Option<Secret>,
     /// Whose heartbeats and goodbyes are taken.
     admission: Admission,
+    /// Opens a stream for our own page behind any proxy; none where a key is set.
+    ticket: Option<Ticket>,
     /// Counts the connections by state; set once the server is made.
     connections: OnceLock<Box<dyn Fn() -> States + Send + Sync>>,
     /// When the last heartbeat or goodbye came, in milliseconds of uptime.
@@ -130,6 +104,7 @@ impl Api {
             cluster_name: config.cluster_name.clone(),
             api_key: config.api_key.clone(),
             admission: config.admission.clone(),
+            ticket: if config.api_key.is_none() { Ticket::new() } else { None },
             connections: OnceLock::new(),
             heard: AtomicU64::new(0),
         }))
@@ -343,13 +318,17 @@ impl Endpoints {
 
     /// Opens a stream, or says why not.
     fn observe(self: &Arc<Self>, request: &Request<'_>, topic: Topic) -> Result<Next, Response> {
-        auth::may_observe(request, self.api_key.as_ref())?;
-        let accepted = websocket::accept(request, PROTOCOL)?;
+        auth::may_observe(request, self.api_key.as_ref(), self.ticket.as_ref())?;
         let full = |why| Response::error(503, why).retry_after(RETRY_WHEN_CROWDED);
+        // Whoever asks without a handshake why there is no stream learns this, too.
+        if self.parts.observers.is_full() {
+            return Err(full(CROWDED));
+        }
+        let accepted = websocket::accept(request, PROTOCOL)?;
         let observation = match self.parts.observers.join(topic.clone()) {
             Ok(Some(observation)) if !observation.is_ending() => observation,
             Ok(Some(_)) | Err(_) => return Err(full("No stream can be opened now")),
-            Ok(None) => return Err(full("As many watch as COLLECTOR_MAX_OBSERVERS allows")),
+            Ok(None) => return Err(full(CROWDED)),
         };
         let endpoints = Arc::clone(self);
         Ok(Next::Stream(Box::new(move |upgraded| {
@@ -358,7 +337,14 @@ impl Endpoints {
     }
 
     fn remove(&self, id: &AgentId) -> Response {
-        if !self.parts.shared.with(|registry, _| registry.forget(id)) {
+        let was_known = self.parts.shared.recorded(|registry, now, tape| {
+            let was_known = registry.forget(now, id);
+            if was_known {
+                tape.forgot(now, id);
+            }
+            was_known
+        });
+        if !was_known {
             return self.not_found(id);
         }
         self.parts.shared.wake();
@@ -369,7 +355,13 @@ impl Endpoints {
     fn agents(&self, listing: &Listing) -> Response {
         let parts = Arc::clone(&self.parts);
         match AgentList::new(parts, &self.cluster_id, &self.cluster_name, listing) {
-            Ok(list) => Response::stream(list),
+            Ok(list) => {
+                let response = Response::stream(list);
+                match &self.ticket {
+                    Some(ticket) => ticket.give(response),
+                    None => response,
+                }
+            }
             Err(error) => Response::error(500, &error.to_string()),
         }
     }
@@ -397,28 +389,8 @@ impl Endpoints {
     }
 
     fn health(&self) -> Response {
-        let (stats, queued, oldest, owed, reachable) = self.parts.shared.with(|registry, now| {
-            let outbox = registry.outbox();
-            (registry.stats(), outbox.queued(), outbox.oldest(now.tick), outbox.owed(), outbox.is_reachable())
-        });
-        let body = Health {
-            status: "healthy",
-            version: VERSION,
-            cluster_id: &self.cluster_id,
-            cluster_name: &self.cluster_name,
-            uptime: self.parts.shared.clock().uptime().reading().as_secs(),
-            agents: HealthAgents {
-                total: stats.total(),
-                healthy: stats.healthy(),
-                unhealthy: stats.unhealthy(),
-            },
-            alert_queue: HealthQueue { size: queued, oldest_age_ms: oldest.map(millis), owed },
-            station: HealthStation {
-                configured: self.has_station,
-                reachable: reachable.filter(|_| self.has_station),
-            },
-        };
-        Response::json(200, &body)
+        let (parts, has_station) = (&self.parts, self.has_station);
+        Response::json(200, &Health::new(parts, has_station, &self.cluster_id, &self.cluster_name))
     }
 
     fn ready(&self) -> Response {
@@ -437,12 +409,13 @@ impl Endpoints {
     }
 
     fn metrics(&self) -> Response {
-        let numbers = self.parts.shared.with(|registry, _| Numbers::of(registry));
+        let numbers = self.parts.shared.with(|registry, now| Numbers::of(registry, now));
         let gauges = Gauges {
             connections: self.connections.get().map_or_else(States::default, |count| count()),
             watched: self.parts.observers.watched().len(),
             observers: self.parts.observers.count(),
             missed: self.parts.observers.missed(),
+            saving: self.parts.keeper.saving(),
         };
         let text =
             render(&self.cluster_id, &numbers, &self.parts.metrics, self.parts.shared.clock(), &gauges);

@@ -9,7 +9,7 @@ mod upgrade;
 
 use std::fmt;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process;
 use std::sync::Arc;
@@ -29,13 +29,15 @@ use pap_process::throttle::Throttle;
 use crate::admin::{Admin, AdminError};
 use crate::alert_client::AlertClient;
 use crate::alerter::{self, Posting};
+use crate::alertmanager::{Alertmanager, own_url};
 use crate::api::Api;
-use crate::config::Config;
+use crate::config::{Alertmanagers, Config};
 use crate::limits;
 use crate::parts::Parts;
 use crate::readiness::Phase;
+use crate::trace_writer::TraceWriter;
 use crate::{VERSION, sweeper};
-pub use orders::SIGNALS;
+pub use orders::signals;
 use orders::{Demands, Order};
 use parent::Parent;
 use upgrade::Inheritance;
@@ -132,6 +134,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
     let began = parts.shared.clock().uptime();
     parent.say_goodbye();
     parts.readiness.enter(Phase::Draining);
+    parts.shared.recorded(|_, now, tape| tape.stopped(now));
     doors.server.drain();
     parts.keeper.save(&parts.shared);
     if !parts.shared.await_deliveries(DRAIN, |deliveries| deliveries.is_done) {
@@ -152,6 +155,9 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
         log::warn!("stopping although these threads did not end in time: {}", late.join(", "));
     }
     parts.keeper.save(&parts.shared);
+    if parts.is_traced && !parts.shared.trace_calls().await_written(JOIN) {
+        log::warn!("stopping although the end of HEARTBEAT_TRACE is not written: the disk is too slow");
+    }
     log::info!("stopped");
     Ok(())
 }
@@ -203,6 +209,7 @@ fn start(
     threads: &mut Threads,
 ) -> io::Result<(Arc<Notifier>, Parent)> {
     let senders = start_senders(config, parts)?;
+    start_alertmanagers(config, parts, &doors.server, threads)?;
     let (swept, longest_sleep) = (Arc::clone(parts), config.longest_sleep);
     threads.spawn("sweeper", move || sweeper::run(&swept, &senders, longest_sleep))?;
     doors.server.start(threads)?;
@@ -215,6 +222,11 @@ fn start(
     if let Some(interval) = parts.keeper.interval() {
         let parts = Arc::clone(parts);
         threads.spawn("state", move || parts.keeper.run(&parts.shared, &parts.stop, interval))?;
+    }
+    if let Some(trace) = config.trace.clone() {
+        let parts = Arc::clone(parts);
+        // It is not joined: at the end of the process it may still wait for a slow disk.
+        spawn("trace", move || TraceWriter::new(&trace).run(&parts))?;
     }
     let notifier = Arc::new(Notifier::from_environment());
     if notifier.is_on() {
@@ -236,6 +248,24 @@ fn start_senders(config: &Config, parts: &Arc<Parts>) -> io::Result<Sender<Alert
         spawn(&format!("alerter-{number}"), move || alerter::run(&parts, &posting, number, &alerts))?;
     }
     Ok(senders)
+}
+
+/// Starts the threads that post to Alertmanagers.
+fn start_alertmanagers(
+    config: &Config,
+    parts: &Arc<Parts>,
+    server: &Server,
+    threads: &mut Threads,
+) -> io::Result<()> {
+    let Some(alertmanagers) = &config.alertmanagers else { return Ok(()) };
+    let port = server.addresses().first().map_or(config.port, SocketAddr::port);
+    let url = config.collector_url.clone().unwrap_or_else(|| own_url(port));
+    let senders = config.rules.outbox.senders;
+    for alertmanager in Alertmanager::all(alertmanagers, &config.cluster_id, &url, senders) {
+        let parts = Arc::clone(parts);
+        threads.spawn(&alertmanager.thread(), move || alertmanager.run(&parts))?;
+    }
+    Ok(())
 }
 
 /// Carries out orders until one of them is to stop.
@@ -290,11 +320,7 @@ fn end_on_panic(log: &Log) {
 }
 
 fn announce(config: &Config, server: &Server, continues: bool) {
-    log::info!(
-        "pap-collector {VERSION} for cluster {} ({})",
-        config.cluster_id,
-        config.cluster_name.escape_debug()
-    );
+    log::info!("pap-collector {VERSION} for cluster {} ({})", config.cluster_id, config.cluster_name);
     let how = if continues { ", continuing after an in-place upgrade" } else { "" };
     for address in server.addresses() {
         log::info!("listening on {address}{how}");
@@ -307,7 +333,11 @@ fn announce(config: &Config, server: &Server, continues: bool) {
             rules.outbox.senders,
             if rules.recovery_alerts { "told" } else { "not told" },
         ),
+        None if config.alertmanagers.is_some() => log::info!("alerts: to no station"),
         None => log::info!("alerts: to this log only, no station is configured"),
+    }
+    if let Some(Alertmanagers { urls, every, .. }) = &config.alertmanagers {
+        log::info!("conditions: to {}, again every {every:?} while they hold", urls.join(" and "));
     }
     log::info!(
         "at most {} agents on {} connections, dead after 2 intervals + {:?}, forgotten after {:?}",
@@ -319,6 +349,9 @@ fn announce(config: &Config, server: &Server, continues: bool) {
     match &config.state {
         Some(state) => log::info!("state: in {}, every {:?}", state.path.display(), state.interval),
         None => log::info!("state: not saved, so a restart forgets all agents; set STATE_FILE to keep them"),
+    }
+    if let Some(trace) = &config.trace {
+        log::info!("heartbeats: recorded in {}, at most {} bytes", trace.path.display(), trace.most);
     }
     if let Some(parent) = &config.parent {
         let (id, every) = (&parent.identity.id, parent.rhythm.interval());

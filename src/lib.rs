@@ -12,12 +12,14 @@
 //! [`app`] starts and ends the threads, [`parts`] holds what they share, [`shared`]
 //! has their one mutex. [`pap_http`] takes requests and [`api`] answers them,
 //! [`sweeper`] waits for deadlines, [`dispatch`] hands out alerts, [`alerter`] and
-//! [`alert_client`] post them, [`observers`] tells the observers what happens,
+//! [`alert_client`] post them, [`alertmanager`] tells Alertmanagers what is true,
+//! [`observers`] tells the observers what happens,
 //! [`emitter`] sends heartbeats.
 
 pub mod admin;
 pub mod alert_client;
 pub mod alerter;
+pub mod alertmanager;
 pub mod api;
 pub mod app;
 pub mod ask;
@@ -35,6 +37,7 @@ pub mod shared;
 pub mod state_file;
 pub mod state_keeper;
 pub mod sweeper;
+pub mod trace_writer;
 pub mod vitals;
 
 /// The version of this program.

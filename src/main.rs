@@ -7,9 +7,10 @@ use std::time::Duration;
 use pap_collector::app;
 use pap_collector::commands::agents::{self, ListError};
 use pap_collector::commands::check::{self, Question};
+use pap_collector::commands::replay::{self, ReplayError};
 use pap_collector::commands::top;
 use pap_collector::config::settings::SETTINGS;
-use pap_collector::config::{Access, Config, Switches, Task};
+use pap_collector::config::{Access, Config, Replay, Subcommand, Switches, Task};
 use pap_process::cli::{self, BAD_CONFIG, IO_ERROR, STOPPED, UNWELL, environment, say};
 use pap_process::logging::Log;
 use pap_process::reexec::versions_line;
@@ -34,6 +35,9 @@ fn main() {
 }
 
 fn start(switches: &Switches, flags: &Flags) -> i32 {
+    if let Some(Subcommand::Replay(arguments)) = &switches.subcommand {
+        return replay(arguments, flags);
+    }
     match switches.task {
         Some(Task::Check) => check(switches, flags),
         Some(Task::Agents) => agents(switches, flags),
@@ -53,7 +57,7 @@ fn run(config: &Config) -> i32 {
         Ok(inherited) => inherited,
         Err(error) => return complain(&format!("cannot keep descriptors: {error}"), IO_ERROR),
     };
-    let signals = match Signals::take(&app::SIGNALS) {
+    let signals = match Signals::take(&app::signals()) {
         Ok(signals) => signals,
         Err(error) => return complain(&format!("cannot take signals: {error}"), IO_ERROR),
     };
@@ -99,6 +103,14 @@ fn top(switches: &Switches, flags: &Flags) -> i32 {
         Ok(Ok(())) => STOPPED,
         Ok(Err(why)) => complain(&why, UNWELL),
         Err(error) => complain(&error.to_string(), BAD_CONFIG),
+    }
+}
+
+fn replay(arguments: &Replay, flags: &Flags) -> i32 {
+    match replay::run(&arguments.file, arguments.json, flags) {
+        Ok(text) => say(&text),
+        Err(ReplayError::Grace(error)) => complain(&error.to_string(), BAD_CONFIG),
+        Err(ReplayError::Trace(why)) => complain(&why, IO_ERROR),
     }
 }
 

@@ -3,6 +3,8 @@
 //! No label's value comes from a client: all values are listed here or in the
 //! core. So clients cannot make the number of series grow.
 
+mod alertmanagers;
+
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,9 +12,12 @@ use std::time::Duration;
 use pap_core::heartbeat::Mode;
 use pap_core::outbox::Tally;
 use pap_core::registry::{Counters, Registry, Stats};
+use pap_core::time::Now;
 use pap_core::verdict::Verdict;
 use pap_http::service::States;
 use pap_process::clock::Clock;
+
+use crate::state_keeper::Saving;
 
 /// Buckets, in seconds, for work that should take milliseconds.
 pub const FAST: [f64; 12] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
@@ -135,8 +140,12 @@ pub struct Metrics {
     requests: Vec<Histogram>,
     refusals: Vec<AtomicU64>,
     closed: Vec<AtomicU64>,
+    /// Records of heartbeats that are missing in the trace.
+    pub trace_dropped: AtomicU64,
     /// From an event until the station took its alert, or the log did.
     pub alert_delivery: Histogram,
+    /// From a change until an Alertmanager took it.
+    pub alertmanager_delivery: Histogram,
     /// From the deadline of a death until its alert was queued.
     pub detection_lag: Histogram,
     /// One sweep.
@@ -150,7 +159,9 @@ impl Default for Metrics {
             requests: Route::ALL.iter().map(|_| Histogram::new(&FAST)).collect(),
             refusals: zeros(Refusal::ALL.len()),
             closed: zeros(Closed::ALL.len()),
+            trace_dropped: AtomicU64::new(0),
             alert_delivery: Histogram::new(&SLOW),
+            alertmanager_delivery: Histogram::new(&SLOW),
             detection_lag: Histogram::new(&FAST),
             sweep: Histogram::new(&FAST),
         }
@@ -185,6 +196,8 @@ pub struct Gauges {
     pub observers: usize,
     /// Messages that were dropped because an observer was too slow, so far.
     pub missed: u64,
+    /// How saving the state goes.
+    pub saving: Saving,
 }
 
 /// A copy of what the registry counts, so that it can be written without the lock.
@@ -196,11 +209,12 @@ pub struct Numbers {
     queued: usize,
     owed: usize,
     alerted: usize,
+    firing: Option<alertmanagers::Numbers>,
 }
 
 impl Numbers {
     /// A copy of what `registry` counts.
-    pub fn of(registry: &Registry) -> Self {
+    pub fn of(registry: &Registry, now: Now) -> Self {
         let outbox = registry.outbox();
         Self {
             stats: registry.stats(),
@@ -209,6 +223,7 @@ impl Numbers {
             queued: outbox.queued(),
             owed: outbox.owed(),
             alerted: registry.alerted(),
+            firing: alertmanagers::Numbers::of(registry.firing(), now.tick),
         }
     }
 }
@@ -219,13 +234,23 @@ pub fn render(cluster: &str, numbers: &Numbers, metrics: &Metrics, clock: &Clock
     text.build_info();
     text.agents(numbers, metrics, gauges);
     text.alerts(numbers, metrics);
+    if let Some(firing) = &numbers.firing {
+        text.alertmanagers(firing, metrics);
+    }
     text.requests(metrics, gauges);
+    text.one(
+        "trace_dropped_total",
+        "counter",
+        "Records that HEARTBEAT_TRACE lacks, because the disk was full or too slow.",
+        metrics.trace_dropped.load(Ordering::Relaxed),
+    );
     text.family(
         "paused_seconds_total",
         "counter",
         "Time in which the collector was not awake; it does not count as silence of agents.",
     );
     text.sample("paused_seconds_total", &[], clock.paused().as_secs_f64());
+    text.state(gauges.saving);
     text.family("sweep_duration_seconds", "histogram", "Time one sweep took.");
     text.histogram("sweep_duration_seconds", &[], &metrics.sweep);
     text.out
@@ -361,6 +386,15 @@ impl Text {
             "Time from an event until the station took its alert.",
         );
         self.histogram("alert_delivery_seconds", &[], &metrics.alert_delivery);
+    }
+
+    fn state(&mut self, saving: Saving) {
+        let unsaved = u8::from(saving.is_saved == Some(false));
+        self.one("state_unsaved", "gauge", "1 while the state cannot be saved, else 0.", unsaved);
+        self.family("state_saves_total", "counter", "Tries to save the state, by result.");
+        for (result, count) in [("saved", saving.succeeded), ("failed", saving.failed)] {
+            self.sample("state_saves_total", &[("result", result)], count);
+        }
     }
 
     fn requests(&mut self, metrics: &Metrics, gauges: &Gauges) {

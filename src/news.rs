@@ -16,7 +16,7 @@ pub fn tell(change: &Change, observers: &Observers) {
 fn log_change(change: &Change) {
     let agent = &change.agent;
     let silence = Duration::from_millis(agent.silence_ms);
-    let (id, name, mode) = (&agent.agent_uuid, agent.agent_name.escape_debug(), agent.mode);
+    let (id, name, mode) = (&agent.agent_uuid, &agent.agent_name, agent.mode);
     match (agent.status, change.dead_for) {
         (Verdict::Dead, _) => {
             log::warn!(agent_uuid:% = id; "{name} is dead: silent for {silence:.1?} in {mode}");

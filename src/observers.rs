@@ -101,6 +101,11 @@ impl Observers {
         self.count.load(Ordering::SeqCst)
     }
 
+    /// Whether there are as many observers as allowed.
+    pub fn is_full(&self) -> bool {
+        self.count() >= self.most
+    }
+
     /// How many messages were dropped because an observer was too slow.
     pub fn missed(&self) -> u64 {
         self.lock().missed()

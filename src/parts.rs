@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use pap_core::firing::Repeat;
 use pap_process::stop::Stop;
 
 use crate::config::Config;
@@ -10,7 +11,8 @@ use crate::metrics::Metrics;
 use crate::observers::Observers;
 use crate::readiness::Readiness;
 use crate::shared::Shared;
-use crate::state_keeper::StateKeeper;
+use crate::state_keeper::{StateKeeper, run_number};
+use crate::trace_writer::most_waiting;
 use crate::vitals::Vitals;
 
 /// One of each, shared by all threads.
@@ -29,23 +31,32 @@ pub struct Parts {
     pub readiness: Readiness,
     /// Tells the threads to end.
     pub stop: Stop,
+    /// Heartbeats are recorded, and a thread writes the record.
+    pub is_traced: bool,
 }
 
 impl Parts {
     /// A collector whose clock starts now. Its state is the one that an in-place
     /// upgrade handed over, or else the one in the state file.
     pub fn new(config: &Config, handed_over: Option<&File>) -> Self {
-        let shared = Shared::new(config.rules);
+        let every = config.alertmanagers.as_ref();
+        let repeat = every.map_or(Repeat::NONE, |all| Repeat { targets: all.urls.len(), every: all.every });
+        let shared = Shared::new(config.rules, repeat);
+        if let Some(trace) = &config.trace {
+            // Before the agents are restored: the trace says who was known.
+            shared.start_trace(&config.rules, run_number(), most_waiting(trace));
+        }
         let keeper = StateKeeper::new(config, &shared, handed_over);
         let observers = Observers::new(keeper.owner().clone(), config.max_observers);
         Self {
             shared,
             keeper,
             metrics: Metrics::default(),
-            vitals: Vitals::new(config.rules.outbox.senders),
+            vitals: Vitals::new(config.rules.outbox.senders + repeat.targets),
             observers: Arc::new(observers),
             readiness: Readiness::default(),
             stop: Stop::default(),
+            is_traced: config.trace.is_some(),
         }
     }
 }

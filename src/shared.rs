@@ -8,14 +8,22 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use pap_core::alert::Alert;
 use pap_core::delivery::Outcome;
+use pap_core::firing::Repeat;
 use pap_core::registry::{Registry, Rules};
 use pap_core::time::Now;
+use pap_core::trace::tape::{Cut, Wish};
+use pap_core::trace::{Head, Tape, TracedRules};
 use pap_process::clock::Clock;
+
+use crate::trace_writer::Calls;
 
 struct Guarded {
     registry: Registry,
+    /// Records what the registry is told, in memory.
+    tape: Tape,
     /// The sweeper is to look again at once, not at its deadline.
     is_woken: bool,
     /// The senders get no alerts for now.
@@ -39,36 +47,113 @@ pub struct Shared {
     clock: Clock,
     deliveries: Mutex<Option<Deliveries>>,
     reported: Condvar,
+    /// For each Alertmanager: wakes the thread that posts to it.
+    bells: Vec<(Sender<()>, Receiver<()>)>,
+    /// Calls for the thread that writes the trace.
+    calls: Calls,
 }
 
 impl Shared {
     /// An empty registry and a clock that starts now.
-    pub fn new(rules: Rules) -> Self {
-        let registry = Registry::new(rules);
+    pub fn new(rules: Rules, alertmanagers: Repeat) -> Self {
+        let mut registry = Registry::new(rules);
+        registry.tell_alertmanagers(alertmanagers);
         Self {
-            guarded: Mutex::new(Guarded { registry, is_woken: false, alerts_held: false }),
+            guarded: Mutex::new(Guarded { registry, tape: Tape::OFF, is_woken: false, alerts_held: false }),
             sweeper: Condvar::new(),
             clock: Clock::start(),
             deliveries: Mutex::default(),
             reported: Condvar::new(),
+            bells: (0..alertmanagers.targets).map(|_| bounded(1)).collect(),
+            calls: Calls::default(),
         }
+    }
+
+    /// From here on, what the registry is told is recorded. At most about `most` bytes
+    /// wait to be written. No other run is likely to have the same number `run`.
+    pub fn start_trace(&self, rules: &Rules, run: u64, most: usize) {
+        let mut guarded = self.lock();
+        let now = self.clock.now();
+        let head = Head { run, part: 0, at: now.tick, wall: now.wall, rules: TracedRules::of(rules) };
+        guarded.tape = Tape::new(head, most);
     }
 
     /// Runs `f` under the lock. `f` must do no I/O, and its work must not grow with
     /// the number of agents. The clock is read under the lock too, so changes
     /// have the same order as their times.
     pub fn with<R>(&self, f: impl FnOnce(&mut Registry, Now) -> R) -> R {
-        let mut guarded = self.lock();
+        self.recorded(|registry, now, _| f(registry, now))
+    }
+
+    /// The same for what changes verdicts: `f` also records it.
+    pub fn recorded<R>(&self, f: impl FnOnce(&mut Registry, Now, &mut Tape) -> R) -> R {
+        let guarded = self.lock();
         let now = self.clock.now();
-        f(&mut guarded.registry, now)
+        self.run(guarded, now, f)
     }
 
     /// The same for the sweeper, which also renews the lease on awake time.
-    pub fn with_renewed<R>(&self, f: impl FnOnce(&mut Registry, Now) -> R) -> R {
+    pub fn with_renewed<R>(&self, f: impl FnOnce(&mut Registry, Now, &mut Tape) -> R) -> R {
         let mut guarded = self.lock();
         guarded.is_woken = false;
-        let now = self.clock.renew(Duration::ZERO);
-        f(&mut guarded.registry, now)
+        let now = self.renew(&mut guarded, Duration::ZERO);
+        self.run(guarded, now, f)
+    }
+
+    /// Runs `f`. Wakes who posts to Alertmanagers if there is something new to tell, and
+    /// who writes the trace if much was recorded.
+    fn run<R>(
+        &self,
+        mut guarded: MutexGuard<'_, Guarded>,
+        now: Now,
+        f: impl FnOnce(&mut Registry, Now, &mut Tape) -> R,
+    ) -> R {
+        let Guarded { registry, tape, .. } = &mut *guarded;
+        let told = registry.firing().newest();
+        let result = f(registry, now, tape);
+        let is_news = registry.firing().newest() != told;
+        let is_heavy = tape.is_heavy();
+        drop(guarded);
+        if is_news {
+            for (bell, _) in &self.bells {
+                // A bell that rings already is enough.
+                let _ = bell.try_send(());
+            }
+        }
+        if is_heavy {
+            self.calls.call();
+        }
+        result
+    }
+
+    /// Rings when Alertmanager number `target` may have to be told something new.
+    pub fn bell(&self, target: usize) -> &Receiver<()> {
+        &self.bells[target].1
+    }
+
+    /// Renews the lease, and records the pause that it ends, if any.
+    fn renew(&self, guarded: &mut Guarded, sleep: Duration) -> Now {
+        let paused = self.clock.paused();
+        let now = self.clock.renew(sleep);
+        let pause = self.clock.paused().saturating_sub(paused);
+        if !pause.is_zero() {
+            guarded.tape.paused(now, pause);
+        }
+        now
+    }
+
+    /// Takes what was recorded; `spare` becomes the memory for what follows. A time
+    /// mark ends it while a verdict may fall due.
+    pub fn cut_trace(&self, wish: Wish, spare: Vec<u8>) -> Cut {
+        let mut guarded = self.lock();
+        let now = self.clock.now();
+        let marks = guarded.registry.next_verdict().is_some();
+        guarded.tape.cut(now, Wish { marks, ..wish }, spare)
+    }
+
+    /// Calls for the thread that writes the trace.
+    pub const fn trace_calls(&self) -> &Calls {
+        &self.calls
     }
 
     /// The next alerts to post; none while alerts are held back. Also reports to
@@ -114,14 +199,14 @@ impl Shared {
     /// or for `longest`, whichever comes first. A sweeper that passes no verdicts
     /// ignores their deadlines.
     pub fn sleep(&self, longest: Duration, passes_verdicts: bool) {
-        let guarded = self.lock();
+        let mut guarded = self.lock();
         let registry = &guarded.registry;
         let alerts = registry.outbox().next_due().filter(|_| !guarded.alerts_held);
         let verdicts = registry.next_verdict().filter(|_| passes_verdicts);
         let now = self.clock.now().tick;
         let deadline = alerts.into_iter().chain(verdicts).min();
         let sleep = deadline.map_or(longest, |deadline| deadline.since(now)).min(longest);
-        self.clock.renew(sleep);
+        self.renew(&mut guarded, sleep);
         // A spurious wake-up is harmless: the sweeper then finds nothing due.
         drop(self.sweeper.wait_timeout_while(guarded, sleep, |guarded| !guarded.is_woken));
     }

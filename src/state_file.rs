@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use pap_core::firing::Condition;
 use pap_core::outbox::SavedEvent;
 use pap_core::registry::{Registry, SavedAgent};
 use pap_core::time::Now;
@@ -47,7 +48,13 @@ struct Head {
 enum Record {
     Agent(SavedAgent),
     Event(SavedEvent),
-    End { agents: usize, events: usize },
+    End {
+        agents: usize,
+        events: usize,
+        /// What has ended and not every Alertmanager has taken. An older program reads over it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ended: Vec<Condition>,
+    },
 }
 
 /// A state that was read.
@@ -63,6 +70,8 @@ pub struct Saved {
     pub agents: Vec<SavedAgent>,
     /// The events that were not yet told.
     pub events: Vec<SavedEvent>,
+    /// The ended conditions that some Alertmanager has not taken.
+    pub ended: Vec<Condition>,
 }
 
 /// Why a state cannot be used. The registry is unchanged.
@@ -126,7 +135,11 @@ pub fn write(owner: &Owner, locked: &mut Locked<'_>, out: &mut dyn Write) -> io:
     for event in events {
         line(out, &Record::Event(event))?;
     }
-    line(out, &Record::End { agents, events: count })?;
+    let (mut ended, mut from) = (Vec::new(), Some(0));
+    while let Some(number) = from {
+        locked(&mut |registry, _| from = registry.save_ended(number, STEP, &mut ended));
+    }
+    line(out, &Record::End { agents, events: count, ended })?;
     out.flush()
 }
 
@@ -155,7 +168,7 @@ pub fn read(cluster_id: &str, input: impl BufRead) -> Result<Saved, Unusable> {
         match serde_json::from_str(&text) {
             Ok(Record::Agent(agent)) => agents.push(agent),
             Ok(Record::Event(event)) => events.push(event),
-            Ok(Record::End { agents: all, events: all_events })
+            Ok(Record::End { agents: all, events: all_events, ended })
                 if (all, all_events) == (agents.len(), events.len()) =>
             {
                 return Ok(Saved {
@@ -164,6 +177,7 @@ pub fn read(cluster_id: &str, input: impl BufRead) -> Result<Saved, Unusable> {
                     saved_at: head.saved_at,
                     agents,
                     events,
+                    ended,
                 });
             }
             Ok(Record::End { .. }) => return Err(Unusable::Broken("lines are missing".into())),

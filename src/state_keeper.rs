@@ -4,7 +4,7 @@ use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, BufReader, Write};
 use std::process;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::config::Config;
@@ -25,6 +25,23 @@ pub struct StateKeeper {
     file: Option<(StateFile, Duration)>,
     /// An unusable file could not be set aside, so it must not be overwritten.
     hands_off: AtomicBool,
+    /// Whether the last try to save failed; `hands_off` counts as one.
+    is_failing: AtomicBool,
+    /// Saves that succeeded, and saves that failed.
+    saves: [AtomicU64; 2],
+}
+
+/// How saving the state goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Saving {
+    /// Whether there is a state file.
+    pub is_configured: bool,
+    /// Whether the last try to save succeeded; None until there was one.
+    pub is_saved: Option<bool>,
+    /// Saves that succeeded so far.
+    pub succeeded: u64,
+    /// Saves that failed so far.
+    pub failed: u64,
 }
 
 impl StateKeeper {
@@ -33,7 +50,13 @@ impl StateKeeper {
     pub fn new(config: &Config, shared: &Shared, handed: Option<&File>) -> Self {
         let owner = Owner { cluster_id: config.cluster_id.clone(), instance: new_instance() };
         let file = config.state.as_ref().map(|state| (StateFile::new(&state.path), state.interval));
-        let mut keeper = Self { owner, file, hands_off: AtomicBool::new(false) };
+        let mut keeper = Self {
+            owner,
+            file,
+            hands_off: AtomicBool::default(),
+            is_failing: AtomicBool::default(),
+            saves: Default::default(),
+        };
         if let Some(state) = handed {
             match state_file::read(&keeper.owner.cluster_id, BufReader::new(state)) {
                 Ok(saved) => return keeper.restored(shared, saved, Resume::Continued),
@@ -56,11 +79,13 @@ impl StateKeeper {
 
     fn restored(mut self, shared: &Shared, saved: Saved, resume: Resume) -> Self {
         let (agents, events) = (saved.agents.len(), saved.events.len());
-        let no_room = shared.with(|registry, now| {
+        let no_room = shared.recorded(|registry, now, tape| {
+            registry.restore_ended(now, saved.ended);
             let no_room = registry.restore(now, saved.agents, resume);
             // A collector that was killed may have used numbers beyond the saved one.
             let skipped = if resume == Resume::Restarted { UNSAVED_ALERTS } else { 0 };
             registry.restore_events(now, saved.seq + skipped, saved.events);
+            tape.known(now, registry);
             no_room
         });
         self.owner.instance = saved.instance;
@@ -81,6 +106,7 @@ impl StateKeeper {
                     "the unusable state file cannot be set aside ({error}), so the state is not saved; move it and restart"
                 );
                 self.hands_off.store(true, Ordering::Relaxed);
+                self.is_failing.store(true, Ordering::Relaxed);
             }
         }
     }
@@ -125,9 +151,20 @@ impl StateKeeper {
         self.try_save(shared).inspect_err(|error| log::error!("the state cannot be saved: {error}")).is_ok()
     }
 
+    /// How saving goes, for everybody who asks.
+    pub fn saving(&self) -> Saving {
+        let [succeeded, failed] = [0, 1].map(|at: usize| self.saves[at].load(Ordering::Relaxed));
+        let is_failing = self.is_failing.load(Ordering::Relaxed);
+        let is_saved = if is_failing { Some(false) } else { (succeeded > 0).then_some(true) };
+        Saving { is_configured: self.file.is_some(), is_saved, succeeded, failed }
+    }
+
     fn try_save(&self, shared: &Shared) -> io::Result<()> {
         let Some((file, _)) = &self.file else { return Ok(()) };
-        file.save(&self.owner, &mut |step| shared.with(|registry, now| step(registry, now)))
+        let result = file.save(&self.owner, &mut |step| shared.with(|registry, now| step(registry, now)));
+        self.saves[usize::from(result.is_err())].fetch_add(1, Ordering::Relaxed);
+        self.is_failing.store(result.is_err(), Ordering::Relaxed);
+        result
     }
 
     /// Writes the state to `out`, for an in-place upgrade.
@@ -139,7 +176,12 @@ impl StateKeeper {
     }
 }
 
+/// A number that no other run of a collector is likely to have.
+pub fn run_number() -> u64 {
+    RandomState::new().hash_one((process::id(), wall().0))
+}
+
 /// A text that no other run of a collector has. Event ids begin with it.
 fn new_instance() -> String {
-    format!("{:016x}", RandomState::new().hash_one((process::id(), wall().0)))
+    format!("{:016x}", run_number())
 }

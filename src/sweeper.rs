@@ -29,12 +29,11 @@ pub fn run(parts: &Parts, senders: &Sender<Alert>, longest_sleep: Duration) {
         let started = clock.uptime();
         vitals.swept(started);
         let passes_verdicts = parts.readiness.phase() != Phase::Draining;
-        let swept =
-            shared.with_renewed(
-                |registry, now| {
-                    if passes_verdicts { registry.sweep(now, BUDGET) } else { Swept::default() }
-                },
-            );
+        let swept = shared.with_renewed(|registry, now, tape| {
+            let swept = if passes_verdicts { registry.sweep(now, BUDGET) } else { Swept::default() };
+            tape.swept(now, &swept);
+            swept
+        });
         metrics.sweep.record(clock.uptime().since(started));
         // Alerts go to the senders first. Observers then hear of the changes, and of
         // the alerts that follow from them, in this order.

@@ -9,9 +9,33 @@ use subtle::ConstantTimeEq as _;
 use pap_http::request::Request;
 use pap_http::response::Response;
 use pap_process::settings::Secret;
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use super::origin;
 
 /// The subprotocol that carries the key, for browsers.
 const KEY_PROTOCOL: &str = "pap.key.";
+/// The subprotocol that carries a ticket.
+const TICKET_PROTOCOL: &str = "pap.ticket.";
+
+/// What proves that a page can read our answers, and so may open a stream, where no
+/// key is set. A browser lets a page of another origin send requests, but not read
+/// their answers. A proxy may change `Host`, so the origin alone cannot tell.
+pub struct Ticket(String);
+
+impl Ticket {
+    /// A random ticket; None if the system has no random bytes.
+    pub fn new() -> Option<Self> {
+        let mut bytes = [0; 16];
+        SystemRandom::new().fill(&mut bytes).ok()?;
+        Some(Self(BASE64_URL_SAFE_NO_PAD.encode(bytes)))
+    }
+
+    /// With the ticket in a header, for the page's script.
+    pub fn give(&self, response: Response) -> Response {
+        response.with("X-Collector-Ticket", self.0.as_str()).with("Cache-Control", "no-store")
+    }
+}
 
 /// Whether these headers carry one of the keys: `X-Collector-Key: KEY` or
 /// `Authorization: Bearer KEY`. The time it takes tells nothing but lengths.
@@ -24,34 +48,34 @@ pub fn has_key(request: &Request<'_>, keys: &[Secret]) -> bool {
 }
 
 /// Whether the sender of a request may open a stream. Browsers can set no header,
-/// so the key may come as a subprotocol, too.
+/// so the key may come as a subprotocol, too. Without a key a page must be of our own
+/// origin, or have a ticket: a page from elsewhere could read the cluster through its
+/// reader's browser.
 ///
 /// # Errors
 /// The answer that says why not.
-pub fn may_observe(request: &Request<'_>, key: Option<&Secret>) -> Result<(), Response> {
+pub fn may_observe(
+    request: &Request<'_>,
+    key: Option<&Secret>,
+    ticket: Option<&Ticket>,
+) -> Result<(), Response> {
     match key {
-        Some(key) if has_key(request, from_ref(key)) || offers_key(request, key) => Ok(()),
+        Some(key) if has_key(request, from_ref(key)) => Ok(()),
+        Some(key) if offers(request, KEY_PROTOCOL, &BASE64_URL_SAFE_NO_PAD.encode(key.reveal())) => Ok(()),
         Some(_) => Err(unauthorized()),
-        // A page from elsewhere could read the cluster through its reader's
-        // browser. With a key set it would need that.
-        None if request.values("Origin").next().is_some() && !is_same_origin(request) => Err(
-            Response::error(403, "This page comes from another origin; set COLLECTOR_API_KEY and send it"),
-        ),
-        None => Ok(()),
+        None if request.values("Origin").next().is_none() || origin::is_ours(request) => Ok(()),
+        None if ticket.is_some_and(|ticket| offers(request, TICKET_PROTOCOL, &ticket.0)) => Ok(()),
+        None => Err(Response::error(
+            403,
+            "This page comes from another origin than Host and X-Forwarded-Host name; set COLLECTOR_API_KEY and send it",
+        )),
     }
 }
 
-fn offers_key(request: &Request<'_>, key: &Secret) -> bool {
-    let expected = BASE64_URL_SAFE_NO_PAD.encode(key.reveal());
-    let offered = request.tokens("Sec-WebSocket-Protocol").filter_map(|name| name.strip_prefix(KEY_PROTOCOL));
-    offered.fold(false, |found, offered| found | bool::from(offered.as_bytes().ct_eq(expected.as_bytes())))
-}
-
-/// Whether the one origin (RFC 6454 §7) names the host that the request went to.
-fn is_same_origin(request: &Request<'_>) -> bool {
-    let host = request.value("Host").unwrap_or_default();
-    let authority = request.value("Origin").and_then(|origin| origin.split_once("://"));
-    authority.is_some_and(|(_, authority)| !host.is_empty() && authority.eq_ignore_ascii_case(host))
+/// Whether one of the offered subprotocols is `kind` with this secret behind it.
+fn offers(request: &Request<'_>, kind: &str, secret: &str) -> bool {
+    let offered = request.tokens("Sec-WebSocket-Protocol").filter_map(|name| name.strip_prefix(kind));
+    offered.fold(false, |found, offered| found | bool::from(offered.as_bytes().ct_eq(secret.as_bytes())))
 }
 
 /// What whoever has no key is told.

@@ -42,8 +42,9 @@ pub fn take(parts: &Parts, id: &str, request: &Request<'_>) -> Result<Taken, Res
     let id = IdRef::from_path(id, &mut room).map_err(|error| refuse(wrong_id(error)))?;
     let beat = Heartbeat::from_json(request.body).map_err(|error| refuse(refusal(error)))?;
     let is_watched = parts.observers.is_watched(id);
-    let taken = parts.shared.with(|registry, now| {
+    let taken = parts.shared.recorded(|registry, now, tape| {
         let received = registry.beat(now, id, &beat)?;
+        tape.beat(now, id, &beat, &received);
         Ok((received, is_watched.then(|| registry.view(now, id)).flatten()))
     });
     let (received, view) = taken.map_err(|Full| {

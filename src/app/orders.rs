@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, bounded};
 use pap_process::cli::STOPPED;
 use pap_process::logging::Log;
-use pap_process::signals::{Signal, Signals};
+use pap_process::signals::{Signal, Signals, UNASKED};
 use pap_process::threads::spawn;
 
 use super::FLUSH;
@@ -17,8 +17,11 @@ use super::FLUSH;
 /// Orders that may wait.
 const MOST_ORDERS: usize = 16;
 
-/// The signals that a collector obeys.
-pub const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+/// The signals that a collector takes: those that it obeys, and those that must not end
+/// it.
+pub fn signals() -> Vec<Signal> {
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().chain(UNASKED).collect()
+}
 
 /// What the main thread is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,12 +85,19 @@ pub fn obey(signals: Signals, log: &Log) -> io::Result<(Arc<Demands>, Receiver<O
     let work = move || loop {
         let again = Cell::new(false);
         let caught = noted.signals.next(|signal| {
+            if UNASKED.contains(&signal) {
+                return;
+            }
             if signal == Signal::SIGHUP {
                 return noted.is_upgrade_asked.store(true, Ordering::SeqCst);
             }
             noted.is_grace_asked.store(signal == Signal::SIGTERM, Ordering::SeqCst);
             again.set(noted.is_stop_asked.swap(true, Ordering::SeqCst));
         });
+        if UNASKED.contains(&caught.signal) {
+            log::info!("{} is not obeyed: SIGHUP upgrades in place, SIGTERM stops", caught.signal);
+            continue;
+        }
         if again.get() {
             noted.log.flush_within(FLUSH);
             process::exit(STOPPED);

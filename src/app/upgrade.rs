@@ -208,6 +208,9 @@ pub fn go_on(
     await_answers(doors, parts, demands);
     demands.log.flush_within(FLUSH);
     if let Some(standstill) = doors.server.stand_still(STANDSTILL, target.takes_memory) {
+        if parts.is_traced {
+            shared.trace_calls().await_written(FLUSH);
+        }
         let connections: Vec<_> = standstill
             .connections
             .iter()

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pap_core::registry::AgentView;
 use pap_core::verdict::Verdict;
+use pap_process::escape::in_json;
 
 use super::listing::{self, Json, Part};
 use crate::ask::Collector;
@@ -74,7 +75,7 @@ fn json(collector: &mut Collector, status: Option<Verdict>, out: &mut impl Write
     let mut comma = "";
     loop {
         for agent in &part.agents {
-            write!(out, "{comma}{agent}")?;
+            write!(out, "{comma}{}", in_json(agent.get()))?;
             comma = ",";
         }
         let Some(next) = part.next else { break };

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use pap_process::escape::for_terminal;
+
 use crate::ask::Collector;
 use crate::config::Access;
 
@@ -32,7 +34,7 @@ pub fn ask(question: Question, access: Access, url: Option<&str>) -> Result<Stri
     match (answer.status, answer.member("reason")) {
         (200, _) => Ok(format!("{well}: {} answers", answer.place)),
         (status, Some(reason)) => {
-            Err(format!("{unwell}: {} answers {status}, {}", answer.place, reason.escape_debug()))
+            Err(format!("{unwell}: {} answers {status}, {}", answer.place, for_terminal(&reason)))
         }
         (status, None) => Err(format!("{unwell}: {} answers {status}", answer.place)),
     }

@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use pap_process::escape::for_terminal;
+
 use crate::ask::Collector;
 
 /// A part of the list of agents. Each agent is an [`AgentView`] or its JSON.
@@ -65,10 +67,10 @@ pub fn line(agent: &AgentView) -> String {
         agent.mode.as_str(),
         span(agent.silence_ms / 1000),
         span(uptime(agent)),
-        plain(&agent.agent_uuid.to_string()),
+        for_terminal(&agent.agent_uuid.to_string()),
     );
     if agent.agent_uuid != *agent.agent_name {
-        let _ = write!(line, "  {}", plain(&agent.agent_name));
+        let _ = write!(line, "  {}", for_terminal(&agent.agent_name));
     }
     line
 }
@@ -90,11 +92,6 @@ pub fn span(seconds: u64) -> String {
         3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
         _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
     }
-}
-
-/// Text that a terminal shows and does not obey.
-pub fn plain(text: &str) -> String {
-    text.escape_debug().to_string()
 }
 
 #[cfg(test)]

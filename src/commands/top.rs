@@ -11,6 +11,7 @@ use pap_core::registry::AgentView;
 use pap_core::time::Wall;
 use pap_core::verdict::Verdict;
 use pap_process::clock::wall;
+use pap_process::escape::for_terminal;
 use pap_process::signals::{Signal, Signals};
 use pap_process::stop::Stop;
 use pap_process::threads::spawn;
@@ -145,9 +146,9 @@ fn view(seen: &Seen, events: &Events, height: usize) -> Vec<String> {
     let mut lines = vec![
         format!(
             "pap-collector {}, cluster {} ({}), up {}",
-            listing::plain(&health.version),
-            listing::plain(&seen.all.cluster_id),
-            listing::plain(&seen.all.cluster_name),
+            for_terminal(&health.version),
+            for_terminal(&seen.all.cluster_id),
+            for_terminal(&seen.all.cluster_name),
             listing::span(health.uptime),
         ),
         format!(
@@ -215,7 +216,7 @@ impl Events {
     fn tell(&mut self, now: Wall, id: &AgentId, what: &str) {
         let mut line = String::new();
         // Writing to a String cannot fail.
-        let _ = write!(line, "{now}  {} {what}", listing::plain(&id.to_string()));
+        let _ = write!(line, "{now}  {} {what}", for_terminal(&id.to_string()));
         self.told.push_front(line);
         self.told.truncate(EVENTS);
     }

@@ -4,7 +4,7 @@
 use pap_core::heartbeat::MAX_TEXT;
 use pap_process::logging::{LOG_FORMAT, RUST_LOG};
 use pap_process::settings::Fallback::{Required, Value, Words};
-use pap_process::settings::Kind::{Address, Certificates, Choice, Number, Path, Secret, Text, Url};
+use pap_process::settings::Kind::{Address, Certificates, Choice, Number, Path, Secret, Text, Url, Urls};
 
 use crate::emitter::settings::{HEARTBEAT_INTERVAL, HEARTBEAT_MODE};
 
@@ -25,13 +25,30 @@ pap_process::settings! {
     /// whose goodbyes are taken: everyone's, those with HEARTBEAT_API_KEY, or none (off); with
     /// off, an agent that stops is found dead
     GOODBYE: Choice(&["open", "key", "off"]), Words("key if HEARTBEAT_API_KEY is set, else open");
-    /// where alerts are posted; without this URL or without STATION_ALERT_KEY they are only logged
+    /// where alerts are posted; without this URL or without STATION_ALERT_KEY, and without ALERTMANAGER_URL,
+    /// they are only logged
     STATION_ALERT_URL: Url(", in which {cluster_id} is filled in"), Words("none");
     /// the key that the collector sends with each alert
     STATION_ALERT_KEY: Secret, Words("none");
     /// certificates that are trusted besides the built-in roots, for the station and
     /// for a parent collector
     STATION_CA_FILE: Certificates, Words("none");
+    /// Alertmanagers that are told which agents are dead or in EMERGENCY, besides the station
+    /// or instead of it; a path in front of /api/v2/alerts is part of the URL
+    ALERTMANAGER_URL: Urls(8), Words("none");
+    /// the user name that the collector sends to each Alertmanager, with ALERTMANAGER_PASSWORD
+    ALERTMANAGER_USER: Secret, Words("none");
+    /// the password of ALERTMANAGER_USER
+    ALERTMANAGER_PASSWORD: Secret, Words("none");
+    /// the bearer token that the collector sends to each Alertmanager, instead of a user name
+    ALERTMANAGER_KEY: Secret, Words("none");
+    /// certificates that are trusted besides the built-in roots, for the Alertmanagers
+    ALERTMANAGER_CA_FILE: Certificates, Words("none");
+    /// how often an Alertmanager is told again what is still true, in milliseconds; an alert
+    /// that is not repeated ends after four of these times
+    ALERTMANAGER_REPEAT_MS: Number(1000..=3_600_000), Value("60000");
+    /// the URL at which people reach this collector; alerts at an Alertmanager link to it
+    COLLECTOR_URL: Url(""), Words("http://, this host's name and COLLECTOR_PORT");
     /// kept for compatibility: the longest that the collector waits before it looks for
     /// silence; it sleeps at most one second in any case, so values from 1000 on change nothing
     ZOMBIE_CHECK_INTERVAL_MS: Number(1..=3_600_000), Value("10000");
@@ -68,6 +85,11 @@ pap_process::settings! {
     STATE_FILE: Path, Words("none, it does not survive");
     /// how often the state is saved when something changed, in milliseconds
     STATE_INTERVAL_MS: Number(10..=3_600_000), Value("5000");
+    /// a file that records every accepted heartbeat, for pap-collector replay
+    HEARTBEAT_TRACE: Path, Words("none, nothing is recorded");
+    /// the most that HEARTBEAT_TRACE and its rotated files take together, in units of a
+    /// million bytes
+    HEARTBEAT_TRACE_MAX_MB: Number(1..=1_000_000), Value("256");
     /// a parent collector, to which this collector sends heartbeats as an agent
     PAP_COLLECTOR_URL: Url(""), Words("none");
     /// the key that the parent collector asks for: one of its HEARTBEAT_API_KEY

@@ -19,13 +19,16 @@ pub enum Task {
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[argh(
-    usage = "[SETTINGS] [--check-config | --version | check [--live] | agents [--status S] [--json] | top]"
+    usage = "[SETTINGS] [--check-config | --version | check [--live] | agents [--status S] [--json] | top | replay FILE [--json]]"
 )]
 pub struct Switches {
     /// ask a running collector, on its admin socket or else on its port: "check" whether
     /// it is well, "agents" for a list, "top" for a view that refreshes
     #[argh(positional)]
     pub task: Option<Task>,
+    /// what the program does with flags of its own
+    #[argh(subcommand)]
+    pub subcommand: Option<Subcommand>,
     /// with "check", ask only whether the collector runs, not whether it is ready
     #[argh(switch)]
     pub live: bool,
@@ -46,12 +49,35 @@ pub struct Switches {
     pub version: bool,
 }
 
+/// What the program does with flags of its own.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand)]
+pub enum Subcommand {
+    /// Replay what a collector recorded.
+    Replay(Replay),
+}
+
+/// Run a record of heartbeats (HEARTBEAT_TRACE) through the rules again, and say which
+/// deaths there were and which of them were false. With --heartbeat-grace-ms it also
+/// says what would have happened under that grace.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "replay")]
+pub struct Replay {
+    /// the file that HEARTBEAT_TRACE names; its rotated files are read first
+    #[argh(positional)]
+    pub file: String,
+    /// print one JSON object
+    #[argh(switch)]
+    pub json: bool,
+}
+
 impl Task {
-    /// All of them: what is typed, and what it does.
-    pub const ALL: [(&'static str, &'static str); 3] = [
+    /// All tasks and subcommands: what is typed, and what it does.
+    pub const ALL: [(&'static str, &'static str); 4] = [
         ("check", "ask a running collector whether it is well"),
         ("agents", "list the agents of a running collector"),
         ("top", "watch a running collector"),
+        ("replay", "say which deaths a record of heartbeats has, and has under another grace"),
     ];
 }
 

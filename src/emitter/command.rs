@@ -17,7 +17,7 @@ use super::liveness::Child;
 use pap_core::heartbeat::Mode;
 use pap_core::time::Monotonic;
 use pap_process::clock::monotonic;
-use pap_process::signals::{Caught, Signal, Signals, is_ignored};
+use pap_process::signals::{Caught, Signal, Signals, UNASKED, is_ignored};
 
 /// The exit codes of a shell if a command is not found, or cannot be run.
 const NOT_FOUND: i32 = 127;
@@ -33,9 +33,9 @@ const LONGEST_INTERRUPT: Duration = Duration::from_secs(10);
 /// The signals to take before the command starts. A signal that is ignored, as by
 /// nohup(1), stays ignored.
 pub fn signals() -> Vec<Signal> {
-    let ours = [Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGWINCH, Signal::SIGCHLD];
+    let ours = [Signal::SIGTERM, Signal::SIGWINCH, Signal::SIGCHLD];
     let usual = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
-    ours.into_iter().chain(usual.into_iter().filter(|&signal| !is_ignored(signal))).collect()
+    ours.into_iter().chain(UNASKED).chain(usual.into_iter().filter(|&signal| !is_ignored(signal))).collect()
 }
 
 /// Starts a command. It inherits `blocked` as its mask of blocked signals.
@@ -48,7 +48,7 @@ pub fn start(program: &OsString, arguments: &[OsString], blocked: SigSet) -> Res
     // SAFETY: the default action runs no code of ours. A shell may have left SIGCHLD
     // ignored; then the kernel would not report the end of the command.
     let default = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
-    default.map_err(|error| (NOT_RUN, format!("cannot wait for {}: {error}", name.escape_debug())))?;
+    default.map_err(|error| (NOT_RUN, format!("cannot wait for {name}: {error}")))?;
     let mut command = Command::new(program);
     command.args(arguments);
     // SAFETY: between fork and exec only this thread is left; pthread_sigmask
@@ -58,7 +58,7 @@ pub fn start(program: &OsString, arguments: &[OsString], blocked: SigSet) -> Res
         Ok(child) => Ok(Child { pid: child.id(), name, started: monotonic() }),
         Err(error) => {
             let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN };
-            Err((code, format!("cannot run {}: {error}", name.escape_debug())))
+            Err((code, format!("cannot run {name}: {error}")))
         }
     }
 }
@@ -95,6 +95,10 @@ pub fn attend(child: u32, signals: &Signals, events: &Sender<Event>) {
                 tell_mode(caught, events);
                 continue;
             }
+            signal if UNASKED.contains(&signal) => {
+                not_obeyed(signal);
+                continue;
+            }
             Signal::SIGTERM => LONGEST_STOP,
             Signal::SIGINT | Signal::SIGQUIT => LONGEST_INTERRUPT,
             _ => Duration::ZERO,
@@ -114,6 +118,12 @@ pub fn attend(child: u32, signals: &Signals, events: &Sender<Event>) {
             let _ = events.send(Event::Leaving);
         }
     }
+}
+
+/// Says that a signal changes nothing. It is not passed on either: most programs do not
+/// expect it, and it would end them.
+pub fn not_obeyed(signal: Signal) {
+    log::info!("{signal} is not obeyed");
 }
 
 /// Sends the mode that a signal asks for, if any. If the channel is full, many other

@@ -175,7 +175,7 @@ impl LivenessSource for Child {
     }
 
     fn describe(&self) -> String {
-        format!("{}, process {}", self.name.escape_debug(), self.pid)
+        format!("{}, process {}", self.name, self.pid)
     }
 }
 

@@ -38,8 +38,7 @@ impl ModeFile {
                 let mode = Mode::from_name(&text);
                 if mode.is_none() {
                     log::warn!(
-                        "{path} holds \"{}\", so the mode does not change; allowed: EMERGENCY, IDLE, SLEEP",
-                        text.escape_debug()
+                        "{path} holds \"{text}\", so the mode does not change; allowed: EMERGENCY, IDLE, SLEEP"
                     );
                 }
                 mode

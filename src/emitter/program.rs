@@ -16,7 +16,7 @@ use crate::VERSION;
 use pap_process::cli::{BUG, IO_ERROR, STOPPED};
 use pap_process::logging::Log;
 use pap_process::panics::on_panic_of_ours;
-use pap_process::signals::{Signal, Signals};
+use pap_process::signals::{Signal, Signals, UNASKED};
 use pap_process::threads;
 
 /// Events that may wait.
@@ -91,6 +91,7 @@ fn obey(signals: &Signals, log: &Log, events: &Sender<Event>) {
             // Process 1 of a container inherits the orphans of others.
             Signal::SIGCHLD => drop(command::reap(None)),
             Signal::SIGUSR1 | Signal::SIGUSR2 | Signal::SIGWINCH => command::tell_mode(caught, events),
+            signal if UNASKED.contains(&signal) => command::not_obeyed(signal),
             // A SIGHUP from a process asks to reload, and there is nothing to reload. One
             // from the terminal says that it is gone, and ends the program.
             Signal::SIGHUP if caught.by_process => {}
@@ -111,7 +112,7 @@ fn announce(config: &Config, source: &dyn LivenessSource) {
     let Config { identity, rhythm, targets, liveness, .. } = config;
     log::info!(
         "pap-heartbeat {VERSION} for {} ({}), {} every {:?}",
-        identity.name.escape_debug(),
+        identity.name,
         identity.id,
         rhythm.mode,
         rhythm.interval()

@@ -18,6 +18,7 @@ use pap_core::heartbeat::Mode;
 use pap_core::pace::Taken;
 use pap_core::time::{Monotonic, millis};
 use pap_process::clock::{monotonic, wall};
+use pap_process::escape::for_terminal;
 use pap_process::files::{Durability, read_small, replace};
 
 /// Where the file is by default: the first of these that can be written.
@@ -95,13 +96,13 @@ impl Status {
         let trouble = if self.trouble.is_empty() {
             String::new()
         } else {
-            format!("; {}", self.trouble.escape_debug())
+            format!("; {}", for_terminal(&self.trouble))
         };
         let Some(accepted) = &self.accepted else {
             return Err(format!("not beating: nobody has taken a heartbeat yet{trouble}"));
         };
         let longest = Duration::from_millis(accepted.interval_ms) * 2;
-        let by = &accepted.by;
+        let by = for_terminal(&accepted.by);
         let age = Duration::from_millis(millis(now.reading()).saturating_sub(accepted.monotonic_ms));
         if age <= longest {
             Ok(format!("beating: {by} took a heartbeat {age:.1?} ago{trouble}"))
@@ -116,12 +117,13 @@ impl Status {
     pub fn describe(&self, now: Monotonic) -> String {
         let Self { agent_id, agent_name, pid, mode, interval_ms, vouches_for, .. } = self;
         let (Ok(summary) | Err(summary)) = self.check(now);
-        let accepted = self.accepted.as_ref().map_or("never", |accepted| &accepted.at);
+        let accepted = self.accepted.as_ref().map_or("never".into(), |accepted| for_terminal(&accepted.at));
         format!(
-            "agent      {} ({agent_id})\nliveness   {}\nheartbeat  {mode}, every {:?}\nlast taken {accepted}\n\
+            "agent      {} ({})\nliveness   {}\nheartbeat  {mode}, every {:?}\nlast taken {accepted}\n\
              process    {pid}\n{summary}",
-            agent_name.escape_debug(),
-            vouches_for.escape_debug(),
+            for_terminal(agent_name),
+            for_terminal(agent_id),
+            for_terminal(vouches_for),
             Duration::from_millis(*interval_ms)
         )
     }

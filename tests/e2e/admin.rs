@@ -173,6 +173,7 @@ fn agents_and_check_ask_at_the_socket_the_port_or_a_url() {
         assert_eq!((code, same.lines().count()), (0, 1202), "{trouble}");
     }
     let (code, text, _) = run(&by_socket, &["agents", "--json", "--status=healthy"]);
+    assert!(!text.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "what a terminal would obey is escaped");
     let list: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, list["agents"].as_array().unwrap().len()), (0, 1201));
     assert_eq!((&list["stats"]["total"], &list["cluster_id"]), (&1201.into(), &"test-cluster".into()));

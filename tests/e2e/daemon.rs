@@ -4,12 +4,11 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::station::{Answer as Reply, Post, Station};
-use crate::support::{Answer, Collector, PATIENCE, command, let_pass, said, stays_so, uuid};
+use crate::support::{Answer, Collector, PATIENCE, Running, command, let_pass, said, stays_so, tls, uuid};
 use serde_json::{Value, json};
 
 fn judging() -> Station {
@@ -437,6 +436,74 @@ fn retry_after_is_respected() {
     assert_eq!(posts[0].body["details"]["event_id"], posts[1].body["details"]["event_id"], "a repeat shows");
 }
 
+/// A server that answers every request with `answer` and then goes on for ever: it sends
+/// a byte now and then, and measures how long the client stays after the request.
+fn endless(answer: &'static str) -> (u16, crossbeam_channel::Receiver<Duration>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (told, stayed) = crossbeam_channel::bounded(16);
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let told = told.clone();
+            thread::spawn(move || {
+                let _ = stream.read(&mut [0; 16 * 1024]).unwrap();
+                let asked = Instant::now();
+                let _ = stream.write_all(answer.as_bytes());
+                while stream.write_all(b" ").is_ok() {
+                    let_pass(Duration::from_millis(20));
+                }
+                told.send(asked.elapsed()).unwrap();
+            });
+        }
+    });
+    (port, stayed)
+}
+
+/// The server to compare with gives no status, so its sender waits as long as it may.
+#[test]
+fn a_status_settles_a_delivery_whatever_becomes_of_the_body() {
+    let bodies = ["Content-Length: 1000000\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\nffff\r\n{", "\r\n{"];
+    let heads = bodies.map(|body| &*format!("HTTP/1.1 200 OK\r\n{body}").leak());
+    let start = |answer| {
+        let (port, stayed) = endless(answer);
+        let url = format!("http://127.0.0.1:{port}/");
+        let variables = [("STATION_ALERT_URL", url.as_str()), ("STATION_ALERT_KEY", "k")];
+        let collector = Collector::start(&variables);
+        collector.beat(&uuid(1), "EMERGENCY", 1.0);
+        (collector, stayed)
+    };
+    let silent = start("HTTP/1.1 200 OK\r\nX: ");
+    let settled = heads.map(start);
+    let longest = silent.1.recv_timeout(PATIENCE).unwrap();
+    for (collector, stayed) in settled {
+        let took = stayed.recv_timeout(PATIENCE).unwrap();
+        assert!(took < longest / 2, "{took:?} with a body that never ends, {longest:?} without a status");
+        collector.poll("it is taken", || {
+            collector.metric("alerts_delivered_total{type=\"EMERGENCY_MODE\"}") == 1.0
+        });
+    }
+}
+
+/// 150 fields, one of them over several lines, and lines that are no fields.
+fn odd_head() -> String {
+    let many = "X: y\r\n".repeat(150);
+    format!("X-Folded: a\r\n b\r\n\tc\r\nno field\r\n: x\r\n{many}Retry-After:\r\n 3")
+}
+
+#[test]
+fn an_answer_with_a_long_and_folded_head_is_understood() {
+    let station = Station::start(0, |_| Reply::StatusWith(429, odd_head())).unwrap();
+    let collector = Collector::with_station(&station, &[]);
+    collector.beat(&uuid(1), "EMERGENCY", 100.0);
+    assert!(station.wait_until(PATIENCE, |posts| posts.len() == 1));
+    station.behave(|_| Reply::StatusWith(201, odd_head()));
+    collector
+        .poll("it is taken", || collector.metric("alerts_delivered_total{type=\"EMERGENCY_MODE\"}") == 1.0);
+    let posts = station.posts();
+    assert_eq!(posts.len(), 2, "{posts:?}");
+    assert!(posts[1].at - posts[0].at >= Duration::from_secs(3), "Retry-After is read");
+}
+
 #[test]
 fn heartbeats_do_not_wait_for_a_station_that_hangs() {
     let station = Station::start(0, |_| Reply::Silence(PATIENCE)).unwrap();
@@ -456,32 +523,7 @@ fn heartbeats_do_not_wait_for_a_station_that_hangs() {
 
 #[test]
 fn alerts_reach_a_station_with_a_private_ca() {
-    let ca_key = rcgen::KeyPair::generate().unwrap();
-    let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
-    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
-    let issuer = rcgen::Issuer::new(ca, ca_key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
-        .unwrap()
-        .signed_by(&key, &issuer)
-        .unwrap();
-    let private = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let tls = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], private)
-        .unwrap();
-    let tls = Arc::new(tls);
-    let wrap = move |stream| {
-        let connection = rustls::ServerConnection::new(Arc::clone(&tls)).map_err(std::io::Error::other)?;
-        Ok(rustls::StreamOwned::new(connection, stream))
-    };
-    let station = Station::start_with(0, |post| Reply::Status(post.judge("k")), wrap).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let ca_file = directory.path().join("ca.pem");
-    std::fs::write(&ca_file, ca_pem).unwrap();
+    let (station, ca_file) = tls::station(|post| Reply::Status(post.judge("k")));
     let url = format!("https://localhost:{}/api/clusters/{{cluster_id}}/alerts", station.port);
     let variables = [("STATION_ALERT_URL", url.as_str()), ("STATION_ALERT_KEY", "k")];
 
@@ -490,7 +532,7 @@ fn alerts_reach_a_station_with_a_private_ca() {
     distrusting.await_log("no answer");
     assert_eq!(station.posts().len(), 0, "without the CA nothing is told");
 
-    let ca_file = [("STATION_CA_FILE", ca_file.to_str().unwrap())];
+    let ca_file = [("STATION_CA_FILE", ca_file.path().to_str().unwrap())];
     let collector = Collector::start(&[&variables[..], &ca_file].concat());
     collector.beat(&uuid(2), "EMERGENCY", 1.0);
     assert!(station.wait_until(PATIENCE, |posts| posts.iter().any(|post| post.status == 201)));
@@ -514,6 +556,64 @@ fn without_a_station_alerts_are_logged_as_json_too() {
         if message.contains("AGENT_DEATH") {
             assert_eq!((&line["level"], &line["agent_uuid"]), (&json!("ERROR"), &json!(id)));
         }
+    }
+}
+
+/// Controls, the ends of lines, and the bidirectional controls.
+fn is_obeyed(character: char) -> bool {
+    let bidirectional = ['\u{61c}', '\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}', '\u{feff}'];
+    character.is_control()
+        || bidirectional.contains(&character)
+        || ('\u{202a}'..='\u{202e}').contains(&character)
+        || ('\u{2066}'..='\u{206f}').contains(&character)
+}
+
+/// A name that a terminal or a reader of lines would obey: a colour, a line that it
+/// makes up, an order of its own.
+const HOSTILE: &str = "\u{9b}31m\u{85}WARN\u{2028}x\u{2029}\u{7f}\u{202e}nwod si\u{2066}\u{1b}[2J\r\nend";
+
+#[test]
+fn a_hostile_name_or_id_is_shown_and_not_obeyed() {
+    let id = "gpj%E2%80%AEexe%E2%80%A8x";
+    let refusing = Station::start(0, |_| Reply::Status(400)).unwrap();
+    let collectors: Vec<_> = ["text", "json"]
+        .into_iter()
+        .flat_map(|format| {
+            let variables = [("LOG_FORMAT", format), ("RUST_LOG", "debug")];
+            [
+                (format, Collector::with_station(&refusing, &variables), false),
+                (format, Collector::start(&variables), true),
+            ]
+        })
+        .collect();
+    for (_, collector, _) in &collectors {
+        let body = json!({"mode": "EMERGENCY", "uptime_seconds": 1, "agent_name": HOSTILE});
+        let answer = collector.request("POST", &format!("/heartbeat/{id}"), &[], &body.to_string());
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    for (format, collector, is_alone) in &collectors {
+        collector.await_log(said::IS_DEAD);
+        collector.await_log("AGENT_DEATH");
+        for line in collector.log() {
+            assert!(!line.contains(is_obeyed), "{line:?}");
+            if *format == "json" {
+                serde_json::from_str::<Value>(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            }
+        }
+        if !is_alone {
+            continue;
+        }
+        let death = collector.await_log("alert {");
+        let alert = if *format == "json" {
+            let line: Value = serde_json::from_str(&death).unwrap();
+            assert_eq!(line["agent_uuid"], "gpj\u{202e}exe\u{2028}x");
+            line["message"].as_str().unwrap().to_owned()
+        } else {
+            assert!(death.ends_with(r"agent_uuid=gpj\u{202e}exe\u{2028}x"), "{death}");
+            death.rsplit_once(" agent_uuid=").unwrap().0.to_owned()
+        };
+        let alert: Value = serde_json::from_str(&alert[alert.find('{').unwrap()..]).unwrap();
+        assert_eq!(alert["agent_name"], HOSTILE, "the alert in the log is JSON, and says the same");
     }
 }
 
@@ -585,6 +685,46 @@ fn after_sigterm_heartbeats_are_served_on_until_nobody_sends_any() {
         let_pass(Duration::from_millis(500));
     }
     assert_eq!(collector.wait(), Some(0), "log:\n{}", collector.log().join("\n"));
+}
+
+#[test]
+fn a_signal_that_asks_for_nothing_ends_nothing() {
+    let mut collector = Collector::start(&[]);
+    collector.beat("a", "SLEEP", 1.0);
+    let names = ["USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XFSZ"];
+    for name in names {
+        collector.signal(name);
+        // On Linux, SIGIO is SIGPOLL (signal(7)).
+        collector.await_log(&format!("SIG{name} {}", said::NOT_OBEYED));
+    }
+    assert_eq!(collector.get("/agents/a").status, 200, "the same process goes on");
+    collector.signal("TERM");
+    assert_eq!(collector.wait(), Some(0));
+}
+
+#[test]
+fn what_env_logger_takes_is_taken() {
+    for filter in
+        ["pap_collector", "info,hyper", "info/ready", "info, pap_collector=debug,", "warn,pap_collector="]
+    {
+        let mut collector = Running::spawn(&mut command(&[
+            ("CLUSTER_ID", "c"),
+            ("COLLECTOR_PORT", "0"),
+            ("RUST_LOG", filter),
+            // Two warnings and the errors of the state file are said with each filter.
+            ("STATE_FILE", "/nowhere/ready"),
+        ]));
+        let line = if filter.contains('/') { "ready" } else { "WARN" };
+        collector.await_log(line);
+        collector.signal("TERM");
+        assert_eq!(collector.wait(), Some(0), "{filter}");
+    }
+    for filter in
+        ["info,pap_collector=loud", "a=b=c", "info/a/b", "=info", "pap collector", "a=info=debug", "verbose"]
+    {
+        let output = command(&[("CLUSTER_ID", "c"), ("RUST_LOG", filter)]).output().unwrap();
+        assert_eq!(output.status.code(), Some(78), "{filter}");
+    }
 }
 
 #[test]

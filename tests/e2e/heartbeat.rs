@@ -113,6 +113,37 @@ fn exit_codes_and_signals_pass_through() {
 }
 
 #[test]
+fn a_signal_that_asks_for_nothing_ends_nothing_and_the_command_has_its_own() {
+    let collector = Collector::start(&[]);
+    // The command ends by its own SIGALRM: it is neither blocked nor ignored there.
+    let directory = tempfile::tempdir().unwrap();
+    let gate = directory.path().join("gate");
+    let script = format!(
+        "grep -E '^Sig(Blk|Ign):' /proc/self/status >&2; until [ -e {} ]; do sleep 0.05; done; kill -ALRM $$",
+        gate.display()
+    );
+    let mut wrapper = Agent::start(collector.port, "wrapper", &[URGENT], &["--", "sh", "-c", &script]);
+    let alone = Agent::start(collector.port, "alone", &[URGENT], &[]);
+    for (agent, id) in [(&wrapper, "wrapper"), (&alone, "alone")] {
+        collector.poll("it is known", || is_known(&collector, id));
+        for name in ["ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XFSZ"] {
+            agent.running.signal(name);
+            agent.running.await_log(&format!("SIG{name} {}", said::NOT_OBEYED));
+        }
+        let before = shown(&collector, id)["consecutive_heartbeats"].as_u64().unwrap();
+        collector
+            .poll("it beats on", || shown(&collector, id)["consecutive_heartbeats"].as_u64() > Some(before));
+    }
+    for name in ["SigBlk:", "SigIgn:"] {
+        let mask = u64::from_str_radix(wrapper.running.await_log(name)[name.len()..].trim(), 16).unwrap();
+        let taken = [10, 12, 14, 16, 25, 26, 27, 29, 30].map(|signal| mask >> (signal - 1) & 1);
+        assert_eq!(taken, [0; 9], "{name} {mask:x}");
+    }
+    fs::write(&gate, "").unwrap();
+    assert_eq!(wrapper.running.wait(), Some(128 + 14));
+}
+
+#[test]
 fn what_it_was_started_with_does_not_matter() {
     // A shell may leave SIGCHLD ignored.
     let variables = [
@@ -308,6 +339,24 @@ fn a_failing_probe_stops_the_heartbeats_or_makes_them_urgent() {
     collector.poll("the agent says it too", || silent.ask("--check").0 == 0);
 }
 
+/// 150 fields, one of them over several lines.
+#[test]
+fn an_answer_with_a_long_and_folded_head_is_understood() {
+    let odd = || {
+        let many = "X: y\r\n".repeat(150);
+        format!("X-Folded: a\r\n b\r\n{many}X-Last: z")
+    };
+    let probed = Station::start(0, move |_| Reply::StatusWith(200, odd())).unwrap();
+    let collector = Station::start(0, move |_| Reply::StatusWith(503, odd())).unwrap();
+    let station = Station::start(0, move |_| Reply::StatusWith(200, odd())).unwrap();
+    let (probe, url) =
+        (format!("http://127.0.0.1:{}", probed.port), format!("http://127.0.0.1:{}", station.port));
+    let agent = Agent::start(collector.port, "a", &[("PAP_STATION_URL", &url)], &["--probe", &probe]);
+    agent.running.await_log(&format!("{}it answers 503", said::IN_THE_COLLECTORS_PLACE));
+    assert_eq!(beats(&collector)[0].status, 503);
+    assert_eq!(beats(&station).len(), 1);
+}
+
 #[test]
 fn a_pid_file_stands_for_its_process() {
     let collector = Collector::start(&[]);
@@ -379,6 +428,46 @@ fn check_says_how_it_is() {
     agent.running.await_log(said::NOBODY_TAKES);
     until("a silence of two intervals is noticed", || agent.ask("--check").0 != 0);
     assert!(agent.ask("--check").1.contains("more than 10s; the collector: "));
+}
+
+/// Its name, its id and the words of its probe are shown and not obeyed.
+#[test]
+fn what_it_shows_is_not_obeyed_by_a_terminal() {
+    let is_obeyed = |c: char| (c != '\n' && c.is_control()) || ('\u{2028}'..='\u{202e}').contains(&c);
+    let command = [
+        "--pap-agent-name",
+        "n\u{2028}\u{202e}x",
+        "--pap-collector-url",
+        "http://127.0.0.1:1",
+        "--",
+        "sh",
+        "-c",
+        "sleep 100 # \u{9b}31m\r\u{85}\u{2029}",
+    ];
+    let named = Agent::spawn("a\u{202d}b", &[], &command);
+    named.running.await_log(said::NOBODY_TAKES);
+    let (_, shown) = named.ask("--status");
+    assert!(shown.contains(r"n\u{2028}\u{202e}x (a\u{202d}b)"), "{shown}");
+    assert_eq!(shown.lines().count(), 6, "{shown}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("p\u{9b}31m\u{202e}\n");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let agent = Agent::spawn(
+        "a",
+        &[("PAP_COLLECTOR_URL", "http://127.0.0.1:1")],
+        &["--", program.to_str().unwrap(), "100"],
+    );
+    agent.running.await_log(said::NOBODY_TAKES);
+    agent.running.poll("its status is written", || agent.ask("--status").1.contains(r"p\u{9b}31m\u{202e}\n"));
+    let status = agent.ask("--status").1;
+    let texts =
+        [named.running.log(), agent.running.log(), vec![shown, status, agent.ask("--check").1]].concat();
+    for text in texts {
+        assert!(!text.contains(is_obeyed), "{text:?}");
+    }
+    let wrong = ask("/tmp/\u{9b}31m\u{202e}/no", "--check").1;
+    assert!(!wrong.contains(is_obeyed) && wrong.contains(r"\u{9b}31m"), "{wrong:?}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod play;
 mod support;
 
 mod admin;
+mod alertmanager;
 mod check;
 mod daemon;
 mod heartbeat;
@@ -28,6 +29,7 @@ mod idle;
 mod keys;
 mod observe;
 mod readme;
+mod replay;
 mod restart;
 mod swarm;
 mod upgrade;

@@ -165,6 +165,42 @@ fn only_a_handshake_opens_a_stream() {
     collector.poll("all streams are closed", || collector.metric("observers") == 0.0);
 }
 
+/// A proxy may send another `Host` than the one that the browser has asked.
+#[test]
+fn a_page_that_can_read_our_answers_may_observe_through_any_proxy() {
+    let collector = Collector::start(&[]);
+    let list = collector.get("/agents");
+    let ticket = list.header("X-Collector-Ticket").unwrap();
+    assert_eq!((ticket.len(), list.header("Cache-Control")), (22, Some("no-store")));
+    let open = |protocol: &str| {
+        let protocol = format!("Sec-WebSocket-Protocol: pap.observe, {protocol}");
+        let headers = [&UPGRADE[..], &["Origin: https://pap.example", &protocol]].concat();
+        handshake(&collector, "GET", "/observe", &headers).1
+    };
+    let opened = open(&format!("pap.ticket.{ticket}"));
+    assert_eq!((opened.status, opened.header("Sec-WebSocket-Protocol")), (101, Some("pap.observe")));
+    let mut other = ticket.to_owned();
+    other.replace_range(..1, if ticket.starts_with('A') { "B" } else { "A" });
+    for wrong in [other.as_str(), "", &ticket[..21], &format!("{ticket}A")] {
+        assert_eq!(open(&format!("pap.ticket.{wrong}")).status, 403, "{wrong}");
+    }
+    assert_eq!(open(&format!("pap.key.{ticket}")).status, 403);
+    let another = Collector::start(&[]);
+    assert_ne!(another.get("/agents").header("X-Collector-Ticket"), Some(ticket));
+}
+
+#[test]
+fn who_finds_no_stream_learns_why_without_a_handshake() {
+    let collector = Collector::start(&[("COLLECTOR_MAX_OBSERVERS", "1")]);
+    let no_upgrade = collector.get("/observe");
+    assert_eq!(no_upgrade.status, 400);
+    assert!(no_upgrade.body.contains("which a proxy must pass on"), "{}", no_upgrade.body);
+    let _first = Observer::open(&collector, "/observe");
+    let full = collector.get("/observe");
+    assert_eq!(full.status, 503);
+    assert!(full.body.contains("COLLECTOR_MAX_OBSERVERS"), "{}", full.body);
+}
+
 #[test]
 fn with_a_key_set_only_clients_that_have_it_observe() {
     let collector = Collector::start(&[("COLLECTOR_API_KEY", "s3cret")]);
@@ -184,6 +220,8 @@ fn with_a_key_set_only_clients_that_have_it_observe() {
     ] {
         assert_eq!(open(&[right]).unwrap().next()["type"], "initial", "{right:?}");
     }
+    let list = collector.request("GET", "/agents", &["X-Collector-Key: s3cret"], "");
+    assert_eq!((list.status, list.header("X-Collector-Ticket")), (200, None), "the key is the ticket");
     // A client with the key may come from any site.
     let elsewhere = [("Origin", "http://elsewhere.example"), ("X-Collector-Key", "s3cret")];
     assert!(open(&elsewhere).is_ok());

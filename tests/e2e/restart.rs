@@ -335,6 +335,39 @@ fn a_file_that_cannot_be_used_is_set_aside() {
     assert_eq!(nowhere.get("/ready").status, 200);
 }
 
+/// Files may not grow (`ulimit -f`), and the kernel sends SIGXFSZ as well.
+#[test]
+fn a_state_that_cannot_be_saved_is_shown_and_ends_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("state");
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "ulimit -f \"$BLOCKS\"; exec \"$0\"", &crate::support::program()]);
+    let variables = [("CLUSTER_ID", "test-cluster"), ("COLLECTOR_PORT", "0"), ("STATE_INTERVAL_MS", "50")];
+    shell.env_clear().envs(variables).env("STATE_FILE", &file).env("BLOCKS", "8");
+    let collector = Collector::spawn(shell.stdin(Stdio::null()).stdout(Stdio::null()));
+    let state = || collector.get("/health").json()["state"].clone();
+    assert_eq!(state(), json!({"configured": true, "saved": null}));
+    assert_eq!(collector.metric("state_unsaved"), 0.0);
+    collector.beat("a", "SLEEP", 1.0);
+    collector.poll("it is saved", || state()["saved"] == true);
+    // More than 8 blocks of 512 bytes.
+    for number in 0..100 {
+        collector.beat(&uuid(number), "SLEEP", 1.0);
+    }
+    collector.poll("it cannot be saved any more", || state()["saved"] == false);
+    collector.await_log(said::STATE_CANNOT_BE_SAVED);
+    assert_eq!(collector.metric("state_unsaved"), 1.0);
+    collector.poll("it goes on trying", || collector.metric("state_saves_total{result=\"failed\"}") > 2.0);
+    assert!(collector.metric("state_saves_total{result=\"saved\"}") >= 1.0);
+    for number in 0..100 {
+        collector.request("DELETE", &format!("/heartbeat/{}", uuid(number)), &[], "");
+    }
+    collector.poll("it is saved again", || state()["saved"] == true);
+    assert_eq!(collector.metric("state_unsaved"), 0.0);
+    let without = Collector::start(&[]);
+    assert_eq!(without.get("/health").json()["state"], json!({"configured": false, "saved": null}));
+}
+
 #[test]
 fn systemd_is_told_whether_the_collector_is_well() {
     let directory = tempfile::tempdir().unwrap();

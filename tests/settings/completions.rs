@@ -55,6 +55,7 @@ pub fn bash(program: &Program) -> String {
             .into();
     } else {
         all.extend(program.tasks().iter().map(|(task, _)| (*task).to_owned()));
+        files.push("replay".into());
     }
     format!(
         "{START}{function}() {{\n    \
@@ -103,7 +104,7 @@ pub fn zsh(program: &Program) -> String {
     } else {
         let tasks: Vec<_> =
             program.tasks().iter().map(|(task, help)| format!("{task}\\:\"{help}\"")).collect();
-        format!("    '1:task:(({}))'\n", tasks.join(" "))
+        format!("    '1:task:(({}))' \\\n    '2:file:_files'\n", tasks.join(" "))
     };
     text
 }
@@ -131,7 +132,8 @@ pub fn fish(program: &Program) -> String {
         let task = |(task, help): &(&str, &str)| {
             format!("complete -c {name} -n __fish_use_subcommand -a {task} -d {}\n", quoted(help))
         };
-        program.tasks().iter().map(task).collect()
+        let tasks: String = program.tasks().iter().map(task).collect();
+        format!("{tasks}complete -c {name} -n '__fish_seen_subcommand_from replay' -F\n")
     };
     text
 }

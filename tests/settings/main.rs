@@ -76,6 +76,7 @@ fn example(setting: &Setting, certificates: &str) -> String {
         Kind::Path => "/nowhere/example".into(),
         Kind::LogFilter => "warn".into(),
         Kind::Url(_) => "http://example.org/x".into(),
+        Kind::Urls(_) => "http://example.org/x,https://example.org".into(),
         Kind::Certificates => certificates.into(),
     }
 }
@@ -88,9 +89,9 @@ fn every_setting_arrives_from_the_environment_and_as_a_flag() {
     fs::write(&pem, certificate.pem()).unwrap();
     let pem = pem.to_str().unwrap();
     for program in &programs() {
-        // Only one liveness source is allowed.
+        // Only one liveness source is allowed, and one way to be let in.
         let alternatives: &[&[&str]] = match program.name {
-            COLLECTOR => &[&[]],
+            COLLECTOR => &[&["ALERTMANAGER_KEY"], &["ALERTMANAGER_USER", "ALERTMANAGER_PASSWORD"]],
             _ => &[&["PAP_PID_FILE"], &["PAP_PROBE", "PAP_PROBE_TIMEOUT_MS", "PAP_EMERGENCY_AFTER"]],
         };
         let mut seen = BTreeSet::new();
@@ -310,6 +311,8 @@ fn bash_completes_flags_choices_and_files() {
     assert_eq!(complete(COLLECTOR, "--state-file Cargo.t"), "Cargo.toml");
     assert_eq!(complete(COLLECTOR, "--cluster-id ''"), "");
     assert_eq!(complete(COLLECTOR, "che"), "check");
+    assert_eq!(complete(COLLECTOR, "repl"), "replay");
+    assert_eq!(complete(COLLECTOR, "replay Cargo.t"), "Cargo.toml");
     assert_eq!(complete(COLLECTOR, "agents --status d"), "dead");
     assert_eq!(complete(HEARTBEAT, "--prob"), "--probe --probe-timeout-ms");
     assert_eq!(complete(HEARTBEAT, "-- ls Cargo.t"), "Cargo.toml");

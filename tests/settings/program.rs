@@ -85,9 +85,13 @@ pub fn values(setting: &Setting) -> Values {
     match setting.kind {
         Kind::Choice(words) => Values::Words(words),
         Kind::Path | Kind::Certificates => Values::Files,
-        Kind::Text(_) | Kind::Number(_) | Kind::Address | Kind::LogFilter | Kind::Secret | Kind::Url(_) => {
-            Values::Unknown
-        }
+        Kind::Text(_)
+        | Kind::Number(_)
+        | Kind::Address
+        | Kind::LogFilter
+        | Kind::Secret
+        | Kind::Url(_)
+        | Kind::Urls(_) => Values::Unknown,
     }
 }
 
@@ -117,6 +121,7 @@ fn collector() -> Program {
             "It needs no configuration file. Each setting is a flag or an environment variable.",
             "With check, agents or top it asks a running collector: at ADMIN_SOCKET if that is set and there, else at COLLECTOR_PORT on this host, or at --url. agents and top send COLLECTOR_API_KEY if it is set.",
             "check prints a line that says whether the collector is ready, or with --live whether it runs, and exits with 0 or 1. agents prints a table of the agents, or JSON. top shows counts, the silent agents first, and what happens; where there is no terminal it prints one view as plain text.",
+            "replay reads the record of heartbeats that HEARTBEAT_TRACE made, its rotated files first, and says which deaths there were, which of them were false, how far heartbeats came from the moment at which they were expected, and with --heartbeat-grace-ms what would have happened under that grace.",
         ],
         synopsis: &[
             "[SETTINGS]",
@@ -124,6 +129,7 @@ fn collector() -> Program {
             "[SETTINGS] check [--live] [--url URL]",
             "[SETTINGS] agents [--status VERDICT] [--json] [--url URL]",
             "[SETTINGS] top [--url URL]",
+            "replay FILE [--heartbeat-grace-ms N] [--json]",
             "--help | --version",
         ],
         own: config::Switches::get_args_info(),

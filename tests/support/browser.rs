@@ -1,5 +1,7 @@
 //! A real browser without a window, driven over its DevTools protocol.
 
+#![allow(dead_code, reason = "no test file uses all of it")]
+
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
 use std::path::Path;

@@ -4,6 +4,7 @@
 
 pub mod said;
 pub mod station;
+pub mod tls;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -323,6 +324,13 @@ impl Running {
             "CONT" => Signal::CONT,
             "USR1" => Signal::USR1,
             "USR2" => Signal::USR2,
+            "ALRM" => Signal::ALARM,
+            "VTALRM" => Signal::VTALARM,
+            "PROF" => Signal::PROF,
+            "IO" => Signal::IO,
+            "PWR" => Signal::POWER,
+            "STKFLT" => Signal::STKFLT,
+            "XFSZ" => Signal::XFSZ,
             "WINCH" => Signal::WINCH,
             other => panic!("unknown signal {other}"),
         };

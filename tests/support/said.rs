@@ -22,6 +22,8 @@ pub const NOT_SAVED: &str = "not saved, so a restart forgets";
 pub const STATE_NOT_USED: &str = "the state file is not used";
 /// A state file could not be written.
 pub const STATE_CANNOT_BE_SAVED: &str = "the state cannot be saved";
+/// Records of heartbeats are missing in the trace; the reason follows.
+pub const TRACE_LACKS: &str = "heartbeats are missing in the trace";
 /// The process slept, was stopped, or did not get a processor.
 pub const WAS_NOT_AWAKE: &str = "was not awake for";
 /// An agent's silence is longer than an interval should be.
@@ -32,6 +34,10 @@ pub const IS_DEAD: &str = "is dead";
 pub const IS_BACK: &str = "is back after being dead";
 /// The station refused the key.
 pub const ANSWER_401: &str = "answer 401";
+/// A signal that changes nothing was sent.
+pub const NOT_OBEYED: &str = "is not obeyed";
+/// An Alertmanager takes alerts after a time in which it did not.
+pub const TAKES_AGAIN: &str = "takes alerts again";
 /// A thread ended by a panic that is not ours.
 pub const BUG_IN: &str = "bug in";
 

@@ -150,6 +150,19 @@ impl AgentId {
         IdRef::from_path(segment, &mut IdRoom::default()).map(Into::into)
     }
 
+    /// The id with the text of this UUID, in its canonical spelling.
+    pub const fn from_uuid(bytes: [u8; 16]) -> Self {
+        Self(Repr::Uuid(bytes))
+    }
+
+    /// The UUID, if the id's text is the canonical spelling of one.
+    pub const fn as_uuid(&self) -> Option<&[u8; 16]> {
+        match &self.0 {
+            Repr::Uuid(bytes) => Some(bytes),
+            Repr::Text(_) => None,
+        }
+    }
+
     /// The id as a path segment, which [`from_path`](Self::from_path) reads.
     pub fn to_path(&self) -> String {
         self.with_text(path_segment)

@@ -7,8 +7,10 @@
 //! - [`registry`]: which agents are alive; [`due_queues`]: which agent falls due next
 //! - [`outbox`]: what the station must still be told, and which alert goes next
 //! - [`alert`]: an alert as it crosses the wire; [`delivery`]: what the station's answer to it means
+//! - [`firing`]: what is true and told to Alertmanagers again and again
 //! - [`pace`]: when an agent sends its next heartbeat, and to which targets
 //! - [`fanout`]: which observer watches what, and which messages wait for it
+//! - [`trace`]: a record of heartbeats, in bytes; [`replay`]: what such a record says of a grace
 //! - [`time`]: moments as values
 
 #![forbid(unsafe_code)]
@@ -18,10 +20,13 @@ pub mod alert;
 pub mod delivery;
 pub mod due_queues;
 pub mod fanout;
+pub mod firing;
 pub mod heartbeat;
 pub mod outbox;
 pub mod pace;
 pub mod registry;
+pub mod replay;
 pub mod text;
 pub mod time;
+pub mod trace;
 pub mod verdict;

@@ -6,7 +6,8 @@
 //! end of a due queue. The cost of a sweep grows with the agents that fall due, not
 //! with all agents.
 
-mod by_slot;
+pub(crate) mod by_slot;
+mod conditions;
 mod index;
 mod name;
 mod saved;
@@ -20,6 +21,7 @@ use slab::Slab;
 use crate::agent_id::{AgentId, IdRef};
 use crate::alert::Kind;
 use crate::due_queues::{DueQueue, DueQueues, Linked, Links, Slot};
+use crate::firing::{End, Firing, Key, Repeat};
 use crate::heartbeat::{Heartbeat, Mode};
 use crate::outbox::{Dropped, Event, Limits, Outbox, What};
 use crate::time::{Now, Tick, Wall, millis};
@@ -58,6 +60,8 @@ pub struct Rules {
 /// What an accepted heartbeat has changed.
 #[derive(Debug)]
 pub struct Received {
+    /// The agent's place. A later agent may get it after this one was forgotten.
+    pub slot: Slot,
     /// The agent was not known before.
     pub is_new: bool,
     /// The agent restarted after its last heartbeat.
@@ -186,6 +190,7 @@ pub struct Registry {
     /// Before this moment the agent gets no other EMERGENCY alert.
     alarms: BySlot<Tick>,
     outbox: Outbox,
+    firing: Firing,
     /// Rises with every change that is worth saving.
     revision: u64,
     counters: Counters,
@@ -209,6 +214,7 @@ impl Registry {
             recoveries: BySlot::new(),
             alarms: BySlot::new(),
             outbox: Outbox::new(rules.outbox, 0),
+            firing: Firing::new(Repeat::NONE, 0),
             revision: 0,
             counters: Counters::default(),
         }
@@ -253,7 +259,8 @@ impl Registry {
             told_dead: false,
         });
         let news = beat.mode == Mode::Emergency && self.alert_emergency(now, slot, None);
-        Ok(Received { is_new: true, restarted: false, change: None, news })
+        self.note_heard(now, slot, None);
+        Ok(Received { slot, is_new: true, restarted: false, change: None, news })
     }
 
     /// Gives an agent a slot, an entry in the index, and a place at the end of its due
@@ -295,6 +302,7 @@ impl Registry {
         self.by_mode[was_mode as usize] -= 1;
         self.by_mode[beat.mode as usize] += 1;
         let was = self.turn(slot, Cue::Heard);
+        self.note_heard(now, slot, Some((was, was_mode)));
         let (mut news, mut dead_for) = (false, None);
         if was == Verdict::Dead {
             let died = self.died.remove(slot);
@@ -318,7 +326,7 @@ impl Registry {
             dead_for,
             late: None,
         });
-        Received { is_new: false, restarted, change, news }
+        Received { slot, is_new: false, restarted, change, news }
     }
 
     /// Passes the verdicts that have fallen due, and forgets the dead agents that
@@ -344,10 +352,11 @@ impl Registry {
                     swept.changes.push(self.pass(now, slot, Cue::Silent, late));
                     self.died.insert(slot, now.tick);
                     self.owe_death(now, slot);
+                    self.begin_death(now, slot);
                 }
                 DueQueue::Dead | DueQueue::Lingering => {
                     swept.forgotten += 1;
-                    self.retire(slot);
+                    self.retire(now, slot);
                 }
             }
         }
@@ -366,12 +375,12 @@ impl Registry {
 
     /// Forgets an agent, and withdraws the verdicts that were owed about it. Returns
     /// whether the agent was known.
-    pub fn forget(&mut self, id: &AgentId) -> bool {
+    pub fn forget(&mut self, now: Now, id: &AgentId) -> bool {
         let Some(slot) = self.slot(id) else { return false };
         for seq in [self.deaths.remove(slot), self.recoveries.remove(slot)].into_iter().flatten() {
             self.outbox.withdraw(seq, Dropped::Removed);
         }
-        self.remove(slot);
+        self.remove(now, slot, End::Removed);
         self.revision += 1;
         true
     }
@@ -399,6 +408,7 @@ impl Registry {
         assert_eq!(self.index.len(), self.agents.len());
         assert!(self.agents.len() <= self.rules.max_agents);
         self.outbox.audit();
+        self.firing.audit();
         let (mut by_status, mut by_mode) = ([0; Verdict::ALL.len()], [0; Mode::ALL.len()]);
         let (mut told_dead, mut died, mut owed) = (0, 0, 0);
         for (place, agent) in &self.agents {
@@ -413,6 +423,11 @@ impl Registry {
             assert_eq!(self.died.get(slot).is_some(), is_dead);
             let death = self.deaths.get(slot);
             assert!(death.is_none() || is_dead);
+            if self.firing.is_on() {
+                let holds =
+                    [Key::Dead(slot), Key::Emergency(slot)].map(|key| self.firing.condition(key).is_some());
+                assert_eq!(holds, [is_dead, agent.mode == Mode::Emergency]);
+            }
             owed += usize::from(death.is_some()) + usize::from(self.recoveries.get(slot).is_some());
             assert!(
                 agent.queue == DueQueue::of(agent.status(), agent.mode) || agent.queue == DueQueue::Lingering
@@ -474,17 +489,18 @@ impl Registry {
 
     /// Forgets an agent that was dead for long enough. While a verdict on the agent
     /// is owed, the agent lingers instead.
-    fn retire(&mut self, slot: Slot) {
+    fn retire(&mut self, now: Now, slot: Slot) {
         if self.deaths.get(slot).is_none() && self.recoveries.get(slot).is_none() {
-            self.remove(slot);
+            self.remove(now, slot, End::Forgotten);
         } else {
             self.queues.move_to(&mut self.agents, slot, DueQueue::Lingering);
         }
     }
 
     /// Forgets an agent about which nothing is owed.
-    fn remove(&mut self, slot: Slot) {
+    fn remove(&mut self, now: Now, slot: Slot, why: End) {
         debug_assert!(self.deaths.get(slot).is_none() && self.recoveries.get(slot).is_none());
+        self.end_conditions(now, slot, why);
         self.queues.leave(&mut self.agents, slot);
         let agent = self.agents.remove(slot as usize);
         self.index.remove(&agent.id, slot);

@@ -278,7 +278,7 @@ impl World {
                 let id = agent.id.clone();
                 agent.alive = false;
                 agent.heard = None;
-                self.registry.forget(&id);
+                self.registry.forget(now, &id);
                 self.verdicts.remove(&id);
                 self.told.remove(&id);
                 self.trace.push(format!("{now:?} {id} removed"));

@@ -38,10 +38,10 @@ impl Accepted {
 pub fn accept(request: &Request<'_>, protocol: &'static str) -> Result<Accepted, Response> {
     let wrong = |why: &str| Err(Response::error(400, &format!("Not a WebSocket handshake: {why}")));
     if request.method != "GET" || request.version < Version::Http11 {
-        return wrong("it must be a GET of HTTP/1.1");
+        return wrong("it must be a GET of HTTP/1.1, also from a proxy");
     }
     if !request.has_token("Upgrade", "websocket") || !request.has_token("Connection", "upgrade") {
-        return wrong("it needs Upgrade: websocket and Connection: Upgrade");
+        return wrong("it needs Upgrade: websocket and Connection: Upgrade, which a proxy must pass on");
     }
     if request.value("Sec-WebSocket-Version") != Some(VERSION) {
         let answer = Response::error(426, "Only version 13 of the WebSocket protocol is spoken");

@@ -6,6 +6,7 @@ use std::io::Write as _;
 
 use argh::{ArgsInfo, EarlyExit, FlagInfoKind, FromArgs};
 
+use crate::escape::lines_for_terminal;
 use crate::settings::{self, Flags, Table};
 
 /// The process ends because it was asked to, or has done what it was asked.
@@ -67,21 +68,22 @@ pub fn parse<Switches: FromArgs + ArgsInfo>(
 /// Writes an answer to standard output.
 pub fn say(text: &str) -> i32 {
     // If the pipe is closed, the reader does not want the answer.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let _ = writeln!(std::io::stdout(), "{}", lines_for_terminal(text));
     STOPPED
 }
 
 /// Writes to standard error why the process ends with `code`.
 pub fn complain(program: &str, text: &str, code: i32) -> i32 {
-    let _ = writeln!(std::io::stderr(), "{program}: {text}");
+    let _ = writeln!(std::io::stderr(), "{program}: {}", lines_for_terminal(text));
     code
 }
 
 /// Shows what ended the parsing of flags: help, or an error.
 pub fn show(program: &str, early: &EarlyExit) -> i32 {
-    let text = early.output.trim_end();
-    match early.status {
-        Ok(()) => say(text),
-        Err(()) => complain(program, &format!("{text}; {program} --help shows all flags"), BAD_CONFIG),
+    if early.status.is_ok() {
+        return say(early.output.trim_end());
     }
+    // An error is one line.
+    let text = early.output.split_whitespace().collect::<Vec<_>>().join(" ");
+    complain(program, &format!("{text}; {program} --help shows all flags"), BAD_CONFIG)
 }

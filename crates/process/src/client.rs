@@ -1,4 +1,9 @@
 //! HTTP requests to other programs.
+//!
+//! The status of an answer decides. Its body is only words for the log, so little of it
+//! is read, and for a short time.
+
+mod heads;
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -8,12 +13,22 @@ use ureq::config::ConfigBuilder;
 use ureq::http::Response;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::typestate::AgentScope;
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector as _, DefaultConnector};
 
-/// The most that is read of an answer's body, in bytes.
-const EXCERPT: u64 = 300;
+use heads::Tidying;
+
+/// The most that is read of an answer's body, in bytes, and for how long. A body that
+/// was read to its end leaves the connection open for the next request.
+const MOST_READ: u64 = 64 * 1024;
+const LONGEST_READ: Duration = Duration::from_secs(1);
+/// The most of a body that people are shown, in bytes.
+const EXCERPT: usize = 300;
+/// The size of a connection's buffers, in bytes.
+const BUFFER: usize = 16 * 1024;
 
 /// The configuration of a client that trusts these certificates besides the built-in
-/// roots. It has no timeouts: the caller sets them.
+/// roots. It has no timeouts for the request and the status: the caller sets them.
 pub fn config(user_agent: &'static str, roots: &[Certificate<'static>]) -> ConfigBuilder<AgentScope> {
     let mut tls = TlsConfig::builder();
     if !roots.is_empty() {
@@ -31,6 +46,15 @@ pub fn config(user_agent: &'static str, roots: &[Certificate<'static>]) -> Confi
         .proxy(None)
         .user_agent(user_agent)
         .tls_config(tls.build())
+        .timeout_recv_body(Some(LONGEST_READ))
+        .input_buffer_size(BUFFER)
+        .output_buffer_size(BUFFER)
+}
+
+/// A client with this configuration, which takes answers with any head: see `heads`.
+pub fn agent(config: ConfigBuilder<AgentScope>) -> Agent {
+    let connector = DefaultConnector::default().chain(Tidying);
+    Agent::with_parts(config.build(), connector, DefaultResolver::default())
 }
 
 /// HTTP clients that keep no connections open. A connection may die between two
@@ -55,12 +79,11 @@ impl Client {
         if let Some((_, agent)) = self.agents.iter().find(|(known, _)| *known == patience) {
             return agent.clone();
         }
-        let agent = config(self.user_agent, &self.roots)
+        let config = config(self.user_agent, &self.roots)
             .timeout_global(Some(patience))
             .max_idle_connections(0)
-            .max_idle_connections_per_host(0)
-            .build()
-            .new_agent();
+            .max_idle_connections_per_host(0);
+        let agent = agent(config);
         self.agents.push((patience, agent.clone()));
         agent
     }
@@ -69,12 +92,13 @@ impl Client {
 /// The beginning of an answer's body, for people.
 pub fn excerpt(response: Response<ureq::Body>) -> String {
     let mut excerpt = Vec::new();
-    // The status decides. The text is only for the log.
-    let _ = response.into_body().into_reader().take(EXCERPT).read_to_end(&mut excerpt);
-    String::from_utf8_lossy(&excerpt).escape_debug().to_string()
+    // If it fails, what has come is shown.
+    let _ = response.into_body().into_reader().take(MOST_READ).read_to_end(&mut excerpt);
+    excerpt.truncate(EXCERPT);
+    String::from_utf8_lossy(&excerpt).into_owned()
 }
 
 /// What went wrong, for people.
 pub fn trouble(error: &ureq::Error) -> String {
-    error.to_string().escape_debug().to_string()
+    error.to_string()
 }

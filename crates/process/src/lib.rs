@@ -3,6 +3,7 @@
 //! - [`cli`], [`mod@settings`]: arguments and environment variables in, text and an exit code out
 //! - [`clock`]: the only module that reads time
 //! - [`logging`], [`signals`], [`panics`], [`systemd`]: what the process tells others, and what it is told
+//! - [`escape`]: text of others on its way to a terminal or a log
 //! - [`throttle`]: how often one kind of trouble is logged
 //! - [`stop`], [`threads`]: threads that are named, owned and joined
 //! - [`files`]: small files are read, and files are replaced as a whole
@@ -16,6 +17,7 @@ pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod clock;
+pub mod escape;
 pub mod files;
 pub mod logging;
 pub mod panics;

@@ -3,6 +3,9 @@
 //! A reader that stalls (a full pipe) must not stall the program. So a thread of its
 //! own writes the lines, and they reach it through a bounded channel. When the channel
 //! is full, lines are dropped; as soon as there is room, a line says how many.
+//!
+//! Whatever is logged stays one line, and nothing in it is obeyed by a terminal: see
+//! [`escape`](crate::escape).
 
 use std::fmt;
 use std::io::{self, Write};
@@ -18,6 +21,7 @@ use log::{Level, Record};
 use serde::Serialize;
 
 use crate::clock::wall;
+use crate::escape::{in_json, shown};
 use crate::settings::{Fallback, Kind};
 use crate::threads::spawn;
 use pap_core::time::Wall;
@@ -146,9 +150,9 @@ fn agent_uuid(record: &Record<'_>) -> Option<String> {
 }
 
 fn write_text(out: &mut impl Write, at: Wall, record: &Record<'_>) -> io::Result<()> {
-    write!(out, "{at} {:5} {}", record.level(), record.args())?;
+    write!(out, "{at} {:5} {}", record.level(), shown(record.args()))?;
     if let Some(agent) = agent_uuid(record) {
-        write!(out, " agent_uuid={agent}")?;
+        write!(out, " agent_uuid={}", shown(agent))?;
     }
     writeln!(out)
 }
@@ -168,8 +172,7 @@ fn write_json(out: &mut impl Write, at: Wall, record: &Record<'_>) -> io::Result
         message: record.args().to_string(),
         agent_uuid: agent_uuid(record),
     };
-    serde_json::to_writer(&mut *out, &line)?;
-    writeln!(out)
+    writeln!(out, "{}", in_json(&serde_json::to_string(&line)?))
 }
 
 #[cfg(test)]

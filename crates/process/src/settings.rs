@@ -19,6 +19,8 @@ use std::ops::RangeInclusive;
 pub use flags::{Flags, describe, split};
 pub use reader::{Reader, Source};
 
+use crate::escape::for_terminal;
+
 /// The longest key, in bytes.
 const MAX_KEY: usize = 4096;
 
@@ -60,6 +62,10 @@ pub enum Kind {
     /// An http:// or https:// URL. The text is added to the description of this kind.
     #[cfg(feature = "client")]
     Url(&'static str),
+    /// From one to this many http:// or https:// URLs, with commas between them. Each is the
+    /// beginning of URLs, so it has no query.
+    #[cfg(feature = "client")]
+    Urls(usize),
     /// The path of a file of PEM certificates.
     #[cfg(feature = "client")]
     Certificates,
@@ -145,12 +151,16 @@ impl Setting {
             Kind::Address => "an IP address such as 127.0.0.1 or ::1, or nothing for all".into(),
             Kind::Choice(words) => words.join(", "),
             Kind::Path => "a path".into(),
-            Kind::LogFilter => {
-                "off, error, warn, info, debug or trace, or a list such as info,pap_collector=debug".into()
-            }
+            Kind::LogFilter => "off, error, warn, info, debug or trace, targets, or a list such as \
+                                info,pap_collector=debug; with /text behind it, only lines with this text"
+                .into(),
             Kind::Secret => format!("1 to {MAX_KEY} visible ASCII characters"),
             #[cfg(feature = "client")]
             Kind::Url(also) => format!("an http:// or https:// URL with a host and no user name{also}"),
+            #[cfg(feature = "client")]
+            Kind::Urls(most) => format!(
+                "1 to {most} http:// or https:// URLs, comma separated, each with a host, no user name and no query"
+            ),
             #[cfg(feature = "client")]
             Kind::Certificates => "a file of PEM certificates, at least one".into(),
         }
@@ -168,13 +178,12 @@ impl Setting {
             Kind::Address => raw.parse::<IpAddr>().is_ok(),
             Kind::Choice(words) => words.contains(&raw),
             Kind::Path => is_text,
-            Kind::LogFilter => raw.split(',').all(|directive| {
-                let level = directive.rsplit('=').next().unwrap_or_default().trim();
-                level.parse::<log::LevelFilter>().is_ok()
-            }),
+            Kind::LogFilter => is_log_filter(raw),
             Kind::Secret => raw.len() <= MAX_KEY && raw.bytes().all(|byte| byte.is_ascii_graphic()),
             #[cfg(feature = "client")]
             Kind::Url(_) => client::is_url(raw),
+            #[cfg(feature = "client")]
+            Kind::Urls(most) => client::urls(raw).is_some_and(|urls| urls.len() <= *most),
             #[cfg(feature = "client")]
             Kind::Certificates => is_text,
         }
@@ -189,6 +198,27 @@ impl Setting {
     pub fn missing(&self) -> ConfigError {
         ConfigError::new(self.name, None, &format!("{}, {}", self.help(), self.allowed()))
     }
+}
+
+/// Whether `env_logger` takes all of this filter: levels, targets, or `target=level`, with
+/// commas between them, and after a slash a text. Of what it does not take it drops a
+/// part, and says so where nobody looks. A filter of other programs' targets alone is
+/// taken for a level that is misspelled: nothing at all would be logged.
+fn is_log_filter(raw: &str) -> bool {
+    let (directives, text) = raw.split_once('/').unwrap_or((raw, ""));
+    let directives: Vec<_> = directives.split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
+    let is_level = |text: &str| text.trim().parse::<log::LevelFilter>().is_ok();
+    let is_target = |text: &str| {
+        let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | ':');
+        !text.is_empty() && text.chars().all(is_part)
+    };
+    let is_taken = |directive: &&str| match directive.split_once('=') {
+        Some((target, level)) => is_target(target) && (level.trim().is_empty() || is_level(level)),
+        None => is_target(directive),
+    };
+    let is_foreign = |text: &&str| !is_level(text) && !text.contains('=') && !text.starts_with("pap_");
+    let says_nothing = !directives.is_empty() && directives.iter().all(is_foreign);
+    !text.contains('/') && !says_nothing && directives.iter().all(is_taken)
 }
 
 /// A value that is never shown.
@@ -230,7 +260,7 @@ impl fmt::Display for ConfigError {
             None => write!(f, "{variable} is not set; needed: {allowed}"),
             Some("(hidden)") => write!(f, "{variable}=(hidden) is wrong; allowed: {allowed}"),
             Some(value) => {
-                write!(f, "{variable}=\"{}\" is wrong; allowed: {allowed}", value.escape_debug())?;
+                write!(f, "{variable}=\"{}\" is wrong; allowed: {allowed}", for_terminal(value))?;
                 if value.starts_with("tcp://") {
                     f.write_str(" (a Kubernetes service set it: use enableServiceLinks: false)")?;
                 }

@@ -12,6 +12,24 @@ pub use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 
+/// Signals that by default end a process and that nobody sends for that: other programs
+/// reopen their logs or print statistics at SIGUSR1 and SIGUSR2, timers and devices send
+/// SIGALRM and the like, and a file that grows beyond `ulimit -f` brings SIGXFSZ. A
+/// program takes them so that they do not end it. They are blocked and not ignored: a
+/// command would inherit that they are ignored, and blocked is what the mask of
+/// [`Signals::inherited`] undoes.
+pub const UNASKED: [Signal; 9] = [
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGPWR,
+    Signal::SIGSTKFLT,
+    Signal::SIGXFSZ,
+];
+
 /// A signal that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caught {

@@ -12,6 +12,7 @@ use super::{Agent, BySlot, Name, Registry};
 use crate::agent_id::AgentId;
 use crate::alert::VerdictKind;
 use crate::due_queues::{DueQueue, Links, Slot};
+use crate::firing::Condition;
 use crate::heartbeat::Mode;
 use crate::outbox::{SavedEvent, SavedVerdict, ToOwe};
 use crate::time::{Now, Tick, Wall, millis};
@@ -53,6 +54,9 @@ pub struct SavedAgent {
     death: Option<SavedVerdict>,
     #[serde(default)]
     recovery: Option<SavedVerdict>,
+    /// What Alertmanagers are told of it; nothing where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    firing: Vec<Condition>,
 }
 
 const fn healthy() -> Verdict {
@@ -98,6 +102,7 @@ impl Registry {
             told_dead: agent.told_dead,
             death: owed(&self.deaths),
             recovery: owed(&self.recoveries),
+            firing: self.saved_conditions(slot),
         }
     }
 
@@ -147,6 +152,7 @@ impl Registry {
         if saved.emergency_alert_in > 0 {
             self.alarms.insert(slot, now.tick + Duration::from_millis(saved.emergency_alert_in));
         }
+        self.restore_conditions(now, slot, saved.firing);
         let agent = &self.agents[slot as usize].id;
         if let Some(recovery) = saved.recovery {
             let kind = VerdictKind::Recovery { dead_for: Duration::from_millis(recovery.span) };

@@ -34,8 +34,8 @@ impl Registry {
             None | Some(Settled::Event) => {}
             Some(Settled::Current(slot, kind)) => match outcome {
                 Outcome::Failed(..) => {}
-                Outcome::Taken => self.told(slot, kind, kind == VerdictKind::Death),
-                Outcome::Refused(_) => self.told(slot, kind, false),
+                Outcome::Taken => self.told(now, slot, kind, kind == VerdictKind::Death),
+                Outcome::Refused(_) => self.told(now, slot, kind, false),
             },
             Some(Settled::Over(slot)) => {
                 // The agent may be gone, and another agent may have its slot.
@@ -94,7 +94,7 @@ impl Registry {
     }
 
     /// The station took the verdict, or refused it for good.
-    fn told(&mut self, slot: Slot, kind: VerdictKind, dead: bool) {
+    fn told(&mut self, now: Now, slot: Slot, kind: VerdictKind, dead: bool) {
         self.set_told_dead(slot, dead);
         let settled = match kind {
             VerdictKind::Death => self.deaths.remove(slot),
@@ -104,7 +104,7 @@ impl Registry {
         if let Some(&death) = self.deaths.get(slot) {
             self.outbox.release(death);
         } else if self.agents[slot as usize].queue == DueQueue::Lingering {
-            self.retire(slot);
+            self.retire(now, slot);
         }
     }
 

@@ -2,6 +2,7 @@
 //! them under the lock.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -102,6 +103,12 @@ impl Registry {
     /// One agent.
     pub fn view<'i>(&self, now: Now, id: impl Into<IdRef<'i>>) -> Option<AgentView> {
         self.slot(id).map(|slot| self.agents[slot as usize].view(now))
+    }
+
+    /// How long an agent has been dead; None if it is not dead, or not known.
+    pub fn dead_for(&self, now: Now, id: &AgentId) -> Option<Duration> {
+        let died = self.died.get(self.slot(id)?)?;
+        Some(now.tick.since(*died))
     }
 
     /// The agents in numbers, as the API shows them. Observers watch the agents in

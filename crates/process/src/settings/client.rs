@@ -15,6 +15,22 @@ pub(super) fn is_url(text: &str) -> bool {
     })
 }
 
+/// The URLs in a list with commas, without slashes at their ends; `None` if one of
+/// them cannot be the beginning of URLs to call.
+pub(super) fn urls(text: &str) -> Option<Vec<String>> {
+    let is_base = |url: &str| is_url(url) && !url.contains(['?', '#']);
+    let url = |part: &str| {
+        let url = part.trim().trim_end_matches('/');
+        is_base(url).then(|| url.to_owned())
+    };
+    text.split(',').map(url).collect()
+}
+
+/// The text, unless it may hold a password: the text before an @ may be one.
+fn without_password(raw: &str) -> String {
+    if raw.contains('@') { "(hidden)".to_owned() } else { raw.to_owned() }
+}
+
 impl Reader<'_> {
     /// A URL to call. `fill` may fill in a part of it.
     ///
@@ -26,14 +42,25 @@ impl Reader<'_> {
         fill: impl FnOnce(String) -> String,
     ) -> Result<Option<String>, ConfigError> {
         let Some(raw) = self.given(setting.name) else { return Ok(None) };
-        // The text before an @ may be a password.
-        let shown = if raw.contains('@') { "(hidden)".to_owned() } else { raw.clone() };
+        let shown = without_password(&raw);
         let url = fill(raw);
         if !setting.takes(&url) {
             return Err(setting.wrong(&shown));
         }
         self.show(setting, &url);
         Ok(Some(url))
+    }
+
+    /// A list of URLs, without slashes at their ends; empty if none is given.
+    ///
+    /// # Errors
+    /// There are too many, or one of them cannot be the beginning of URLs to call.
+    pub fn urls(&mut self, setting: &'static Setting) -> Result<Vec<String>, ConfigError> {
+        let Some(raw) = self.given(setting.name) else { return Ok(Vec::new()) };
+        let urls = urls(&raw).filter(|_| setting.takes(&raw));
+        let urls = urls.ok_or_else(|| setting.wrong(&without_password(&raw)))?;
+        self.show(setting, &urls.join(","));
+        Ok(urls)
     }
 
     /// The certificates in the PEM file that a setting names.

@@ -13,7 +13,7 @@ pub struct Flags(Vec<(String, String)>);
 
 impl Flags {
     /// The value that was given for a variable.
-    pub(super) fn get(&self, variable: &str) -> Option<String> {
+    pub fn get(&self, variable: &str) -> Option<String> {
         self.0.iter().find(|(known, _)| known == variable).map(|(_, value)| value.clone())
     }
 }

@@ -1,0 +1,90 @@
+//! The answer to `/health`: that the collector runs, and what it counts.
+
+use pap_core::time::millis;
+use serde::Serialize;
+
+use crate::VERSION;
+use crate::parts::Parts;
+
+/// The answer to `/health`.
+#[derive(Serialize)]
+pub struct Health<'a> {
+    status: &'a str,
+    version: &'a str,
+    cluster_id: &'a str,
+    cluster_name: &'a str,
+    uptime: u64,
+    agents: Agents,
+    alert_queue: Queue,
+    station: Station,
+    alertmanagers: Alertmanagers,
+    state: State,
+}
+
+#[derive(Serialize)]
+struct Agents {
+    total: usize,
+    healthy: usize,
+    unhealthy: usize,
+}
+
+#[derive(Serialize)]
+struct Queue {
+    size: usize,
+    oldest_age_ms: Option<u64>,
+    owed: usize,
+}
+
+#[derive(Serialize)]
+struct Station {
+    configured: bool,
+    /// None until something was posted.
+    reachable: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct Alertmanagers {
+    configured: usize,
+    /// How many took or refused the last post.
+    reachable: usize,
+}
+
+#[derive(Serialize)]
+struct State {
+    configured: bool,
+    /// None until the state was to be saved.
+    saved: Option<bool>,
+}
+
+impl<'a> Health<'a> {
+    /// The present counts.
+    pub fn new(parts: &Parts, has_station: bool, cluster_id: &'a str, cluster_name: &'a str) -> Self {
+        let (stats, alert_queue, reachable, alertmanagers) = parts.shared.with(|registry, now| {
+            let outbox = registry.outbox();
+            let queue = Queue {
+                size: outbox.queued(),
+                oldest_age_ms: outbox.oldest(now.tick).map(millis),
+                owed: outbox.owed(),
+            };
+            let tallies = || registry.firing().tallies(now.tick);
+            let alertmanagers = Alertmanagers {
+                configured: tallies().count(),
+                reachable: tallies().filter(|(tally, _)| tally.is_reachable == Some(true)).count(),
+            };
+            (registry.stats(), queue, outbox.is_reachable(), alertmanagers)
+        });
+        let saving = parts.keeper.saving();
+        Self {
+            status: "healthy",
+            version: VERSION,
+            cluster_id,
+            cluster_name,
+            uptime: parts.shared.clock().uptime().reading().as_secs(),
+            agents: Agents { total: stats.total(), healthy: stats.healthy(), unhealthy: stats.unhealthy() },
+            alert_queue,
+            station: Station { configured: has_station, reachable: reachable.filter(|_| has_station) },
+            alertmanagers,
+            state: State { configured: saving.is_configured, saved: saving.is_saved },
+        }
+    }
+}
