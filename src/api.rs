@@ -30,7 +30,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::VERSION;
-use crate::config::Config;
+use crate::config::{Admission, Config, Goodbyes};
 use crate::metrics::{Closed, Gauges, Numbers, Refusal, Route, render};
 use crate::parts::Parts;
 use crate::readiness::Phase;
@@ -83,6 +83,8 @@ pub struct Endpoints {
     cluster_name: String,
     /// The key that `/agents` and `/observe` ask for.
     api_key: Option<Secret>,
+    /// Whose heartbeats and goodbyes are taken.
+    admission: Admission,
     /// Opens a stream for our own page behind any proxy; none where a key is set.
     ticket: Option<Ticket>,
     /// Counts the connections by state; set once the server is made.
@@ -104,6 +106,7 @@ impl Api {
             cluster_id: config.cluster_id.clone(),
             cluster_name: config.cluster_name.clone(),
             api_key: config.api_key.clone(),
+            admission: config.admission.clone(),
             ticket: if config.api_key.is_none() { Ticket::new() } else { None },
             connections: OnceLock::new(),
             heard: AtomicU64::new(0),
@@ -133,9 +136,6 @@ impl Service for Api {
     fn call(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Next {
         let arrived = self.0.uptime();
         let target = Target::parse(request.method, request.target);
-        if let Target::Heartbeat(_) | Target::Goodbye(_) = target {
-            self.0.heard.store(millis(arrived.reading()), Ordering::Relaxed);
-        }
         let next = self.0.answer(&target, request, reply, arrived);
         if matches!(next, Next::Answered) {
             self.0.count(target.route(), arrived);
@@ -184,12 +184,17 @@ impl Endpoints {
         reply: &mut Reply<'_>,
         arrived: Uptime,
     ) -> Next {
-        let key = self.api_key.as_ref().filter(|_| target.is_protected());
-        let is_stream = matches!(target, Target::Observe(None | Some(Ok(_))));
-        // The key for a stream may also come as a subprotocol.
-        if !is_stream && key.is_some_and(|key| !auth::has_key(request, key)) {
+        let is_of_agent = matches!(target, Target::Heartbeat(_) | Target::Goodbye(_));
+        let keys = self.keys(target);
+        if !keys.is_empty() && !auth::has_key(request, keys) {
+            if is_of_agent {
+                self.parts.metrics.refusal(Refusal::Key);
+            }
             reply.send(&auth::unauthorized());
             return Next::Answered;
+        }
+        if is_of_agent {
+            self.heard.store(millis(arrived.reading()), Ordering::Relaxed);
         }
         let response = match target {
             Target::Heartbeat(id) => match heartbeat::take(&self.parts, id, request) {
@@ -228,9 +233,32 @@ impl Endpoints {
         Next::Answered
     }
 
+    /// The keys of which a request for this target must carry one; none if it needs none.
+    fn keys(&self, target: &Target<'_>) -> &[Secret] {
+        match target {
+            Target::Heartbeat(_) => &self.admission.keys,
+            Target::Goodbye(_) if self.admission.goodbyes == Goodbyes::Key => &self.admission.keys,
+            // The key for a stream may also come as a subprotocol.
+            Target::Observe(None | Some(Ok(_))) => &[],
+            target if target.is_protected() => self.api_key.as_slice(),
+            _ => &[],
+        }
+    }
+
+    /// The methods that a path has.
+    fn allowed(&self, methods: &'static str, route: Route) -> &'static str {
+        let takes_goodbyes = self.admission.goodbyes != Goodbyes::Off;
+        if route == Route::Heartbeat && !takes_goodbyes { "POST" } else { methods }
+    }
+
     /// Answers what is asked at both doors: all but heartbeats, streams and the page.
     fn question(self: &Arc<Self>, target: &Target<'_>, method: &str) -> Work {
         Work::Done(match target {
+            Target::Goodbye(_) if self.admission.goodbyes == Goodbyes::Off => {
+                let error =
+                    "This collector takes no goodbyes (GOODBYE=off): an agent that stops is found dead";
+                Response::error(405, error).with("Allow", self.allowed("", Route::Heartbeat))
+            }
             Target::Goodbye(id) | Target::Remove(id) => with_id(id.as_ref(), |id| self.remove(id)),
             Target::Agents(Ok(listing)) => {
                 let (endpoints, listing) = (Arc::clone(self), listing.clone());
@@ -245,11 +273,13 @@ impl Endpoints {
                 return Work::Long(Box::new(move || endpoints.metrics()));
             }
             Target::Root => self.root(),
-            Target::WrongMethod(allowed, _) if method == "OPTIONS" => {
+            Target::WrongMethod(methods, route) if method == "OPTIONS" => {
+                let allowed = self.allowed(methods, *route);
                 Response::no_content().with("Allow", format!("{allowed}, OPTIONS"))
             }
-            Target::WrongMethod(allowed, _) => {
-                Response::error(405, &format!("Method not allowed, use {allowed}")).with("Allow", *allowed)
+            Target::WrongMethod(methods, route) => {
+                let allowed = self.allowed(methods, *route);
+                Response::error(405, &format!("Method not allowed, use {allowed}")).with("Allow", allowed)
             }
             Target::Heartbeat(_) | Target::Observe(_) => {
                 Response::error(404, "Heartbeats and streams are taken at the collector's port only")

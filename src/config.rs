@@ -2,6 +2,7 @@
 //! [`Config`] in hand is a valid one.
 
 mod access;
+mod admission;
 pub mod settings;
 mod switches;
 
@@ -14,6 +15,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use ureq::tls::Certificate;
 
+use crate::emitter::config::collector;
 use crate::emitter::{Identity, Rhythm, Targets};
 use pap_core::agent_id::{AgentId, path_segment};
 use pap_core::outbox::Limits;
@@ -26,11 +28,13 @@ use settings::{
     ALERTMANAGER_URL, ALERTMANAGER_USER, CLUSTER_ID, CLUSTER_NAME, COLLECTOR_API_KEY, COLLECTOR_BIND,
     COLLECTOR_HTTP_WORKERS, COLLECTOR_MAX_AGENTS, COLLECTOR_MAX_CONNECTIONS, COLLECTOR_MAX_OBSERVERS,
     COLLECTOR_PORT, COLLECTOR_URL, HEARTBEAT_GRACE_MS, HEARTBEAT_TRACE, HEARTBEAT_TRACE_MAX_MB,
-    MASS_SILENCE_HOLD_MS, PAP_AGENT_ID, PAP_COLLECTOR_URL, SETTINGS, SHUTDOWN_GRACE_MS, STATE_FILE,
-    STATE_INTERVAL_MS, STATION_ALERT_KEY, STATION_ALERT_URL, STATION_CA_FILE, ZOMBIE_CHECK_INTERVAL_MS,
+    MASS_SILENCE_HOLD_MS, PAP_AGENT_ID, PAP_COLLECTOR_KEY, PAP_COLLECTOR_URL, SETTINGS, SHUTDOWN_GRACE_MS,
+    STATE_FILE, STATE_INTERVAL_MS, STATION_ALERT_KEY, STATION_ALERT_URL, STATION_CA_FILE,
+    ZOMBIE_CHECK_INTERVAL_MS,
 };
 
 pub use access::Access;
+pub use admission::{Admission, Goodbyes};
 pub use switches::{Replay, Subcommand, Switches, Task};
 
 /// Where alerts go.
@@ -124,6 +128,8 @@ pub struct Config {
     pub bind: Option<IpAddr>,
     /// The key that `/agents` and `/observe` ask for; None leaves them open.
     pub api_key: Option<Secret>,
+    /// Whose heartbeats and goodbyes are taken.
+    pub admission: Admission,
     /// The station; None when no alert is posted to one.
     pub station: Option<StationAccess>,
     /// The Alertmanagers; None without one.
@@ -175,6 +181,7 @@ impl Config {
                 "COLLECTOR_API_KEY is not set: everyone who reaches this port can read /agents and /observe; set it to ask for a key".into(),
             );
         }
+        let admission = Admission::read(&mut from, &mut warnings)?;
         let roots = from.certificates(&STATION_CA_FILE)?;
         let parent = parent(&mut from, &cluster_id, &cluster_name, &roots, &mut warnings)?;
         let alertmanagers = alertmanagers(&mut from, &mut warnings)?;
@@ -188,6 +195,7 @@ impl Config {
             port: from.value(&COLLECTOR_PORT)?,
             bind: from.value_if_any(&COLLECTOR_BIND)?,
             api_key,
+            admission,
             station,
             alertmanagers,
             collector_url: from.url(&COLLECTOR_URL, |raw| raw)?,
@@ -235,11 +243,12 @@ fn parent(
     roots: &[Certificate<'static>],
     warnings: &mut Vec<String>,
 ) -> Result<Option<Parent>, ConfigError> {
-    let Some(url) = from.url(&PAP_COLLECTOR_URL, |raw| raw)? else { return Ok(None) };
+    let (url, collector_key) = collector(from, &PAP_COLLECTOR_URL, &PAP_COLLECTOR_KEY, warnings)?;
+    let Some(url) = url else { return Ok(None) };
     let rhythm = Rhythm::read(from, warnings)?;
     let id = from.value_or(&PAP_AGENT_ID, || format!("collector/{cluster_id}"))?;
     let id = AgentId::new(&id).map_err(|_| PAP_AGENT_ID.wrong(&id))?;
-    let targets = Targets { collector: Some(url), station: None, roots: roots.to_vec() };
+    let targets = Targets { collector: Some(url), collector_key, station: None, roots: roots.to_vec() };
     Ok(Some(Parent { identity: Identity { id, name: cluster_name.to_owned() }, rhythm, targets }))
 }
 
@@ -386,6 +395,33 @@ mod tests {
         assert!(!config.to_text().contains("hush"));
         assert!(!format!("{config:?}").contains("hush"));
         assert_eq!(config.station.unwrap().url, "https://station/api/clusters/c/alerts");
+    }
+
+    #[test]
+    fn heartbeats_need_one_of_the_keys_and_goodbyes_as_it_is_said() {
+        let admission = |extra: &[(&str, &str)]| {
+            let config = config(&[&[("CLUSTER_ID", "c")], extra].concat(), &[]).unwrap();
+            let keys: Vec<_> = config.admission.keys.iter().map(|key| key.reveal().to_owned()).collect();
+            let effective =
+                config.to_text().lines().find_map(|line| line.strip_prefix("GOODBYE=")).map(str::to_owned);
+            (keys.join(" "), config.admission.goodbyes, effective.unwrap())
+        };
+        let keys = ("HEARTBEAT_API_KEY", "new,old");
+        assert_eq!(admission(&[]), (String::new(), Goodbyes::Open, "open".into()));
+        assert_eq!(admission(&[keys]), ("new old".into(), Goodbyes::Key, "key".into()));
+        assert_eq!(admission(&[keys, ("GOODBYE", "open")]).1, Goodbyes::Open);
+        assert_eq!(admission(&[("GOODBYE", "off")]).1, Goodbyes::Off);
+        let bad = error(&[("GOODBYE", "key")]);
+        assert!(bad.starts_with("GOODBYE=\"key\" is wrong") && bad.contains("HEARTBEAT_API_KEY"), "{bad}");
+        for wrong in [",", "a,", "a,,b", "a b"] {
+            let bad = error(&[("HEARTBEAT_API_KEY", wrong)]);
+            assert!(bad.starts_with("HEARTBEAT_API_KEY=(hidden) is wrong"), "{bad}");
+        }
+        let url = ("PAP_COLLECTOR_URL", "http://above");
+        let bad = error(&[url, ("PAP_COLLECTOR_KEY", "new,old")]);
+        assert!(bad.starts_with("PAP_COLLECTOR_KEY=(hidden) is wrong"), "{bad}");
+        let open = config(&[("CLUSTER_ID", "c"), keys, ("GOODBYE", "open")], &[]).unwrap();
+        assert!(open.warnings.iter().any(|warning| warning.starts_with("GOODBYE=open")), "{open:?}");
     }
 
     #[test]

@@ -97,6 +97,8 @@ labels! {
 labels! {
     /// Why a heartbeat was refused.
     Refusal {
+        /// 401: no key, or a wrong one; goodbyes are counted too.
+        Key = "key",
         /// 400: the agent's id.
         Id = "id",
         /// 400: no heartbeat.
@@ -107,7 +109,7 @@ labels! {
         Name = "name",
         /// 400: resource data.
         Resource = "resource_data",
-        /// 400, 411, 413, 417: a body that is not read.
+        /// 400, 413, 415, 417, 501: a body that is not read.
         Body = "body",
         /// 503: a new agent beyond the maximum.
         Full = "max_agents",

@@ -60,11 +60,12 @@ impl Client {
         String::from_utf8_lossy(&answer[..count]).into_owned()
     }
 
-    fn beat(&mut self, path: &str, lines: &str, body: &str) {
+    fn beat(&mut self, path: &str, body: &str) {
         let length = body.len();
         let head =
             format!("POST /heartbeat/{path} HTTP/1.1\r\nHost: c\r\nContent-Type: application/json\r\n");
-        let answer = self.ask(&format!("{head}{lines}Content-Length: {length}\r\n\r\n{body}"));
+        let answer =
+            self.ask(&format!("{head}Authorization: Bearer old\r\nContent-Length: {length}\r\n\r\n{body}"));
         assert!(answer.starts_with("HTTP/1.1 200 "), "{body} gets {answer}");
     }
 }
@@ -72,7 +73,9 @@ impl Client {
 #[test]
 fn a_heartbeat_of_a_known_agent_takes_nothing_of_the_heap_from_the_socket_to_the_answer() {
     IS_CLIENT.set(true);
-    let environment = |name: &str| (name == "CLUSTER_ID").then(|| "c".to_owned());
+    let variables = [("CLUSTER_ID", "c"), ("HEARTBEAT_API_KEY", "new,old")];
+    let environment =
+        |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
     let config = Config::new(&Flags::default(), &environment).unwrap();
     let api = Arc::new(Api::new(&config, Arc::new(Parts::new(&config, None))));
     let socket = listener::bind(Some("127.0.0.1".parse().unwrap()), 0).unwrap();
@@ -92,11 +95,11 @@ fn a_heartbeat_of_a_known_agent_takes_nothing_of_the_heap_from_the_socket_to_the
         for (number, body) in bodies.iter().enumerate() {
             // The first makes the agent known, or its name; buffers grow, the date is written.
             for _ in 0..3 {
-                client.beat(path, "", body);
+                client.beat(path, body);
             }
             let before = BLOCKS.load(Ordering::SeqCst);
             for _ in 0..100 {
-                client.beat(path, "", body);
+                client.beat(path, body);
             }
             counted.push((path, number, BLOCKS.load(Ordering::SeqCst) - before));
         }

@@ -8,6 +8,7 @@ _pap_collector() {
         previous=${COMP_WORDS[COMP_CWORD - 2]}
     fi
     case $previous in
+        --goodbye) mapfile -t COMPREPLY < <(compgen -W 'open key off' -- "$current"); return ;;
         --alert-recovery) mapfile -t COMPREPLY < <(compgen -W 'false true' -- "$current"); return ;;
         --heartbeat-mode) mapfile -t COMPREPLY < <(compgen -W 'IDLE EMERGENCY SLEEP' -- "$current"); return ;;
         --log-format) mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$current"); return ;;

@@ -1,4 +1,6 @@
-//! Who may ask for agents: whoever has the key, where one is set.
+//! Who may ask for agents, or speak for one: whoever has the key, where one is set.
+
+use std::slice::from_ref;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -35,14 +37,14 @@ impl Ticket {
     }
 }
 
-/// Whether these headers carry the key: `X-Collector-Key: KEY` or
+/// Whether these headers carry one of the keys: `X-Collector-Key: KEY` or
 /// `Authorization: Bearer KEY`. The time it takes tells nothing but lengths.
-pub fn has_key(request: &Request<'_>, key: &Secret) -> bool {
+pub fn has_key(request: &Request<'_>, keys: &[Secret]) -> bool {
     let bearers = request.values("Authorization").filter_map(bearer);
-    request
-        .values("X-Collector-Key")
-        .chain(bearers)
-        .fold(false, |found, offered| found | bool::from(offered.ct_eq(key.reveal().as_bytes())))
+    let offered = request.values("X-Collector-Key").chain(bearers);
+    offered.fold(false, |found, offered| {
+        keys.iter().fold(found, |found, key| found | bool::from(offered.ct_eq(key.reveal().as_bytes())))
+    })
 }
 
 /// Whether the sender of a request may open a stream. Browsers can set no header,
@@ -58,7 +60,7 @@ pub fn may_observe(
     ticket: Option<&Ticket>,
 ) -> Result<(), Response> {
     match key {
-        Some(key) if has_key(request, key) => Ok(()),
+        Some(key) if has_key(request, from_ref(key)) => Ok(()),
         Some(key) if offers(request, KEY_PROTOCOL, &BASE64_URL_SAFE_NO_PAD.encode(key.reveal())) => Ok(()),
         Some(_) => Err(unauthorized()),
         None if request.values("Origin").next().is_none() || origin::is_ours(request) => Ok(()),

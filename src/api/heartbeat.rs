@@ -1,6 +1,6 @@
 //! Heartbeats: from the bytes to the answer without allocating, if the agent is known.
 
-use pap_core::agent_id::{IdRef, IdRoom};
+use pap_core::agent_id::{IdError, IdRef, IdRoom};
 use pap_core::heartbeat::{Heartbeat, HeartbeatError, Mode};
 use pap_core::registry::Full;
 use pap_core::time::millis;
@@ -34,9 +34,12 @@ pub fn take(parts: &Parts, id: &str, request: &Request<'_>) -> Result<Taken, Res
         parts.metrics.refusal(why);
         response
     };
+    let mut codings = request.tokens("Content-Encoding");
+    if let Some(coding) = codings.find(|coding| !coding.eq_ignore_ascii_case("identity")) {
+        return Err(refuse(coded(coding)));
+    }
     let mut room = IdRoom::default();
-    let id = IdRef::from_path(id, &mut room)
-        .map_err(|error| refuse((Refusal::Id, Response::error(400, &error.to_string()))))?;
+    let id = IdRef::from_path(id, &mut room).map_err(|error| refuse(wrong_id(error)))?;
     let beat = Heartbeat::from_json(request.body).map_err(|error| refuse(refusal(error)))?;
     let is_watched = parts.observers.is_watched(id);
     let taken = parts.shared.recorded(|registry, now, tape| {
@@ -68,21 +71,39 @@ pub fn take(parts: &Parts, id: &str, request: &Request<'_>) -> Result<Taken, Res
 
 /// What a body that is no heartbeat is counted as, and the answer to it.
 fn refusal(error: HeartbeatError) -> (Refusal, Response) {
-    match error {
-        HeartbeatError::Payload => {
-            let body = json!({"error": "Invalid heartbeat payload", "required": ["mode", "uptime_seconds"]});
-            (Refusal::Payload, Response::json(400, &body))
+    let (field, reason) = (error.field(), error.reason());
+    let refused = |error: &str| json!({"error": error, "field": field, "reason": reason});
+    let (why, body) = match error {
+        HeartbeatError::Payload(_) => {
+            let mut body = refused("Invalid heartbeat payload");
+            body["required"] = json!(["mode", "uptime_seconds"]);
+            (Refusal::Payload, body)
         }
         HeartbeatError::Mode => {
-            let body = json!({"error": "Invalid mode", "valid": Mode::ALL});
-            (Refusal::Mode, Response::json(400, &body))
+            let mut body = refused("Invalid mode");
+            body["valid"] = json!(Mode::ALL);
+            (Refusal::Mode, body)
         }
-        HeartbeatError::Name => {
-            (Refusal::Name, Response::error(400, "agent_name must be text of at most 128 bytes"))
-        }
+        HeartbeatError::Name => (Refusal::Name, refused(&format!("agent_name {reason}"))),
         HeartbeatError::Resource(field) => {
             let error = format!("Resource data is not allowed in a heartbeat: remove {field}");
-            (Refusal::Resource, Response::error(400, &error))
+            (Refusal::Resource, refused(&error))
         }
-    }
+    };
+    (why, Response::json(400, &body))
+}
+
+/// The answer to an id that is none.
+fn wrong_id(error: IdError) -> (Refusal, Response) {
+    let error = error.to_string();
+    let reason = error.trim_start_matches("agent id ");
+    (Refusal::Id, Response::json(400, &json!({"error": error, "field": "agent_uuid", "reason": reason})))
+}
+
+/// The answer to a body that is coded (RFC 9110 §15.5.16).
+fn coded(coding: &str) -> (Refusal, Response) {
+    let error = format!("Content-Encoding {coding} is not understood: send the heartbeat's JSON as it is");
+    let body =
+        json!({"error": error, "field": "Content-Encoding", "reason": "must be identity, or left out"});
+    (Refusal::Body, Response::json(415, &body).with("Accept-Encoding", "identity"))
 }

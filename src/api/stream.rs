@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use pap_core::fanout::{Topic, Waiting};
+use pap_core::text::with_whole_characters;
 use pap_core::time::Uptime;
 use pap_http::service::Upgraded;
 use pap_http::websocket::Accepted;
@@ -279,10 +280,23 @@ impl<'a> Stream<'a> {
 
 /// The answer to a client's message.
 fn reply(text: &str) -> String {
-    let is_ping = serde_json::from_str::<Value>(text).is_ok_and(|message| message["type"] == "ping");
+    let text = with_whole_characters(text.as_bytes());
+    let is_ping = serde_json::from_slice::<Value>(&text).is_ok_and(|message| message["type"] == "ping");
     if is_ping {
         json!({ "type": "pong", "timestamp": wall() }).to_string()
     } else {
         json!({ "type": "error", "error": "Only {\"type\":\"ping\"} is understood" }).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ping_may_hold_text_that_was_cut_between_two_units() {
+        assert!(reply(r#"{"type":"ping"}"#).contains("pong"));
+        assert!(reply(r#"{"type":"ping","x":"\ud83d"}"#).contains("pong"));
+        assert!(reply(r#"{"type":"pin\ud83d"}"#).contains("error"));
     }
 }

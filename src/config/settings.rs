@@ -19,6 +19,12 @@ pap_process::settings! {
     COLLECTOR_BIND: Address, Words("all, IPv4 and IPv6");
     /// the key that /agents and /observe ask for
     COLLECTOR_API_KEY: Secret, Words("none, everyone may ask");
+    /// the key that heartbeats and goodbyes must carry; several keys, separated by commas, are
+    /// all taken, so that one can be replaced without a gap
+    HEARTBEAT_API_KEY: Secret, Words("none, everyone may send them");
+    /// whose goodbyes are taken: everyone's, those with HEARTBEAT_API_KEY, or none (off); with
+    /// off, an agent that stops is found dead
+    GOODBYE: Choice(&["open", "key", "off"]), Words("key if HEARTBEAT_API_KEY is set, else open");
     /// where alerts are posted; without this URL or without STATION_ALERT_KEY, and without ALERTMANAGER_URL,
     /// they are only logged
     STATION_ALERT_URL: Url(", in which {cluster_id} is filled in"), Words("none");
@@ -89,6 +95,8 @@ pap_process::settings! {
     HEARTBEAT_TRACE_MAX_MB: Number(1..=1_000_000), Value("256");
     /// a parent collector, to which this collector sends heartbeats as an agent
     PAP_COLLECTOR_URL: Url(""), Words("none");
+    /// the key that the parent collector asks for: one of its HEARTBEAT_API_KEY
+    PAP_COLLECTOR_KEY: Secret, Words("none");
     /// the id that this collector has at the parent collector
     PAP_AGENT_ID: Text(MAX_TEXT), Words("collector/CLUSTER_ID");
     shared HEARTBEAT_MODE, HEARTBEAT_INTERVAL, RUST_LOG, LOG_FORMAT;

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use super::settings::{
     HEARTBEAT_INTERVAL, HEARTBEAT_MODE, PAP_AGENT_ID, PAP_AGENT_KEY, PAP_AGENT_NAME, PAP_CA_FILE,
-    PAP_COLLECTOR_URL, PAP_EMERGENCY_AFTER, PAP_MODE_FILE, PAP_PID_FILE, PAP_PROBE, PAP_PROBE_TIMEOUT_MS,
-    PAP_STATION_URL, PAP_STATUS_FILE, SETTINGS,
+    PAP_COLLECTOR_KEY, PAP_COLLECTOR_URL, PAP_EMERGENCY_AFTER, PAP_MODE_FILE, PAP_PID_FILE, PAP_PROBE,
+    PAP_PROBE_TIMEOUT_MS, PAP_STATION_URL, PAP_STATUS_FILE, SETTINGS,
 };
 use super::status::StatusFile;
 use super::targets::{Identity, Targets};
 use pap_core::agent_id::AgentId;
 use pap_core::heartbeat::Mode;
 use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
-use pap_process::settings::{ConfigError, Flags, Reader, Source};
+use pap_process::settings::{ConfigError, Flags, Reader, Secret, Setting, Source};
 
 /// How often an agent sends heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,8 +170,33 @@ fn agent_id(from: &mut Reader<'_>) -> Result<AgentId, ConfigError> {
     AgentId::new(&id).map_err(|_| PAP_AGENT_ID.wrong(&id))
 }
 
+/// The URL of a collector and the key that is sent to it, from these two settings.
+///
+/// # Errors
+/// One of them is wrong.
+pub(crate) fn collector(
+    from: &mut Reader<'_>,
+    url: &'static Setting,
+    key: &'static Setting,
+    warnings: &mut Vec<String>,
+) -> Result<(Option<String>, Option<Secret>), ConfigError> {
+    let address = from.url(url, |raw| raw)?;
+    let mut keys = from.secrets(key)?;
+    if keys.len() > 1 {
+        // The collector takes any of several keys; we can send one.
+        return Err(ConfigError::new(key.name, Some("(hidden)"), "one key, without a comma"));
+    }
+    if address.is_none() && !keys.is_empty() {
+        warnings.push(format!(
+            "{} is only sent to the collector, and {} is not set: set it too, or leave the key out",
+            key.name, url.name
+        ));
+    }
+    Ok((address, keys.pop()))
+}
+
 fn targets(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Targets, ConfigError> {
-    let collector = from.url(&PAP_COLLECTOR_URL, |raw| raw)?;
+    let (collector, collector_key) = collector(from, &PAP_COLLECTOR_URL, &PAP_COLLECTOR_KEY, warnings)?;
     let station = from.url(&PAP_STATION_URL, |raw| raw)?;
     let key = from.secret(&PAP_AGENT_KEY)?;
     match (&collector, &station, &key) {
@@ -198,7 +223,7 @@ fn targets(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Targets,
         );
     }
     let roots = from.certificates(&PAP_CA_FILE)?;
-    Ok(Targets { collector, station: station.map(|url| (url, key)), roots })
+    Ok(Targets { collector, collector_key, station: station.map(|url| (url, key)), roots })
 }
 
 fn liveness(from: &mut Reader<'_>, command: Option<Vec<OsString>>) -> Result<Liveness, ConfigError> {
@@ -284,6 +309,18 @@ mod tests {
     fn a_key_without_a_station_is_warned_of() {
         let config = config(&[("PAP_AGENT_KEY", "hush")], &[]).unwrap();
         assert!(config.warnings[0].starts_with("PAP_AGENT_KEY is only sent to the station"), "{config:?}");
+    }
+
+    #[test]
+    fn a_key_without_a_collector_is_warned_of_and_two_keys_are_refused() {
+        let station =
+            [("PAP_COLLECTOR_URL", ""), ("PAP_STATION_URL", "https://s"), ("PAP_COLLECTOR_KEY", "hush")];
+        let alone = config(&station, &[]).unwrap();
+        let is_warned =
+            |warning: &String| warning.starts_with("PAP_COLLECTOR_KEY is only sent to the collector");
+        assert!(alone.warnings.iter().any(is_warned), "{alone:?}");
+        let error = config(&[("PAP_COLLECTOR_KEY", "new,old")], &[]).unwrap_err();
+        assert!(error.starts_with("PAP_COLLECTOR_KEY=(hidden) is wrong; allowed: one key"), "{error}");
     }
 
     #[test]

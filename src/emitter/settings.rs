@@ -15,6 +15,8 @@ pap_process::settings! {
     PAP_AGENT_KEY: Secret, Words("none");
     /// the collector, such as http://pap-collector.agents.svc:8080
     PAP_COLLECTOR_URL: Url(""), Words("none; this or PAP_STATION_URL is required");
+    /// the key that the collector asks for, one of its HEARTBEAT_API_KEY; sent only to it
+    PAP_COLLECTOR_KEY: Secret, Words("none");
     /// the station, which gets the heartbeats that the collector does not take, at
     /// URL/api/agents/ID/heartbeat; the URL may already end with /api/agents
     PAP_STATION_URL: Url(""), Words("none");

@@ -6,6 +6,7 @@ use crossbeam_channel::never;
 use ureq::tls::Certificate;
 
 use super::USER_AGENT;
+use super::settings::{PAP_AGENT_KEY, PAP_COLLECTOR_KEY};
 use pap_core::agent_id::AgentId;
 use pap_core::delivery::{Failure, Outcome, Reply};
 use pap_core::heartbeat::{HeartbeatBody, Mode};
@@ -34,6 +35,8 @@ pub struct Identity {
 pub struct Targets {
     /// The collector's URL.
     pub collector: Option<String>,
+    /// The key that is sent to the collector.
+    pub collector_key: Option<Secret>,
     /// The station's URL and key; it is asked when the collector takes nothing.
     pub station: Option<(String, Option<Secret>)>,
     /// Certificates trusted besides the built-in roots.
@@ -49,12 +52,36 @@ pub struct Sent {
     pub trouble: String,
 }
 
+/// One target, for one agent.
+struct Target {
+    /// Where the agent's heartbeats are posted.
+    url: String,
+    /// What is sent as `Authorization`.
+    authorization: Option<String>,
+    /// The setting to look at when the target does not know who we are.
+    key_name: &'static str,
+}
+
+impl Target {
+    fn new(url: String, key: Option<&Secret>, key_name: &'static str) -> Self {
+        Self { url, authorization: key.map(|key| format!("Bearer {}", key.reveal())), key_name }
+    }
+
+    /// Why an answer with this status is no success, for people.
+    fn refusal(&self, code: u16, words: &str) -> String {
+        match code {
+            401 | 403 => format!("it answers {code}: {words}; check {}", self.key_name),
+            _ => format!("it answers {code}: {words}"),
+        }
+    }
+}
+
 /// Posts the heartbeats of one agent.
 pub struct Sender {
     client: Client,
     name: String,
-    collector: Option<String>,
-    station: Option<(String, Option<String>)>,
+    collector: Option<Target>,
+    station: Option<Target>,
     /// The collector did not answer in time, so it may take that heartbeat later.
     is_unanswered: bool,
 }
@@ -63,13 +90,14 @@ impl Sender {
     /// A sender for this agent and these targets.
     pub fn new(identity: &Identity, targets: &Targets) -> Self {
         let id = identity.id.to_path();
-        let collector =
-            targets.collector.as_ref().map(|url| format!("{}/heartbeat/{id}", url.trim_end_matches('/')));
+        let collector = targets.collector.as_ref().map(|url| {
+            let url = format!("{}/heartbeat/{id}", url.trim_end_matches('/'));
+            Target::new(url, targets.collector_key.as_ref(), PAP_COLLECTOR_KEY.name)
+        });
         let station = targets.station.as_ref().map(|(url, key)| {
             let url = url.trim_end_matches('/');
             let agents = if url.ends_with("/api/agents") { "" } else { "/api/agents" };
-            let authorization = key.as_ref().map(|key| format!("Bearer {}", key.reveal()));
-            (format!("{url}{agents}/{id}/heartbeat"), authorization)
+            Target::new(format!("{url}{agents}/{id}/heartbeat"), key.as_ref(), PAP_AGENT_KEY.name)
         });
         let client = Client::new(USER_AGENT, &targets.roots);
         Self { client, name: identity.name.clone(), collector, station, is_unanswered: false }
@@ -82,7 +110,7 @@ impl Sender {
 
     /// The collector's URL, if there is one.
     pub fn collector_url(&self) -> Option<&str> {
-        self.collector.as_deref()
+        self.collector.as_ref().map(|target| target.url.as_str())
     }
 
     /// Posts one heartbeat: to the collector first, then to the station. Returns None
@@ -103,9 +131,9 @@ impl Sender {
             if attempt > 0 && interrupted() {
                 return None;
             }
-            let Some(url) = &self.collector else { break };
+            let Some(collector) = &self.collector else { break };
             let result =
-                post(&self.client.within(tries.collector_patience / (attempt + 1)), url, None, &body);
+                post(&self.client.within(tries.collector_patience / (attempt + 1)), collector, &body);
             self.is_unanswered |= result.as_ref().is_err_and(|failure| failure.is_timeout);
             match result {
                 Ok(()) => {
@@ -120,13 +148,13 @@ impl Sender {
                 }
             }
         }
-        let (Some((url, authorization)), Some(patience)) = (&self.station, tries.station_patience) else {
+        let (Some(station), Some(patience)) = (&self.station, tries.station_patience) else {
             return Some(Sent { taken: Taken::Nobody, trouble });
         };
         if interrupted() {
             return None;
         }
-        Some(match post(&self.client.within(patience), url, authorization.as_deref(), &body) {
+        Some(match post(&self.client.within(patience), station, &body) {
             Ok(()) => Sent { taken: Taken::Station, trouble },
             Err(Failed { why, .. }) => {
                 let both = if trouble.is_empty() { "" } else { "; " };
@@ -141,20 +169,23 @@ impl Sender {
     /// # Errors
     /// Why the collector did not take the goodbye; it will report a death.
     pub fn goodbye(&mut self, longest: Duration) -> Result<(), String> {
-        let Some(url) = &self.collector else { return Ok(()) };
+        let Some(collector) = &self.collector else { return Ok(()) };
         let give_up = monotonic() + longest;
         loop {
-            let agent = self.client.within(GOODBYE_PATIENCE);
-            let result = match contained(|| agent.delete(url).call()) {
+            let mut request = self.client.within(GOODBYE_PATIENCE).delete(&collector.url);
+            if let Some(authorization) = &collector.authorization {
+                request = request.header("Authorization", authorization);
+            }
+            let (result, is_final) = match contained(|| request.call()) {
                 // With 404 the collector does not know the agent, which is as good.
-                Ok((200..=299 | 404, _)) => Ok(()),
-                Ok((code, words)) => Err(format!("it answers {code}: {words}")),
-                Err((_, why)) => Err(why),
+                Ok((200..=299 | 404, _)) => (Ok(()), false),
+                Ok((code, words)) => (Err(collector.refusal(code, &words)), !is_passing(code)),
+                Err((_, why)) => (Err(why), false),
             };
             // The collector may take an unanswered heartbeat after the goodbye, so say it
             // once more.
             let is_done = result.is_ok() && !std::mem::take(&mut self.is_unanswered);
-            if is_done || monotonic() + GOODBYE_PAUSE >= give_up {
+            if is_done || is_final || monotonic() + GOODBYE_PAUSE >= give_up {
                 return result;
             }
             let _ = never::<()>().recv_timeout(GOODBYE_PAUSE);
@@ -172,9 +203,9 @@ struct Failed {
 }
 
 /// One post.
-fn post(agent: &ureq::Agent, url: &str, authorization: Option<&str>, body: &[u8]) -> Result<(), Failed> {
-    let mut request = agent.post(url).header("Content-Type", "application/json");
-    if let Some(authorization) = authorization {
+fn post(agent: &ureq::Agent, target: &Target, body: &[u8]) -> Result<(), Failed> {
+    let mut request = agent.post(&target.url).header("Content-Type", "application/json");
+    if let Some(authorization) = &target.authorization {
         request = request.header("Authorization", authorization);
     }
     let (code, words) = contained(|| request.send(body)).map_err(|(is_timeout, why)| Failed {
@@ -182,14 +213,16 @@ fn post(agent: &ureq::Agent, url: &str, authorization: Option<&str>, body: &[u8]
         is_timeout,
         why,
     })?;
-    let failed = |is_passing| {
-        Err(Failed { is_passing, is_timeout: false, why: format!("it answers {code}: {words}") })
-    };
-    match (Reply::Status { code, retry_after: None }).outcome() {
-        Outcome::Taken => Ok(()),
-        Outcome::Failed(Failure::Unreachable | Failure::Busy, _) => failed(true),
-        Outcome::Failed(Failure::Misconfigured(_), _) | Outcome::Refused(_) => failed(false),
+    if matches!(code, 200..=299) {
+        return Ok(());
     }
+    Err(Failed { is_passing: is_passing(code), is_timeout: false, why: target.refusal(code, &words) })
+}
+
+/// Whether a request that got this status may succeed at another try.
+fn is_passing(code: u16) -> bool {
+    let outcome = (Reply::Status { code, retry_after: None }).outcome();
+    matches!(outcome, Outcome::Failed(Failure::Unreachable | Failure::Busy, _))
 }
 
 /// The status and the text of an answer; or else whether it timed out, and what
@@ -212,11 +245,12 @@ mod tests {
         let sender = |collector: &str, station: &str| {
             let targets = Targets {
                 collector: Some(collector.into()),
+                collector_key: None,
                 station: Some((station.into(), None)),
                 roots: Vec::new(),
             };
             let sender = Sender::new(&identity, &targets);
-            (sender.collector.unwrap(), sender.station.unwrap().0)
+            (sender.collector.unwrap().url, sender.station.unwrap().url)
         };
         let id = "pluggedin%2Fresearch%401.2.0";
         let expected =

@@ -98,17 +98,36 @@ fn the_endpoints_answer_as_the_contract_says() {
 #[test]
 fn what_is_refused_says_why_and_changes_nothing() {
     let collector = Collector::start(&[]);
-    let payload = json!({"error": "Invalid heartbeat payload", "required": ["mode", "uptime_seconds"]});
-    let mode = json!({"error": "Invalid mode", "valid": ["EMERGENCY", "IDLE", "SLEEP"]});
+    let payload = |field: Option<&str>, reason: &str| {
+        let (error, required) = ("Invalid heartbeat payload", ["mode", "uptime_seconds"]);
+        json!({"error": error, "required": required, "field": field, "reason": reason})
+    };
+    let modes = "must be EMERGENCY, IDLE or SLEEP";
+    let mode = json!({"error": "Invalid mode", "valid": ["EMERGENCY", "IDLE", "SLEEP"], "field": "mode", "reason": modes});
     for (body, expected) in [
-        ("{", &payload),
-        ("[]", &payload),
-        (r#"{"mode":"IDLE"}"#, &payload),
-        (r#"{"mode":"IDLE","uptime_seconds":-1}"#, &payload),
-        (r#"{"mode":"AWAKE","uptime_seconds":1}"#, &mode),
+        ("{", payload(None, "the body is empty, or its JSON ends too early")),
+        ("{]", payload(None, "the body is not JSON that can be read")),
+        ("[]", payload(None, "the body is not a JSON object")),
+        (r#"{"mode":"IDLE"}"#, payload(Some("uptime_seconds"), "is missing or null")),
+        (r#"{"uptime_seconds":1}"#, payload(Some("mode"), "is missing or null")),
+        (r#"{"mode":"IDLE","uptime_seconds":"1"}"#, payload(Some("uptime_seconds"), "must be a number")),
+        (r#"{"mode":"IDLE","uptime_seconds":-1}"#, payload(Some("uptime_seconds"), "must be at least 0")),
+        (r#"{"mode":"IDLE","mode":"IDLE","uptime_seconds":1}"#, payload(Some("mode"), "is there twice")),
+        (r#"{"mode":"AWAKE","uptime_seconds":1}"#, mode),
     ] {
         let answer = collector.request("POST", "/heartbeat/a", &[], body);
-        assert_eq!((answer.status, &answer.json()), (400, expected), "{body}");
+        assert_eq!((answer.status, &answer.json()), (400, &expected), "{body}");
+    }
+    let long = r#"{"mode":"IDLE","uptime_seconds":1,"agent_name":7}"#;
+    for (path, body, field) in [
+        ("/heartbeat/a", r#"{"mode":"IDLE","uptime_seconds":1,"memory_mb":5}"#, "memory_mb"),
+        ("/heartbeat/a", long, "agent_name"),
+        ("/heartbeat/%00", "{}", "agent_uuid"),
+    ] {
+        let answer = collector.request("POST", path, &[], body);
+        let json = answer.json();
+        assert_eq!((answer.status, &json["field"]), (400, &json!(field)), "{path} {body}");
+        assert!(json["error"].is_string() && json["reason"].is_string(), "{json}");
     }
     let resource = r#"{"mode":"IDLE","uptime_seconds":1,"cpu_percent":5}"#;
     for (path, headers, body, status) in [
@@ -123,6 +142,7 @@ fn what_is_refused_says_why_and_changes_nothing() {
         ("/heartbeat/a", &["Content-Length: 100000000000000"], "", 413),
         ("/heartbeat/a", &["Content-Length: -1"], "", 400),
         ("/heartbeat/a", &["Expect: the worst"], "{}", 417),
+        ("/heartbeat/a", &["Content-Encoding: gzip"], "{}", 415),
         ("/nowhere", &[], "", 404),
         ("/agents/a", &[], "", 405),
     ] {
@@ -145,7 +165,15 @@ fn what_is_refused_says_why_and_changes_nothing() {
     }
     assert_eq!(collector.get("/agents?status=ill").status, 400);
     assert_eq!(collector.get("/agents").json()["stats"]["total"], 0);
-    assert!((collector.metric("heartbeats_refused_total{reason=\"body\"}") - 7.0).abs() < 0.1);
+    assert!((collector.metric("heartbeats_refused_total{reason=\"body\"}") - 8.0).abs() < 0.1);
+}
+
+#[test]
+fn a_name_that_was_cut_inside_an_emoji_is_shown_with_the_replacement_character() {
+    let collector = Collector::start(&[]);
+    let cut = r#"{"mode":"IDLE","uptime_seconds":1,"agent_name":"x\ud83d"}"#;
+    assert_eq!(collector.request("POST", "/heartbeat/a", &[], cut).status, 200);
+    assert_eq!(collector.get("/agents/a").json()["agent"]["agent_name"], "x\u{fffd}");
 }
 
 #[test]
@@ -747,10 +775,14 @@ fn no_secret_reaches_the_log_at_any_level() {
         ("STATION_ALERT_URL", url.as_str()),
         ("STATION_ALERT_KEY", "hush-station"),
         ("COLLECTOR_API_KEY", "hush-agents"),
+        ("HEARTBEAT_API_KEY", "hush-new,hush-old"),
         ("RUST_LOG", "trace"),
     ];
     let collector = Collector::start(&variables);
-    collector.beat(&uuid(1), "EMERGENCY", 1.0);
+    let beat = r#"{"mode":"EMERGENCY","uptime_seconds":1}"#;
+    let path = format!("/heartbeat/{}", uuid(1));
+    assert_eq!(collector.request("POST", &path, &["X-Collector-Key: hush"], beat).status, 401);
+    assert_eq!(collector.request("POST", &path, &["X-Collector-Key: hush-old"], beat).status, 200);
     collector.request("GET", "/agents", &["Authorization: Bearer hush-agents"], "");
     collector.await_log(said::ANSWER_401);
     let log = collector.log().join("\n");

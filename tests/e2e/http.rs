@@ -195,6 +195,16 @@ fn rows_of_the_connection(collector: &Collector) -> Vec<Row> {
             ),
         ),
         ("H22", answers_before_what_is_behind(collector)),
+        ("H23", {
+            let coded =
+                answer_to(collector, &post("1.1", &format!("Content-Encoding: gzip\r\n{length}"), BEAT));
+            let plain = format!("Content-Encoding: Identity\r\n{length}");
+            coded.status == 415
+                && coded.header("accept-encoding") == Some("identity")
+                && coded.json()["error"].as_str().is_some_and(|error| error.contains("gzip"))
+                && is(collector, &post("1.1", &plain, BEAT), &[200])
+                && collector.metric("heartbeats_refused_total{reason=\"body\"}") >= 1.0
+        }),
     ]
 }
 

@@ -26,6 +26,7 @@ mod daemon;
 mod heartbeat;
 mod http;
 mod idle;
+mod keys;
 mod mass;
 mod observe;
 mod readme;

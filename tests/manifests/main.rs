@@ -65,8 +65,11 @@ fn known() -> Known {
         names.chain(keys.iter().map(|key| format!("{key}_FILE"))).collect()
     };
     let ids = [("CLUSTER_ID", "c"), ("PAP_AGENT_ID", "a"), ("PAP_COLLECTOR_URL", "http://c")];
-    let collector = names(&mut command(&ids), &["COLLECTOR_API_KEY", "STATION_ALERT_KEY"]);
-    let heartbeat = names(&mut agent::command(&ids[1..], &[]), &["PAP_AGENT_KEY"]);
+    let collector = names(
+        &mut command(&ids),
+        &["COLLECTOR_API_KEY", "HEARTBEAT_API_KEY", "PAP_COLLECTOR_KEY", "STATION_ALERT_KEY"],
+    );
+    let heartbeat = names(&mut agent::command(&ids[1..], &[]), &["PAP_AGENT_KEY", "PAP_COLLECTOR_KEY"]);
     assert!(collector.contains("STATE_FILE") && heartbeat.contains("PAP_PROBE"));
     [("pap-collector", collector), ("pap-heartbeat", heartbeat)].into()
 }

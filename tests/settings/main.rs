@@ -138,6 +138,8 @@ fn every_default_and_every_choice_is_taken_and_no_other() {
             ("PAP_AGENT_ID", "a"),
             ("PAP_COLLECTOR_URL", "http://c"),
             ("PAP_PROBE", "http://p"),
+            // GOODBYE=key needs one.
+            ("HEARTBEAT_API_KEY", "k"),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();

@@ -8,7 +8,9 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::error::Category;
 
+use crate::text::with_whole_characters;
 use wire::{Member, Wire};
 
 /// The most bytes an agent's id or name may have.
@@ -96,7 +98,7 @@ impl<'a> From<&'a Heartbeat<'_>> for HeartbeatBody<'a> {
 pub enum HeartbeatError {
     /// The body is not an object with a `mode`, and with an `uptime_seconds` that is
     /// finite and not negative.
-    Payload,
+    Payload(Flaw),
     /// The `mode` is none of the three.
     Mode,
     /// The `agent_name` is not text of at most 128 bytes.
@@ -106,6 +108,64 @@ pub enum HeartbeatError {
     Resource(&'static str),
 }
 
+/// What is wrong with a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// It is no JSON, or it has a number beyond all numbers, or 128 levels.
+    Syntax,
+    /// It ends too early.
+    End,
+    /// It is JSON, but no object.
+    Kind,
+    /// This field is there twice.
+    Twice(&'static str),
+    /// This field is not there, or null.
+    Missing(&'static str),
+    /// `uptime_seconds` is no number.
+    NoNumber,
+    /// `uptime_seconds` is less than 0.
+    Negative,
+}
+
+impl HeartbeatError {
+    /// The field that is at fault; none if the body as a whole is.
+    pub const fn field(self) -> Option<&'static str> {
+        match self {
+            Self::Payload(Flaw::Syntax | Flaw::End | Flaw::Kind) => None,
+            Self::Payload(Flaw::Twice(field) | Flaw::Missing(field)) | Self::Resource(field) => Some(field),
+            Self::Payload(Flaw::NoNumber | Flaw::Negative) => Some("uptime_seconds"),
+            Self::Mode => Some("mode"),
+            Self::Name => Some("agent_name"),
+        }
+    }
+
+    /// What is wrong with it, for people.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Payload(Flaw::Syntax) => "the body is not JSON that can be read",
+            Self::Payload(Flaw::End) => "the body is empty, or its JSON ends too early",
+            Self::Payload(Flaw::Kind) => "the body is not a JSON object",
+            Self::Payload(Flaw::Twice(_)) => "is there twice",
+            Self::Payload(Flaw::Missing(_)) => "is missing or null",
+            Self::Payload(Flaw::NoNumber) => "must be a number",
+            Self::Payload(Flaw::Negative) => "must be at least 0",
+            Self::Mode => "must be EMERGENCY, IDLE or SLEEP",
+            Self::Name => "must be text of at most 128 bytes",
+            Self::Resource(_) => "is resource data, which does not belong into a heartbeat",
+        }
+    }
+}
+
+impl From<serde_json::Error> for HeartbeatError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Payload(match error.classify() {
+            Category::Data => Flaw::Kind,
+            Category::Eof => Flaw::End,
+            Category::Syntax | Category::Io => Flaw::Syntax,
+        })
+    }
+}
+
 impl<'a> Heartbeat<'a> {
     /// A heartbeat from a request's body. It allocates only for escapes, and to read over
     /// nested values.
@@ -113,20 +173,39 @@ impl<'a> Heartbeat<'a> {
     /// # Errors
     /// Any [`HeartbeatError`].
     pub fn from_json(body: &'a [u8]) -> Result<Self, HeartbeatError> {
-        let wire: Wire<'_> = serde_json::from_slice(body).map_err(|_| HeartbeatError::Payload)?;
-        // What is no number at all is worse than resource data, and a number out of range is not.
+        let error = match serde_json::from_slice(body) {
+            Ok(wire) => return Self::from_wire(wire),
+            Err(error) => error,
+        };
+        // Half a surrogate pair is an error for the parser, and none for us.
+        match with_whole_characters(body) {
+            Cow::Owned(body) => Ok(Heartbeat::from_wire(serde_json::from_slice(&body)?)?.into_owned()),
+            Cow::Borrowed(_) => Err(error.into()),
+        }
+    }
+
+    fn from_wire(wire: Wire<'a>) -> Result<Self, HeartbeatError> {
+        let flawed = |flaw| Err(HeartbeatError::Payload(flaw));
+        if let Some(field) = wire.twice {
+            return flawed(Flaw::Twice(field));
+        }
+        // What is no number at all is worse than resource data, and a negative one is not.
         let uptime = match wire.uptime_seconds {
             Member::Missing => None,
             Member::Number(uptime) => Some(uptime),
-            Member::Text(_) | Member::Other => return Err(HeartbeatError::Payload),
+            Member::Text(_) | Member::Other => return flawed(Flaw::NoNumber),
         };
         if let Some(field) = wire.resource_data() {
             return Err(HeartbeatError::Resource(field));
         }
-        let uptime = uptime.filter(|uptime| uptime.is_finite() && *uptime >= 0.0);
-        let uptime = uptime.ok_or(HeartbeatError::Payload)?;
+        let uptime = match uptime {
+            None => return flawed(Flaw::Missing("uptime_seconds")),
+            // The parser refuses what is not finite.
+            Some(uptime) if uptime >= 0.0 && uptime.is_finite() => uptime,
+            Some(_) => return flawed(Flaw::Negative),
+        };
         let mode = match wire.mode {
-            Member::Missing => return Err(HeartbeatError::Payload),
+            Member::Missing => return flawed(Flaw::Missing("mode")),
             Member::Text(name) => Mode::from_name(&name).ok_or(HeartbeatError::Mode)?,
             Member::Number(_) | Member::Other => return Err(HeartbeatError::Mode),
         };
@@ -137,6 +216,15 @@ impl<'a> Heartbeat<'a> {
             Member::Text(_) | Member::Number(_) | Member::Other => return Err(HeartbeatError::Name),
         };
         Ok(Self { mode, uptime, name })
+    }
+
+    /// The same with a name of its own.
+    fn into_owned(self) -> Heartbeat<'static> {
+        Heartbeat {
+            mode: self.mode,
+            uptime: self.uptime,
+            name: self.name.map(|name| name.into_owned().into()),
+        }
     }
 }
 
@@ -161,32 +249,56 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_was_cut_between_two_units_is_a_name() {
+        let named = |json: &str| beat(json).unwrap().name.map(Cow::into_owned);
+        let cut = r#"{"agent_name":"x\ud83d","mode":"IDLE","uptime_seconds":1}"#;
+        assert_eq!(named(cut).as_deref(), Some("x\u{fffd}"));
+        let key = r#"{"\udc00":"\ud83d","agent_name":"\ud83d\ude00","mode":"IDLE","uptime_seconds":1}"#;
+        assert_eq!(named(key).as_deref(), Some("\u{1f600}"));
+        // A replacement character has three bytes.
+        let long = |count| beat(&cut.replace("\"x", &format!("\"{}", "x".repeat(count)))).map(|_| ());
+        assert_eq!(long(125), Ok(()));
+        assert_eq!(long(126), Err(HeartbeatError::Name));
+    }
+
+    #[test]
     fn what_is_no_heartbeat_is_refused_by_its_reason() {
         for (json, error) in [
-            ("", HeartbeatError::Payload),
-            ("[]", HeartbeatError::Payload),
-            (r#"["IDLE",1]"#, HeartbeatError::Payload),
-            (r#"{"mode":"IDLE"}"#, HeartbeatError::Payload),
-            (r#"{"uptime_seconds":1}"#, HeartbeatError::Payload),
-            (r#"{"mode":null,"uptime_seconds":1}"#, HeartbeatError::Payload),
-            (r#"{"mode":"IDLE","uptime_seconds":null}"#, HeartbeatError::Payload),
-            (r#"{"mode":"IDLE","uptime_seconds":"1"}"#, HeartbeatError::Payload),
-            (r#"{"mode":"IDLE","uptime_seconds":-0.1}"#, HeartbeatError::Payload),
-            (r#"{"mode":"IDLE","uptime_seconds":1e999}"#, HeartbeatError::Payload),
-            (r#"{"mode":"IDLE","uptime_seconds":1,"uptime_seconds":2}"#, HeartbeatError::Payload),
-            (r#"{"mode":"IDLE","uptime_seconds":1} x"#, HeartbeatError::Payload),
+            ("", HeartbeatError::Payload(Flaw::End)),
+            ("[]", HeartbeatError::Payload(Flaw::Kind)),
+            (r#"["IDLE",1]"#, HeartbeatError::Payload(Flaw::Kind)),
+            (r#"{"mode":"IDLE"}"#, HeartbeatError::Payload(Flaw::Missing("uptime_seconds"))),
+            (r#"{"uptime_seconds":1}"#, HeartbeatError::Payload(Flaw::Missing("mode"))),
+            (r#"{"mode":null,"uptime_seconds":1}"#, HeartbeatError::Payload(Flaw::Missing("mode"))),
+            (
+                r#"{"mode":"IDLE","uptime_seconds":null}"#,
+                HeartbeatError::Payload(Flaw::Missing("uptime_seconds")),
+            ),
+            (r#"{"mode":"IDLE","uptime_seconds":"1"}"#, HeartbeatError::Payload(Flaw::NoNumber)),
+            (r#"{"mode":"IDLE","uptime_seconds":-0.1}"#, HeartbeatError::Payload(Flaw::Negative)),
+            (r#"{"mode":"IDLE","uptime_seconds":1e999}"#, HeartbeatError::Payload(Flaw::Syntax)),
+            (
+                r#"{"mode":"IDLE","uptime_seconds":1,"uptime_seconds":2}"#,
+                HeartbeatError::Payload(Flaw::Twice("uptime_seconds")),
+            ),
+            (r#"{"mode":"IDLE","uptime_seconds":1} x"#, HeartbeatError::Payload(Flaw::Syntax)),
             (
                 r#"{"cpu_percent":1,"mode":"IDLE","uptime_seconds":1,"cpu_percent":2}"#,
-                HeartbeatError::Payload,
+                HeartbeatError::Payload(Flaw::Twice("cpu_percent")),
             ),
-            (r#"{"mode":"IDLE","uptime_seconds":[],"cpu_percent":1}"#, HeartbeatError::Payload),
-            (r#"{"mode":[1e999],"uptime_seconds":1}"#, HeartbeatError::Payload),
+            (
+                r#"{"mode":"IDLE","uptime_seconds":[],"cpu_percent":1}"#,
+                HeartbeatError::Payload(Flaw::NoNumber),
+            ),
+            (r#"{"mode":[1e999],"uptime_seconds":1}"#, HeartbeatError::Payload(Flaw::Syntax)),
             (r#"{"mode":{"a":{"a":[]},"a":1},"uptime_seconds":1}"#, HeartbeatError::Mode),
             (r#"{"mode":true,"uptime_seconds":1,"agent_name":7}"#, HeartbeatError::Mode),
             (r#"{"mode":7,"uptime_seconds":-1,"memory_mb":1}"#, HeartbeatError::Resource("memory_mb")),
             (r#"{"custom_metrics":1,"memory_mb":1}"#, HeartbeatError::Resource("memory_mb")),
             (r#"{"mode":"idle","uptime_seconds":1}"#, HeartbeatError::Mode),
             (r#"{"mode":7,"uptime_seconds":1}"#, HeartbeatError::Mode),
+            (r#"{"mode":"IDLE\ud83d","uptime_seconds":1}"#, HeartbeatError::Mode),
+            (r#"{"mode":"IDLE\ud83d""#, HeartbeatError::Payload(Flaw::End)),
             (r#"{"mode":"IDLE","uptime_seconds":1,"agent_name":7}"#, HeartbeatError::Name),
             (
                 r#"{"mode":"IDLE","uptime_seconds":1,"cpu_percent":null}"#,

@@ -26,6 +26,7 @@ pub mod outbox;
 pub mod pace;
 pub mod registry;
 pub mod replay;
+pub mod text;
 pub mod time;
 pub mod trace;
 pub mod verdict;

@@ -15,6 +15,8 @@ pub struct Wire<'a> {
     pub mode: Member<'a>,
     pub uptime_seconds: Member<'a>,
     pub agent_name: Member<'a>,
+    /// A known member that is there twice.
+    pub twice: Option<&'static str>,
     /// Which of [`RESOURCE`] there are.
     has_resource: [bool; RESOURCE.len()],
 }
@@ -85,15 +87,17 @@ impl<'de> Deserialize<'de> for Wire<'de> {
                 let mut wire = Wire::default();
                 let (mut has_mode, mut has_uptime, mut has_name) = (false, false, false);
                 while let Some(key) = map.next_key()? {
-                    let had_it = match key {
-                        Key::Mode => std::mem::replace(&mut has_mode, true),
-                        Key::Uptime => std::mem::replace(&mut has_uptime, true),
-                        Key::Name => std::mem::replace(&mut has_name, true),
-                        Key::Resource(at) => std::mem::replace(&mut wire.has_resource[at], true),
-                        Key::Unknown => false,
+                    let (had_it, name) = match key {
+                        Key::Mode => (std::mem::replace(&mut has_mode, true), "mode"),
+                        Key::Uptime => (std::mem::replace(&mut has_uptime, true), "uptime_seconds"),
+                        Key::Name => (std::mem::replace(&mut has_name, true), "agent_name"),
+                        Key::Resource(at) => {
+                            (std::mem::replace(&mut wire.has_resource[at], true), RESOURCE[at])
+                        }
+                        Key::Unknown => (false, ""),
                     };
                     if had_it {
-                        return Err(Error::custom("a member is there twice"));
+                        wire.twice.get_or_insert(name);
                     }
                     match key {
                         Key::Mode => wire.mode = map.next_value()?,

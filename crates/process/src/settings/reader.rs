@@ -123,6 +123,20 @@ impl<'a> Reader<'a> {
         Ok(Some(Secret(raw)))
     }
 
+    /// Keys, separated by commas; none if there are none.
+    ///
+    /// # Errors
+    /// As for [`secret`](Self::secret), or one of the keys is empty.
+    pub fn secrets(&mut self, setting: &'static Setting) -> Result<Vec<Secret>, ConfigError> {
+        let Some(Secret(all)) = self.secret(setting)? else { return Ok(Vec::new()) };
+        let keys: Vec<_> = all.split(',').map(|key| Secret(key.to_owned())).collect();
+        if keys.iter().any(|key| key.0.is_empty()) {
+            let allowed = "one key, or several separated by commas, none of them empty";
+            return Err(ConfigError::new(setting.name, Some("(hidden)"), allowed));
+        }
+        Ok(keys)
+    }
+
     /// The path and the content of the file that a variable names.
     pub(super) fn file(&self, variable: &str) -> Result<Option<(String, Vec<u8>)>, ConfigError> {
         let Some(path) = self.given(variable) else { return Ok(None) };
