@@ -84,18 +84,15 @@ impl PartialEq for Host<'_> {
 
 /// The host and the port of an authority without a user (RFC 3986 §3.2).
 fn authority_of(text: &str) -> Option<(Host<'_>, Option<u16>)> {
-    let (host, rest) = match text.strip_prefix('[') {
-        Some(literal) => {
-            let (address, rest) = literal.split_once(']')?;
-            (Host::V6(address.parse().ok()?), rest)
+    let (host, rest) = if let Some(literal) = text.strip_prefix('[') {
+        let (address, rest) = literal.split_once(']')?;
+        (Host::V6(address.parse().ok()?), rest)
+    } else {
+        let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
+        if name.is_empty() || name.contains(|c: char| !c.is_alphanumeric() && !"-._~".contains(c)) {
+            return None;
         }
-        None => {
-            let (name, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
-            if name.is_empty() || name.contains(|c: char| !c.is_alphanumeric() && !"-._~".contains(c)) {
-                return None;
-            }
-            (Host::Name(name), rest)
-        }
+        (Host::Name(name), rest)
     };
     let port = match rest.strip_prefix(':') {
         Some("") => None,
