@@ -192,19 +192,23 @@ impl Setting {
 
 /// Whether `env_logger` takes all of this filter: levels, targets, or `target=level`, with
 /// commas between them, and after a slash a text. Of what it does not take it drops a
-/// part, and says so where nobody looks.
+/// part, and says so where nobody looks. A filter of other programs' targets alone is
+/// taken for a level that is misspelled: nothing at all would be logged.
 fn is_log_filter(raw: &str) -> bool {
     let (directives, text) = raw.split_once('/').unwrap_or((raw, ""));
+    let directives: Vec<_> = directives.split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
     let is_level = |text: &str| text.trim().parse::<log::LevelFilter>().is_ok();
     let is_target = |text: &str| {
         let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | ':');
         !text.is_empty() && text.chars().all(is_part)
     };
-    !text.contains('/')
-        && directives.split(',').map(str::trim).all(|directive| match directive.split_once('=') {
-            Some((target, level)) => is_target(target) && (level.trim().is_empty() || is_level(level)),
-            None => directive.is_empty() || is_target(directive),
-        })
+    let is_taken = |directive: &&str| match directive.split_once('=') {
+        Some((target, level)) => is_target(target) && (level.trim().is_empty() || is_level(level)),
+        None => is_target(directive),
+    };
+    let is_foreign = |text: &&str| !is_level(text) && !text.contains('=') && !text.starts_with("pap_");
+    let says_nothing = !directives.is_empty() && directives.iter().all(is_foreign);
+    !text.contains('/') && !says_nothing && directives.iter().all(is_taken)
 }
 
 /// A value that is never shown.
