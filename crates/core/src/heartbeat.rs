@@ -132,6 +132,8 @@ impl Heartbeat {
     /// # Errors
     /// Any [`HeartbeatError`].
     pub fn from_json(body: &[u8]) -> Result<Self, HeartbeatError> {
+        // Some clients begin every text with a byte order mark (RFC 8259 §8.1).
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         // Without this check serde would take an array for an object, field by field.
         if body.trim_ascii_start().first() != Some(&b'{') {
             return Err(HeartbeatError::Payload);
@@ -181,6 +183,13 @@ mod tests {
         assert_eq!(parsed, Ok(expected));
         assert_eq!(beat(r#"{"mode":"SLEEP","uptime_seconds":0,"agent_name":null}"#).unwrap().name, None);
         assert_eq!(beat(r#"{"mode":"SLEEP","uptime_seconds":0,"agent_name":""}"#).unwrap().name, None);
+        let marked = beat("\u{feff}{\"mode\":\"SLEEP\",\"uptime_seconds\":0}");
+        assert_eq!(
+            marked,
+            beat(r#"{"mode":"SLEEP","uptime_seconds":0}"#),
+            "a byte order mark is none of the JSON"
+        );
+        assert!(beat("\u{feff}\u{feff}{}").is_err() && beat("\u{feff}").is_err());
     }
 
     #[test]
