@@ -221,7 +221,7 @@ impl Endpoints {
             return Next::Answered;
         }
         let response = match target {
-            Target::Heartbeat(id) => match self.heartbeat(id.as_ref(), request.body) {
+            Target::Heartbeat(id) => match self.heartbeat(id.as_ref(), request) {
                 Ok(taken) => {
                     reply.json(200, &taken);
                     return Next::Answered;
@@ -309,7 +309,7 @@ impl Endpoints {
         })))
     }
 
-    fn heartbeat(&self, id: Result<&AgentId, &IdError>, body: &[u8]) -> Result<Taken, Response> {
+    fn heartbeat(&self, id: Result<&AgentId, &IdError>, request: &Request<'_>) -> Result<Taken, Response> {
         let refuse = |why, response| {
             self.parts.metrics.refusal(why);
             Err(response)
@@ -318,7 +318,7 @@ impl Endpoints {
             Ok(id) => id,
             Err(error) => return refuse(Refusal::Id, Response::error(400, &error.to_string())),
         };
-        let beat = match Heartbeat::from_json(body) {
+        let beat = match Heartbeat::from_json(request.body) {
             Ok(beat) => beat,
             Err(HeartbeatError::Payload) => {
                 let body =
@@ -340,7 +340,7 @@ impl Endpoints {
         };
         let is_watched = self.parts.observers.is_watched(id);
         let taken = self.parts.shared.with(|registry, now| {
-            let received = registry.beat(now, id, &beat)?;
+            let received = registry.beat_from(now, id, &beat, request.peer)?;
             Ok::<_, Full>((received, is_watched.then(|| registry.view(now, id)).flatten()))
         });
         let Ok((received, view)) = taken else {
@@ -349,6 +349,12 @@ impl Endpoints {
         };
         if received.news {
             self.parts.shared.wake();
+        }
+        if let Some(twice) = received.used_twice {
+            log::warn!(
+                agent_uuid:% = id;
+                "this id is probably used twice, {twice}: its uptime falls and leaps by turns; give each agent an id of its own"
+            );
         }
         if let Some(change) = &received.change {
             news::tell(change, &self.parts.observers);

@@ -30,6 +30,8 @@ pub const IS_SUSPECT: &str = "is suspect";
 pub const IS_DEAD: &str = "is dead";
 /// A dead agent sent a heartbeat.
 pub const IS_BACK: &str = "is back after being dead";
+/// Two agents have one id; their addresses follow.
+pub const USED_TWICE: &str = "is probably used twice";
 /// The station refused the key.
 pub const ANSWER_401: &str = "answer 401";
 /// A signal that changes nothing was sent.
