@@ -43,7 +43,7 @@ pub fn take(parts: &Parts, id: &str, request: &Request<'_>) -> Result<Taken, Res
     let beat = Heartbeat::from_json(request.body).map_err(|error| refuse(refusal(error)))?;
     let is_watched = parts.observers.is_watched(id);
     let taken = parts.shared.recorded(|registry, now, tape| {
-        let received = registry.beat(now, id, &beat)?;
+        let received = registry.beat_from(now, id, &beat, request.peer)?;
         tape.beat(now, id, &beat, &received);
         Ok((received, is_watched.then(|| registry.view(now, id)).flatten()))
     });
@@ -53,6 +53,12 @@ pub fn take(parts: &Parts, id: &str, request: &Request<'_>) -> Result<Taken, Res
     })?;
     if received.news {
         parts.shared.wake();
+    }
+    if let Some(twice) = received.used_twice {
+        log::warn!(
+            agent_uuid:% = id;
+            "this id is probably used twice, {twice}: its uptime falls and leaps by turns; give each agent an id of its own"
+        );
     }
     if let Some(change) = &received.change {
         news::tell(change, &parts.observers);

@@ -59,6 +59,9 @@ impl<'a> Target<'a> {
     pub fn parse(method: &str, url: &'a str) -> Self {
         let (path, query) = url.split_once('?').unwrap_or((url, ""));
         let get = matches!(method, "GET" | "HEAD");
+        // One slash at the end is a matter of style, as it always was.
+        let path =
+            if let "/health/" | "/ready/" | "/metrics/" = path { &path[..path.len() - 1] } else { path };
         match path {
             "/" if get => Self::Root,
             "/health" if get => Self::Health,
@@ -179,6 +182,9 @@ mod tests {
         assert_eq!(get("/"), Target::Root);
         assert_eq!(get("/health?x=1"), Target::Health);
         assert_eq!(Target::parse("HEAD", "/ready"), Target::Ready);
+        assert_eq!(Target::parse("GET", "/health/?x"), Target::Health);
+        assert_eq!(Target::parse("GET", "/metrics/"), Target::Metrics);
+        assert_eq!(Target::parse("GET", "/metrics//"), Target::Unknown);
         assert_eq!(get("/agents/a%2Fb@1/"), Target::Agent(id("a/b@1")));
         assert_eq!(Target::parse("POST", "/heartbeat/a%2Fb/?x"), Target::Heartbeat("a%2Fb"));
         assert_eq!(Target::parse("DELETE", "/heartbeat/a"), Target::Goodbye(id("a")));

@@ -145,6 +145,8 @@ fn what_is_refused_says_why_and_changes_nothing() {
         ("/heartbeat/a", &["Content-Encoding: gzip"], "{}", 415),
         ("/nowhere", &[], "", 404),
         ("/agents/a", &[], "", 405),
+        ("/health/", &[], "", 405),
+        ("/health//", &[], "", 404),
     ] {
         let answer = collector.request("POST", path, headers, body);
         assert_eq!(answer.status, status, "{path} {headers:?} {body}: {answer:?}");
@@ -615,6 +617,51 @@ fn a_hostile_name_or_id_is_shown_and_not_obeyed() {
         let alert: Value = serde_json::from_str(&alert[alert.find('{').unwrap()..]).unwrap();
         assert_eq!(alert["agent_name"], HOSTILE, "the alert in the log is JSON, and says the same");
     }
+}
+
+/// A copied deployment: two agents with one id, from two addresses.
+#[test]
+fn an_id_that_is_used_twice_is_told_with_both_addresses() {
+    let station = judging();
+    let collector = Collector::with_station(&station, &[]);
+    let (id, path) = (uuid(1), format!("/heartbeat/{}", uuid(1)));
+    let connect = |host: u8| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&std::net::SocketAddr::from(([127, 0, 0, host], 0)).into()).unwrap();
+        socket.connect(&std::net::SocketAddr::from(([127, 0, 0, 1], collector.port)).into()).unwrap();
+        std::net::TcpStream::from(socket)
+    };
+    let (mut first, mut second) = (connect(2), connect(3));
+    let beat = |stream: &mut std::net::TcpStream, uptime: f64| {
+        let body = format!(r#"{{"mode":"IDLE","uptime_seconds":{uptime}}}"#);
+        let head = format!("POST {path} HTTP/1.1\r\nHost: c\r\nContent-Length: {}", body.len());
+        stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+        let mut answer = [0; 1024];
+        let length = stream.read(&mut answer).unwrap();
+        Answer::parse(&answer[..length]).json()
+    };
+    // Two alerts need a minute between them, which is what is tested.
+    let started = Instant::now();
+    while station.taken("RESTART_DETECTED").len() < 2 {
+        assert!(started.elapsed() < 2 * PATIENCE, "{:?}", station.posts());
+        let uptime = 5000.0 + started.elapsed().as_secs_f64();
+        beat(&mut first, uptime);
+        assert_eq!(beat(&mut second, uptime - 4000.0)["restart_detected"], true);
+        let_pass(Duration::from_millis(500));
+    }
+    let told = station.taken("RESTART_DETECTED");
+    assert!(told[1].at - told[0].at >= Duration::from_secs(59), "{told:?}");
+    assert!(told[0].body["details"]["id_used_twice"].is_null(), "one fall may be a restart");
+    let details = &told[1].body["details"];
+    assert_eq!(details["id_used_twice"], true, "{details}");
+    let mut addresses: Vec<_> = details["addresses"].as_array().unwrap().iter().collect();
+    addresses.sort_by_key(ToString::to_string);
+    assert_eq!(addresses, ["127.0.0.2", "127.0.0.3"]);
+    let line = collector.await_log(said::USED_TWICE);
+    assert!(line.contains("127.0.0.2") && line.contains("127.0.0.3") && line.contains(&id), "{line}");
+    assert!(
+        collector.metric("alerts_dropped_total{type=\"RESTART_DETECTED\",reason=\"rate_limited\"}") > 50.0
+    );
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub const IS_BACK: &str = "is back after being dead";
 pub const MASS_SILENCE: &str = "mass silence: ";
 /// Most of them are back.
 pub const MASS_SILENCE_ENDS: &str = "the mass silence is over";
+/// Two agents have one id; their addresses follow.
+pub const USED_TWICE: &str = "is probably used twice";
 /// The station refused the key.
 pub const ANSWER_401: &str = "answer 401";
 /// A signal that changes nothing was sent.

@@ -195,7 +195,7 @@ fn verdict(agent: &AgentId) -> ToOwe<'_> {
 }
 
 fn event(outbox: &mut Outbox, agent: &AgentId) -> bool {
-    let what = What::Restart { previous_uptime: 9.0, uptime: 1.0, mode: Mode::Idle };
+    let what = What::Restart { previous_uptime: 9.0, uptime: 1.0, mode: Mode::Idle, twice: None };
     outbox.event(at(1.0).tick, Event { agent: agent.clone(), name: "n".into(), at: at(1.0), what })
 }
 

@@ -1,5 +1,6 @@
 //! An alert: what the station is told, and the JSON that is written and read.
 
+use core::net::IpAddr;
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -151,6 +152,13 @@ pub struct Restart {
     pub new_uptime: f64,
     /// The mode that the agent announced.
     pub mode: Mode,
+    /// It is probably no restart: two agents use this id. Written only if it is so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub id_used_twice: bool,
+    /// The addresses from which these two send their heartbeats, as far as they are
+    /// known; one if both are the same, as behind a proxy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
 }
 
 /// The details of an [`AgentRecovered`](Kind::AgentRecovered).
@@ -471,9 +479,11 @@ mod tests {
             (proptest::option::of(mode()), uptime()).prop_map(|(previous_mode, uptime_seconds)| {
                 Details::Emergency(Emergency { previous_mode, uptime_seconds })
             }),
-            (uptime(), uptime(), mode()).prop_map(|(previous_uptime, new_uptime, mode)| {
-                Details::Restart(Restart { previous_uptime, new_uptime, mode })
-            }),
+            (uptime(), uptime(), mode(), any::<bool>(), any::<Vec<IpAddr>>()).prop_map(
+                |(previous_uptime, new_uptime, mode, id_used_twice, addresses)| {
+                    Details::Restart(Restart { previous_uptime, new_uptime, mode, id_used_twice, addresses })
+                }
+            ),
             (any::<u64>(), mode())
                 .prop_map(|(dead_ms, mode)| Details::Recovered(Recovered { dead_ms, mode })),
         ]

@@ -173,6 +173,8 @@ impl<'a> Heartbeat<'a> {
     /// # Errors
     /// Any [`HeartbeatError`].
     pub fn from_json(body: &'a [u8]) -> Result<Self, HeartbeatError> {
+        // Some clients begin every text with a byte order mark (RFC 8259 §8.1).
+        let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
         let error = match serde_json::from_slice(body) {
             Ok(wire) => return Self::from_wire(wire),
             Err(error) => error,
@@ -246,6 +248,13 @@ mod tests {
         assert_eq!(beat(escaped), Ok(Heartbeat { mode: Mode::Idle, uptime: 3.25, name: Some("a".into()) }));
         assert_eq!(beat(r#"{"mode":"SLEEP","uptime_seconds":0,"agent_name":null}"#).unwrap().name, None);
         assert_eq!(beat(r#"{"mode":"SLEEP","uptime_seconds":0,"agent_name":""}"#).unwrap().name, None);
+        let marked = beat("\u{feff}{\"mode\":\"SLEEP\",\"uptime_seconds\":0}");
+        assert_eq!(
+            marked,
+            beat(r#"{"mode":"SLEEP","uptime_seconds":0}"#),
+            "a byte order mark is none of the JSON"
+        );
+        assert!(beat("\u{feff}\u{feff}{}").is_err() && beat("\u{feff}").is_err());
     }
 
     #[test]

@@ -14,8 +14,10 @@ mod name;
 mod saved;
 mod silences;
 mod telling;
+mod twice;
 mod view;
 
+use core::net::IpAddr;
 use std::time::Duration;
 
 use slab::Slab;
@@ -34,9 +36,11 @@ use index::Index;
 use mass::{Died, Held, RecentDeaths};
 use name::Name;
 use silences::Silences;
+use twice::{Restarts, has_leapt};
 
 pub use mass::{MassChange, MassSilence};
 pub use saved::{Resume, SavedAgent};
+pub use twice::Twice;
 pub use view::{AgentView, Filter, Stats, StatsView};
 
 /// The least time between two EMERGENCY alerts about one agent.
@@ -78,6 +82,8 @@ pub struct Received {
     pub change: Option<Change>,
     /// There is something new to tell the station.
     pub news: bool,
+    /// At most once a minute: two agents probably use this id, from these addresses.
+    pub used_twice: Option<Twice>,
 }
 
 /// The registry has no room for a new agent. The state is unchanged, and the known
@@ -221,6 +227,8 @@ pub struct Registry {
     recoveries: BySlot<u64>,
     /// Before this moment the agent gets no other EMERGENCY alert.
     alarms: BySlot<Tick>,
+    /// The agents that restarted lately.
+    restarts: BySlot<Restarts>,
     outbox: Outbox,
     firing: Firing,
     /// Rises with every change that is worth saving.
@@ -253,6 +261,7 @@ impl Registry {
             deaths: BySlot::new(),
             recoveries: BySlot::new(),
             alarms: BySlot::new(),
+            restarts: BySlot::new(),
             outbox: Outbox::new(rules.outbox, 0),
             firing: Firing::new(Repeat::NONE, 0),
             revision: 0,
@@ -260,7 +269,7 @@ impl Registry {
         }
     }
 
-    /// Takes in a heartbeat.
+    /// Takes in a heartbeat from an unknown address: see [`beat_from`](Self::beat_from).
     ///
     /// # Errors
     /// [`Full`] when the agent is new and there is no room for it.
@@ -270,9 +279,23 @@ impl Registry {
         id: impl Into<IdRef<'i>>,
         beat: &Heartbeat<'_>,
     ) -> Result<Received, Full> {
+        self.beat_from(now, id, beat, None)
+    }
+
+    /// Takes in a heartbeat. The address is kept only while two agents seem to use the id.
+    ///
+    /// # Errors
+    /// [`Full`] when the agent is new and there is no room for it.
+    pub fn beat_from<'i>(
+        &mut self,
+        now: Now,
+        id: impl Into<IdRef<'i>>,
+        beat: &Heartbeat<'_>,
+        from: Option<IpAddr>,
+    ) -> Result<Received, Full> {
         let id = id.into();
         let received = match self.slot(id) {
-            Some(slot) => self.hear(now, slot, beat),
+            Some(slot) => self.hear(now, slot, beat, from),
             None => self.welcome(now, id, beat)?,
         };
         self.counters.heartbeats[beat.mode as usize] += 1;
@@ -303,7 +326,7 @@ impl Registry {
         );
         let news = beat.mode == Mode::Emergency && self.alert_emergency(now, slot, None);
         self.note_heard(now, slot, None);
-        Ok(Received { slot, is_new: true, restarted: false, change: None, news })
+        Ok(Received { slot, is_new: true, restarted: false, change: None, news, used_twice: None })
     }
 
     /// Gives an agent a slot, an entry in the index, and a place at the end of its due
@@ -324,7 +347,7 @@ impl Registry {
         slot
     }
 
-    fn hear(&mut self, now: Now, slot: Slot, beat: &Heartbeat<'_>) -> Received {
+    fn hear(&mut self, now: Now, slot: Slot, beat: &Heartbeat<'_>, from: Option<IpAddr>) -> Received {
         let agent = &mut self.agents[slot as usize];
         // The agent went on running while the collector was paused, so that time counts.
         let by_wall = Duration::from_millis(now.wall.0.saturating_sub(agent.last_seen_wall.0));
@@ -352,7 +375,7 @@ impl Registry {
         self.by_mode[beat.mode as usize] += 1;
         let was = self.turn(slot, Cue::Heard);
         self.note_heard(now, slot, Some((was, was_mode)));
-        let (mut news, mut dead_for) = (false, None);
+        let (mut news, mut dead_for, mut used_twice) = (false, None, None);
         if was == Verdict::Dead {
             let died = self.take_dead(slot);
             debug_assert!(died.is_some(), "a dead agent has a moment of death");
@@ -363,8 +386,11 @@ impl Registry {
         }
         if restarted {
             self.counters.restarts += 1;
-            let (previous_uptime, uptime, mode) = (was_uptime, beat.uptime, beat.mode);
-            news |= self.alert(now, slot, What::Restart { previous_uptime, uptime, mode });
+            let (is_queued, twice) = self.alert_restart(now, slot, was_uptime, from);
+            news |= is_queued;
+            used_twice = twice;
+        } else if has_leapt(was_uptime, beat.uptime, elapsed) {
+            self.leapt(now, slot, from);
         }
         if beat.mode == Mode::Emergency && was_mode != Mode::Emergency {
             news |= self.alert_emergency(now, slot, Some(was_mode));
@@ -375,7 +401,7 @@ impl Registry {
             dead_for,
             late: None,
         });
-        Received { slot, is_new: false, restarted, change, news }
+        Received { slot, is_new: false, restarted, change, news, used_twice }
     }
 
     /// Passes the verdicts that have fallen due, and forgets the dead agents that
@@ -489,7 +515,7 @@ impl Registry {
         assert_eq!((told_dead, died), (self.told_dead, self.died.len()));
         assert_eq!((held, mass_dead), (self.held.len(), self.mass_dead));
         assert_eq!((owed, owed), (self.outbox.owed(), self.deaths.len() + self.recoveries.len()));
-        assert!(self.alarms.len() <= self.slots_end);
+        assert!(self.alarms.len() <= self.slots_end && self.restarts.len() <= self.slots_end);
     }
 
     fn slot<'i>(&self, id: impl Into<IdRef<'i>>) -> Option<Slot> {
@@ -566,6 +592,7 @@ impl Registry {
         self.held.remove(slot);
         self.recent.remove(slot);
         self.alarms.remove(slot);
+        self.restarts.remove(slot);
         self.by_status[agent.status() as usize] -= 1;
         self.by_mode[agent.mode as usize] -= 1;
         self.told_dead -= usize::from(agent.told_dead);

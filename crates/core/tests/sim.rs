@@ -36,6 +36,8 @@ struct Agent {
     next_beat: Duration,
     /// The awake time at which its last heartbeat was accepted.
     heard: Option<Duration>,
+    /// A copy with the same id, an hour older: every other heartbeat is the copy's.
+    copy: Option<bool>,
 }
 
 /// What the station does with posts while a phase lasts.
@@ -81,6 +83,9 @@ struct World {
     /// Agents about which the station never takes an alert, and the status code that
     /// it answers.
     cursed: HashMap<AgentId, u16>,
+    /// For each agent, when the last restart happened that the station was told. None for
+    /// an agent that was forgotten once: nobody knows of its restarts before.
+    restart_told: HashMap<AgentId, Option<Tick>>,
     /// Whether the collector may restart in this world, and whether it has.
     restarts: bool,
     restarted: bool,
@@ -115,6 +120,7 @@ impl World {
             verdicts: HashMap::new(),
             refused: HashSet::new(),
             cursed: HashMap::new(),
+            restart_told: HashMap::new(),
             restarts: rng.bool(),
             restarted: false,
             trace: Vec::new(),
@@ -128,7 +134,8 @@ impl World {
             if world.rng.usize(0..8) == 0 {
                 world.cursed.insert(id.clone(), if world.rng.bool() { 500 } else { 502 });
             }
-            world.agents.push(Agent { id, mode, alive: true, started, next_beat, heard: None });
+            let copy = (world.rng.usize(0..6) == 0).then_some(false);
+            world.agents.push(Agent { id, mode, alive: true, started, next_beat, heard: None, copy });
         }
         world
     }
@@ -241,18 +248,25 @@ impl World {
             if faults && self.rng.usize(0..12) == 0 {
                 continue; // lost on the way
             }
-            let beat =
-                Heartbeat { mode: agent.mode, uptime: (self.time - agent.started).as_secs_f64(), name: None };
+            let is_copys =
+                agent.copy.as_mut().is_some_and(|is_copys| std::mem::replace(is_copys, !*is_copys));
+            let older = if is_copys { 3600.0 } else { 0.0 };
+            let uptime = (self.time - agent.started).as_secs_f64() + older;
+            let beat = Heartbeat { mode: agent.mode, uptime, name: None };
             let id = agent.id.clone();
             let awake = self.time - self.paused;
             let now = self.now();
             if let Ok(received) = self.registry.beat(now, &id, &beat) {
-                self.agents[at].heard = Some(awake);
+                assert!(received.used_twice.is_none() || self.agents[at].copy.is_some(), "{id} has no copy");
                 if received.is_new {
+                    if self.agents[at].heard.is_some() {
+                        self.restart_told.insert(id.clone(), None);
+                    }
                     // The agent was removed, or was dead for so long that it was forgotten.
                     self.verdicts.remove(&id);
                     self.told.remove(&id);
                 }
+                self.agents[at].heard = Some(awake);
                 if let Some(change) = received.change
                     && change.was == Verdict::Dead
                 {
@@ -279,6 +293,7 @@ impl World {
                 let id = agent.id.clone();
                 agent.alive = false;
                 agent.heard = None;
+                self.restart_told.insert(id.clone(), None);
                 self.registry.forget(now, &id);
                 self.verdicts.remove(&id);
                 self.told.remove(&id);
@@ -371,6 +386,20 @@ impl World {
         }
         if let Details::Death(death) = &alert.details {
             assert!(death.missed_intervals >= 2);
+        }
+        if let Details::Restart(restart) = &alert.details {
+            let has_copy = self.agents.iter().any(|agent| agent.id == alert.agent && agent.copy.is_some());
+            assert!(has_copy || !restart.id_used_twice, "{} has no copy", alert.agent);
+            // Saved times are whole milliseconds, so a minute may lose some.
+            let last = self.restart_told.entry(alert.agent.clone()).or_insert(Some(Tick::MIN));
+            if let Some(last) = last {
+                let pause = alert.at.tick.since(*last).max(last.since(alert.at.tick));
+                assert!(
+                    *last == Tick::MIN || pause >= 59 * SECOND,
+                    "a restart again after {pause:?}: {alert:?}"
+                );
+                *last = alert.at.tick;
+            }
         }
         if matches!(kind, Kind::AgentDeath | Kind::AgentRecovered) {
             // Deaths and recoveries alternate. There are exceptions: if an answer

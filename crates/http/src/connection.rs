@@ -1,5 +1,7 @@
 //! One connection, without its socket: bytes in, answers out, in their order.
 
+use std::net::IpAddr;
+
 use pap_core::time::Tick;
 
 use crate::parse::{Parsed, Refused, Room, parse};
@@ -106,6 +108,8 @@ pub struct Desk<'a, S> {
     pub says_close: bool,
     /// The present moment.
     pub now: Tick,
+    /// Who is at the other end of this connection.
+    pub peer: Option<IpAddr>,
 }
 
 impl Connection {
@@ -131,7 +135,8 @@ impl Connection {
                     break;
                 }
                 Parsed::Refused(why) => self.refuse(why, desk),
-                Parsed::Whole { request, length, persists } => {
+                Parsed::Whole { mut request, length, persists } => {
+                    request.peer = desk.peer;
                     done += length;
                     (self.has_asked, self.said_continue, self.request_since) = (true, false, None);
                     let after = match (persists && !desk.says_close, request.version) {

@@ -11,7 +11,7 @@ mod turn;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -46,6 +46,8 @@ const FIRST_LISTENER: usize = 1;
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 struct Entry {
     socket: mio::net::TcpStream,
+    /// Who is at the other end.
+    peer: Option<IpAddr>,
     place: Place,
     connection: Connection,
     links: Links,
@@ -285,8 +287,11 @@ impl<S: Service> Edge<S> {
         if connection.has_asked {
             self.common.asked.fetch_add(1, Ordering::Relaxed);
         }
+        // The socket's family may be another than IP: a service manager made the listener.
+        let peer = socket.peer_addr().ok().map(|peer| peer.ip().to_canonical());
         let slot = slot(self.entries.insert(Entry {
             socket,
+            peer,
             place,
             connection,
             links: Links::default(),

@@ -177,7 +177,7 @@ pub fn parse<'a>(bytes: &'a [u8], room: &'a mut Room<'a>) -> Parsed<'a> {
     };
     let says = |word| tokens(headers, "Connection").any(|token| token.eq_ignore_ascii_case(word));
     let persists = !says("close") && (version == Version::Http11 || says("keep-alive"));
-    let request = Request { method, target, version, headers, body };
+    let request = Request { method, target, version, headers, body, peer: None };
     Parsed::Whole { request, length: start + head_length + consumed, persists }
 }
 

@@ -1,5 +1,7 @@
 //! A request as the service sees it.
 
+use std::net::IpAddr;
+
 use httparse::Header;
 
 /// The version of HTTP that a client speaks.
@@ -25,6 +27,9 @@ pub struct Request<'a> {
     pub headers: &'a [Header<'a>],
     /// The body, decoded.
     pub body: &'a [u8],
+    /// Who is at the other end of the connection: the client, or a proxy. None if the
+    /// socket has no IP address.
+    pub peer: Option<IpAddr>,
 }
 
 impl<'a> Request<'a> {

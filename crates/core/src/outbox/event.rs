@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent_id::AgentId;
 use crate::alert::{Details, Emergency, Kind, Restart};
 use crate::heartbeat::Mode;
+use crate::registry::Twice;
 use crate::time::Now;
 
 /// Something that happened to an agent once.
@@ -42,6 +43,9 @@ pub enum What {
         uptime: f64,
         /// The mode that the agent announced.
         mode: Mode,
+        /// Two agents probably use this id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        twice: Option<Twice>,
     },
 }
 
@@ -61,9 +65,13 @@ impl From<What> for Details {
             What::Emergency { previous_mode, uptime } => {
                 Self::Emergency(Emergency { previous_mode, uptime_seconds: uptime })
             }
-            What::Restart { previous_uptime, uptime, mode } => {
-                Self::Restart(Restart { previous_uptime, new_uptime: uptime, mode })
-            }
+            What::Restart { previous_uptime, uptime, mode, twice } => Self::Restart(Restart {
+                previous_uptime,
+                new_uptime: uptime,
+                mode,
+                id_used_twice: twice.is_some(),
+                addresses: twice.into_iter().flat_map(Twice::addresses).collect(),
+            }),
         }
     }
 }

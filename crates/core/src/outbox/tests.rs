@@ -29,7 +29,7 @@ fn event(outbox: &mut Outbox, now: Now, number: usize, emergency: bool) -> bool 
     let what = if emergency {
         What::Emergency { previous_mode: None, uptime: 1.0 }
     } else {
-        What::Restart { previous_uptime: 9.0, uptime: 1.0, mode: Mode::Idle }
+        What::Restart { previous_uptime: 9.0, uptime: 1.0, mode: Mode::Idle, twice: None }
     };
     outbox.event(now.tick, Event { agent: id(number), name: "n".into(), at: now, what })
 }

@@ -38,6 +38,14 @@ impl<T> BySlot<T> {
         table.find(self.hasher.hash_one(slot), |&(other, _)| other == slot).map(|(_, value)| value)
     }
 
+    pub fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
+        let table = &mut self.tables[table(slot)];
+        if table.is_empty() {
+            return None;
+        }
+        table.find_mut(self.hasher.hash_one(slot), |&(other, _)| other == slot).map(|(_, value)| value)
+    }
+
     /// Keeps a value for the slot. It replaces the slot's former value.
     pub fn insert(&mut self, slot: Slot, value: T) {
         self.insert_among(slot, value, |_| true);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::mass::{Around, Died, Held, RecentDeaths};
-use super::{Agent, BySlot, Name, Registry};
+use super::{Agent, BySlot, Name, Registry, Restarts};
 use crate::agent_id::AgentId;
 use crate::alert::VerdictKind;
 use crate::due_queues::{DueQueue, Links, Slot};
@@ -21,7 +21,7 @@ use crate::verdict::Verdict;
 
 /// An agent as it is saved. The uptime is in seconds, as in a heartbeat. All other
 /// times are in milliseconds: `first_seen` and `last_seen` since 1970, `silence` and
-/// `dead_for` up to the moment of saving, `emergency_alert_in` from that moment on.
+/// `dead_for` up to the moment of saving, `…_alert_in` from that moment on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedAgent {
     /// Required.
@@ -61,6 +61,8 @@ pub struct SavedAgent {
     awake_since: Option<u64>,
     #[serde(default)]
     emergency_alert_in: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    restart_alert_in: u64,
     #[serde(default)]
     told_dead: bool,
     #[serde(default)]
@@ -70,6 +72,11 @@ pub struct SavedAgent {
     /// What Alertmanagers are told of it; nothing where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     firing: Vec<Condition>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_zero(time: &u64) -> bool {
+    *time == 0
 }
 
 const fn healthy() -> Verdict {
@@ -120,6 +127,7 @@ impl Registry {
                 .map_or_else(Vec::new, Into::into),
             awake_since: died.map(|died| died.awake_since.0),
             emergency_alert_in: alarm.map_or(0, |alarm| millis(alarm.since(now))),
+            restart_alert_in: self.restarts.get(slot).map_or(0, |restarts| restarts.pause_ms(now)),
             told_dead: agent.told_dead,
             death: owed(&self.deaths),
             recovery: owed(&self.recoveries),
@@ -189,6 +197,10 @@ impl Registry {
         }
         if saved.emergency_alert_in > 0 {
             self.alarms.insert(slot, now.tick + Duration::from_millis(saved.emergency_alert_in));
+        }
+        if saved.restart_alert_in > 0 {
+            let next = now.tick + Duration::from_millis(saved.restart_alert_in);
+            self.restarts.insert(slot, Restarts::new(next));
         }
         self.restore_conditions(now, slot, saved.firing);
         let agent = &self.agents[slot as usize].id;

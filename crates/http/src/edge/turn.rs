@@ -111,6 +111,7 @@ impl<S: Service> Edge<S> {
             scratch: &mut scratch,
             says_close: common.says_close(),
             now,
+            peer: self.entries[slot as usize].peer,
         };
         let entry = &mut self.entries[slot as usize];
         let had_asked = entry.connection.has_asked;
@@ -268,6 +269,7 @@ impl<S: Service> Edge<S> {
             scratch: &mut self.scratch,
             says_close: true,
             now: common.service.now(),
+            peer: None,
         };
         let entry = &mut self.entries[slot as usize];
         entry.connection.refuse(why, &mut desk);
