@@ -147,7 +147,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
         // A lane may still have a client that reads its answer slowly.
         log::warn!("stopping although these threads did not end in time: {}", late.join(", "));
     }
-    parts.keeper.save(&parts.shared);
+    parts.keeper.save_last(&parts.shared);
     log::info!("stopped");
     Ok(())
 }
