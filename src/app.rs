@@ -156,7 +156,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
         // A lane may still have a client that reads its answer slowly.
         log::warn!("stopping although these threads did not end in time: {}", late.join(", "));
     }
-    parts.keeper.save(&parts.shared);
+    parts.keeper.save_last(&parts.shared);
     if parts.is_traced && !parts.shared.trace_calls().await_written(JOIN) {
         log::warn!("stopping although the end of HEARTBEAT_TRACE is not written: the disk is too slow");
     }

@@ -41,6 +41,9 @@ struct Head {
     instance: String,
     seq: u64,
     saved_at: u64,
+    /// It was saved as the last thing before the collector stopped.
+    #[serde(default)]
+    is_last: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,6 +69,8 @@ pub struct Saved {
     pub seq: u64,
     /// When it was saved, in milliseconds since 1970.
     pub saved_at: u64,
+    /// The collector heard no agent after it was saved.
+    pub is_last: bool,
     /// The agents.
     pub agents: Vec<SavedAgent>,
     /// The events that were not yet told.
@@ -104,11 +109,12 @@ pub struct Owner {
     pub instance: String,
 }
 
-/// Writes the state in bounded steps. `locked` runs each step on the registry.
+/// Writes the state in bounded steps. `locked` runs each step on the registry. If it
+/// `is_last`, the collector hears no agent afterwards.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn write(owner: &Owner, locked: &mut Locked<'_>, out: &mut dyn Write) -> io::Result<()> {
+pub fn write(owner: &Owner, is_last: bool, locked: &mut Locked<'_>, out: &mut dyn Write) -> io::Result<()> {
     let (mut agents, mut events, mut seq) = (0, Vec::new(), 0);
     locked(&mut |registry, now| {
         events = registry.save_events(now);
@@ -121,6 +127,7 @@ pub fn write(owner: &Owner, locked: &mut Locked<'_>, out: &mut dyn Write) -> io:
         instance: owner.instance.clone(),
         seq,
         saved_at: wall().0,
+        is_last,
     };
     line(out, &head)?;
     let (mut from, mut step) = (Some(0), Vec::with_capacity(STEP));
@@ -175,6 +182,7 @@ pub fn read(cluster_id: &str, input: impl BufRead) -> Result<Saved, Unusable> {
                     instance: head.instance,
                     seq: head.seq,
                     saved_at: head.saved_at,
+                    is_last: head.is_last,
                     agents,
                     events,
                     ended,
@@ -222,14 +230,14 @@ impl StateFile {
         Ok(name.into())
     }
 
-    /// Replaces the file with the present state.
+    /// Replaces the file with the present state; `is_last` as for [`write`].
     ///
     /// # Errors
     /// Those of the file system. The former file is still there.
-    pub fn save(&self, owner: &Owner, locked: &mut Locked<'_>) -> io::Result<()> {
+    pub fn save(&self, owner: &Owner, is_last: bool, locked: &mut Locked<'_>) -> io::Result<()> {
         replace(&self.path, ".new", Durability::Synced, |file| {
             let mut out = BufWriter::with_capacity(64 * 1024, file);
-            write(owner, locked, &mut out)
+            write(owner, is_last, locked, &mut out)
         })
     }
 }
@@ -270,7 +278,7 @@ mod tests {
 
     fn text(registry: &Registry, now: Now) -> Vec<u8> {
         let mut out = Vec::new();
-        write(&owner(), &mut |step| step(registry, now), &mut out).unwrap();
+        write(&owner(), true, &mut |step| step(registry, now), &mut out).unwrap();
         out
     }
 
@@ -308,11 +316,12 @@ mod tests {
     }
 
     #[test]
-    fn after_a_restart_everyone_gets_a_full_deadline() {
+    fn after_a_kill_everyone_gets_a_full_deadline() {
         let before = busy();
         let saved = read("c", text(&before, at(20)).as_slice()).unwrap();
+        assert!(saved.is_last);
         let mut after = registry();
-        after.restore(at(1000), saved.agents, Resume::Restarted);
+        after.restore(at(1000), saved.agents, Resume::Killed);
         assert_eq!(after.stats(), before.stats(), "verdicts are kept");
         assert!(after.sweep(at(1009), 9).changes.iter().all(|change| change.agent.healthy));
         let mut deaths = 0;

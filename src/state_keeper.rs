@@ -68,7 +68,15 @@ impl StateKeeper {
         let loaded = keeper.file.as_ref().map(|(file, _)| file.load(&keeper.owner.cluster_id));
         match loaded {
             None | Some(Ok(None)) => {}
-            Some(Ok(Some(saved))) => keeper = keeper.restored(shared, saved, Resume::Restarted),
+            Some(Ok(Some(saved))) => {
+                let resume = if saved.is_last { Resume::Stopped } else { Resume::Killed };
+                keeper = keeper.restored(shared, saved, resume);
+                // From now on agents are heard, so the file must no longer say that it is
+                // the last one.
+                if resume == Resume::Stopped {
+                    keeper.save(shared);
+                }
+            }
             Some(Err(error)) => {
                 log::error!("the state file is not used: {error}");
                 keeper.set_aside();
@@ -83,7 +91,7 @@ impl StateKeeper {
             registry.restore_ended(now, saved.ended);
             let no_room = registry.restore(now, saved.agents, resume);
             // A collector that was killed may have used numbers beyond the saved one.
-            let skipped = if resume == Resume::Restarted { UNSAVED_ALERTS } else { 0 };
+            let skipped = if resume == Resume::Continued { 0 } else { UNSAVED_ALERTS };
             registry.restore_events(now, saved.seq + skipped, saved.events);
             tape.known(now, registry);
             no_room
@@ -130,7 +138,7 @@ impl StateKeeper {
             if revision == saved {
                 continue;
             }
-            match self.try_save(shared) {
+            match self.try_save(shared, false) {
                 Ok(()) => {
                     saved = revision;
                     troubles.clear();
@@ -145,10 +153,22 @@ impl StateKeeper {
 
     /// Saves once. Returns false if STATE_FILE is set but does not hold the state.
     pub fn save(&self, shared: &Shared) -> bool {
+        self.save_if_set(shared, false)
+    }
+
+    /// The same, when the collector hears no agent any more. The next start then counts
+    /// the silence of every agent on from there.
+    pub fn save_last(&self, shared: &Shared) -> bool {
+        self.save_if_set(shared, true)
+    }
+
+    fn save_if_set(&self, shared: &Shared, is_last: bool) -> bool {
         if self.interval().is_none() {
             return self.file.is_none();
         }
-        self.try_save(shared).inspect_err(|error| log::error!("the state cannot be saved: {error}")).is_ok()
+        self.try_save(shared, is_last)
+            .inspect_err(|error| log::error!("the state cannot be saved: {error}"))
+            .is_ok()
     }
 
     /// How saving goes, for everybody who asks.
@@ -159,9 +179,10 @@ impl StateKeeper {
         Saving { is_configured: self.file.is_some(), is_saved, succeeded, failed }
     }
 
-    fn try_save(&self, shared: &Shared) -> io::Result<()> {
+    fn try_save(&self, shared: &Shared, is_last: bool) -> io::Result<()> {
         let Some((file, _)) = &self.file else { return Ok(()) };
-        let result = file.save(&self.owner, &mut |step| shared.with(|registry, now| step(registry, now)));
+        let result =
+            file.save(&self.owner, is_last, &mut |step| shared.with(|registry, now| step(registry, now)));
         self.saves[usize::from(result.is_err())].fetch_add(1, Ordering::Relaxed);
         self.is_failing.store(result.is_err(), Ordering::Relaxed);
         result
@@ -172,7 +193,7 @@ impl StateKeeper {
     /// # Errors
     /// The writer's own.
     pub fn write(&self, locked: &mut Locked<'_>, out: &mut dyn Write) -> io::Result<()> {
-        state_file::write(&self.owner, locked, out)
+        state_file::write(&self.owner, false, locked, out)
     }
 }
 

@@ -273,9 +273,12 @@ fn with_memory(
 /// Saves the state and replaces the program; it gets only the listeners.
 fn with_listeners(program: &mut Program, target: &Target, doors: &Doors, parts: &Parts, demands: &Demands) {
     // The event loops stand still, so no heartbeat is taken after this save.
-    if parts.keeper.save(&parts.shared) {
-        let _signals = demands.signals.hold();
+    if parts.keeper.save_last(&parts.shared) {
+        let signals = demands.signals.hold();
         exec(program, target, doors, demands, None);
+        drop(signals);
+        // The upgrade failed, and agents are heard again.
+        parts.keeper.save(&parts.shared);
     } else {
         log::error!(
             "{}",

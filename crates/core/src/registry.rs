@@ -147,8 +147,28 @@ struct Agent {
     /// The due queue in which the agent stands. It implies the verdict.
     queue: DueQueue,
     mode: Mode,
+    marks: Marks,
+}
+
+/// Two facts about an agent, in one byte.
+#[derive(Clone, Copy, Debug)]
+struct Marks(u8);
+
+impl Marks {
+    const fn new(told_dead: bool, was_spared: bool) -> Self {
+        Self(told_dead as u8 | (was_spared as u8) << 1)
+    }
+
     /// The station took the agent's death, and its recovery is not settled yet.
-    told_dead: bool,
+    const fn told_dead(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    /// Since the agent's last heartbeat, a kill of the collector has given it a full
+    /// deadline.
+    const fn was_spared(self) -> bool {
+        self.0 & 2 != 0
+    }
 }
 
 impl Agent {
@@ -321,7 +341,7 @@ impl Registry {
                 consecutive: 1,
                 queue: DueQueue::Healthy(beat.mode),
                 mode: beat.mode,
-                told_dead: false,
+                marks: Marks::new(false, false),
             },
         );
         let news = beat.mode == Mode::Emergency && self.alert_emergency(now, slot, None);
@@ -338,7 +358,7 @@ impl Registry {
         let queue = agent.queue;
         self.by_status[agent.status() as usize] += 1;
         self.by_mode[agent.mode as usize] += 1;
-        self.told_dead += usize::from(agent.told_dead);
+        self.told_dead += usize::from(agent.marks.told_dead());
         self.silences.add(now, agent.silence());
         self.agents.insert(agent);
         self.slots_end = self.slots_end.max(slot as usize + 1);
@@ -366,6 +386,7 @@ impl Registry {
         agent.uptime = beat.uptime;
         agent.last_seen = now.tick;
         agent.last_seen_wall = now.wall;
+        agent.marks = Marks::new(agent.marks.told_dead(), false);
         agent.consecutive = if restarted || agent.status() == Verdict::Dead {
             1
         } else {
@@ -491,7 +512,7 @@ impl Registry {
             let slot = slot.unwrap_or_default();
             by_status[agent.status() as usize] += 1;
             by_mode[agent.mode as usize] += 1;
-            told_dead += usize::from(agent.told_dead);
+            told_dead += usize::from(agent.marks.told_dead());
             let is_dead = agent.status() == Verdict::Dead;
             died += usize::from(is_dead);
             assert_eq!(self.died.get(slot).is_some(), is_dead);
@@ -595,7 +616,7 @@ impl Registry {
         self.restarts.remove(slot);
         self.by_status[agent.status() as usize] -= 1;
         self.by_mode[agent.mode as usize] -= 1;
-        self.told_dead -= usize::from(agent.told_dead);
+        self.told_dead -= usize::from(agent.marks.told_dead());
     }
 
     fn alert(&mut self, now: Now, slot: Slot, what: What) -> bool {

@@ -62,6 +62,12 @@ pub fn suspect_after(mode: Mode) -> Duration {
     mode.interval() * 3 / 2
 }
 
+/// The silence after which the next heartbeat of an agent in `mode` is a tenth of the
+/// interval late.
+pub fn overdue_after(mode: Mode) -> Duration {
+    mode.interval() * 11 / 10
+}
+
 /// The silence after which an agent in `mode` is dead: 2 intervals and the grace. If
 /// no grace is set, it is a tenth of the interval: the second heartbeat after one
 /// that was lost falls due at 2 intervals, and has this long to arrive.

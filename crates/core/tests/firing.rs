@@ -381,7 +381,7 @@ impl World {
     }
 
     fn restart(&mut self, now: Now) {
-        let resume = if self.rng.bool() { Resume::Restarted } else { Resume::Continued };
+        let resume = if self.rng.bool() { Resume::Killed } else { Resume::Continued };
         let (mut agents, mut ended) = (Vec::new(), Vec::new());
         let (mut from, mut place) = (Some(0), Some(0));
         while let Some(number) = from {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::mass::{Around, Died, Held, RecentDeaths};
-use super::{Agent, BySlot, Name, Registry, Restarts};
+use super::{Agent, BySlot, Marks, Name, Registry, Restarts};
 use crate::agent_id::AgentId;
 use crate::alert::VerdictKind;
 use crate::due_queues::{DueQueue, Links, Slot};
@@ -59,6 +59,9 @@ pub struct SavedAgent {
     /// For the death: since when the collector was awake.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     awake_since: Option<u64>,
+    /// Since its last heartbeat a kill has given it a full deadline ([`Resume::Killed`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    was_spared: bool,
     #[serde(default)]
     emergency_alert_in: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -79,18 +82,33 @@ const fn is_zero(time: &u64) -> bool {
     *time == 0
 }
 
+impl SavedAgent {
+    /// Gives an agent that may have been heard after this was saved a full deadline.
+    const fn spare(&mut self) {
+        let is_waiting = !matches!(self.status, Verdict::Dead) && self.held_for.is_none();
+        if is_waiting && !self.was_spared {
+            (self.silence, self.was_spared) = (0, true);
+        }
+    }
+}
+
 const fn healthy() -> Verdict {
     Verdict::Healthy
 }
 
-/// Whether silence counts in the time between saving and restoring.
+/// What happened between saving and restoring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resume {
-    /// An in-place upgrade: the silence of every agent goes on.
+    /// An in-place upgrade. No heartbeat was missed, and the silence of every agent
+    /// goes on.
     Continued,
-    /// A restart: no collector was there to hear heartbeats. Every agent that is not
-    /// dead gets a full deadline from now.
-    Restarted,
+    /// A restart. The collector saved its state as the last thing before it stopped, so
+    /// the silence goes on as it was then. The time without a collector does not count.
+    Stopped,
+    /// A restart after a kill. The collector may have heard agents after it saved its
+    /// state, so every agent that is not dead gets a full deadline, but only once until
+    /// its next heartbeat.
+    Killed,
 }
 
 impl Registry {
@@ -126,9 +144,10 @@ impl Registry {
                 .filter(|counts| counts.iter().any(|&count| count > 0))
                 .map_or_else(Vec::new, Into::into),
             awake_since: died.map(|died| died.awake_since.0),
+            was_spared: agent.marks.was_spared(),
             emergency_alert_in: alarm.map_or(0, |alarm| millis(alarm.since(now))),
             restart_alert_in: self.restarts.get(slot).map_or(0, |restarts| restarts.pause_ms(now)),
-            told_dead: agent.told_dead,
+            told_dead: agent.marks.told_dead(),
             death: owed(&self.deaths),
             recovery: owed(&self.recoveries),
             firing: self.saved_conditions(slot),
@@ -138,24 +157,26 @@ impl Registry {
     /// Fills an empty registry with saved agents. Returns how many agents found no
     /// room.
     pub fn restore(&mut self, now: Now, mut agents: Vec<SavedAgent>, resume: Resume) -> usize {
-        // The agent that falls due first must join its due queue first.
-        let waited = |agent: &SavedAgent| match (agent.status, resume) {
+        let waited = |agent: &SavedAgent| match (agent.status, agent.held_for) {
             (Verdict::Dead, _) => agent.dead_for,
-            (Verdict::Suspect, _) if agent.held_for.is_some() => agent.held_for.unwrap_or_default(),
-            (Verdict::Healthy | Verdict::Suspect, Resume::Continued) => agent.silence,
-            (Verdict::Healthy | Verdict::Suspect, Resume::Restarted) => 0,
+            (Verdict::Suspect, Some(held_for)) => held_for,
+            (Verdict::Healthy | Verdict::Suspect, _) => agent.silence,
         };
+        if resume == Resume::Killed {
+            agents.iter_mut().for_each(SavedAgent::spare);
+        }
+        // The agent that falls due first must join its due queue first.
         agents.sort_by_key(|agent| std::cmp::Reverse(waited(agent)));
         let no_room = agents.len().saturating_sub(self.rules.max_agents);
         agents.truncate(self.rules.max_agents);
         for agent in agents {
-            self.restore_one(now, agent, resume);
+            self.restore_one(now, agent);
         }
         self.resume_mass(now);
         no_room
     }
 
-    fn restore_one(&mut self, now: Now, saved: SavedAgent, resume: Resume) {
+    fn restore_one(&mut self, now: Now, saved: SavedAgent) {
         if self.slot(&saved.id).is_some() {
             return;
         }
@@ -167,10 +188,7 @@ impl Registry {
             Agent {
                 name: Name::new(&saved.id, saved.name.as_deref()),
                 id: saved.id,
-                last_seen: match (resume, saved.status) {
-                    (Resume::Continued, _) | (Resume::Restarted, Verdict::Dead) => ago(saved.silence),
-                    (Resume::Restarted, Verdict::Healthy | Verdict::Suspect) => now.tick,
-                },
+                last_seen: ago(saved.silence),
                 last_seen_wall: wall(saved.last_seen),
                 first_seen_wall: wall(saved.first_seen),
                 uptime: saved.uptime,
@@ -178,7 +196,7 @@ impl Registry {
                 consecutive: saved.consecutive,
                 queue: if held.is_some() { DueQueue::Held } else { DueQueue::of(saved.status, saved.mode) },
                 mode: saved.mode,
-                told_dead: saved.told_dead,
+                marks: Marks::new(saved.told_dead, saved.was_spared),
             },
         );
         if saved.status == Verdict::Dead {

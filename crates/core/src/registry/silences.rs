@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::heartbeat::Mode;
 use crate::time::{Tick, nanos};
-use crate::verdict::dead_after;
+use crate::verdict::{dead_after, overdue_after};
 
 /// Steps in one interval.
 const STEPS: u32 = 20;
@@ -30,7 +30,7 @@ pub struct Together {
 
 /// When an agent that was last heard at this moment becomes overdue.
 fn overdue_at(mode: Mode, last_seen: Tick) -> Tick {
-    last_seen + mode.interval() * 11 / 10
+    last_seen + overdue_after(mode)
 }
 
 #[derive(Debug)]
@@ -47,7 +47,7 @@ struct Ring {
 
 impl Ring {
     fn new(mode: Mode, grace: Option<Duration>) -> Self {
-        let longest = Mode::ALL.map(Mode::interval).into_iter().max().unwrap_or_default() * 11 / 10;
+        let longest = Mode::ALL.map(overdue_after).into_iter().max().unwrap_or_default();
         // A death looks back to an interval before its own silence began.
         let past = nanos(dead_after(mode, grace));
         let span = past + nanos(longest);

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::mass::Died;
-use super::{Agent, Registry};
+use super::{Agent, Marks, Registry};
 use crate::alert::{Alert, Death, Details, HEARTBEAT_TIMEOUT, Recovered, VerdictKind};
 use crate::delivery::Outcome;
 use crate::due_queues::{DueQueue, Slot};
@@ -77,7 +77,7 @@ impl Registry {
         // While the death is being posted, we do not know whether the station will
         // take it. The recovery waits for that answer.
         let being_told = death.is_some_and(|seq| self.outbox.is_under_way(seq));
-        let told = death.is_none() && agent.told_dead;
+        let told = death.is_none() && agent.marks.told_dead();
         if let Some(seq) = death {
             self.outbox.withdraw(seq, Dropped::Cancelled);
         }
@@ -126,9 +126,9 @@ impl Registry {
 
     fn set_told_dead(&mut self, slot: Slot, dead: bool) {
         let agent = &mut self.agents[slot as usize];
-        self.told_dead -= usize::from(agent.told_dead);
+        self.told_dead -= usize::from(agent.marks.told_dead());
         self.told_dead += usize::from(dead);
-        agent.told_dead = dead;
+        agent.marks = Marks::new(dead, agent.marks.was_spared());
     }
 
     fn verdict_alert(&self, now: Now, slot: Slot, (seq, kind, at): (u64, VerdictKind, Now)) -> Alert {
