@@ -66,7 +66,10 @@ fn a_kill_in_the_middle_loses_no_agent_and_invents_no_death() {
     assert_eq!(collector.get("/agents").json()["stats"], stats, "nobody is lost, and verdicts are kept");
     assert_eq!(collector.beat(&uuid(5), "EMERGENCY", 200.0).json()["is_new"], false);
     // Two agents never come back, the others do.
-    beat(&collector, 30, &|agent| ![0, 7, 8].contains(&agent));
+    // From here on the others may be silent for longer than those two.
+    for agent in (0..agents).filter(|agent| ![0, 7, 8].contains(agent)) {
+        assert_eq!(collector.beat(&uuid(agent), "IDLE", 250.0).status, 200);
+    }
     assert!(station.wait_until(PATIENCE, |posts| dead(posts).len() >= 3));
     assert_eq!(dead(&station.posts()), [uuid(0), uuid(7), uuid(8)], "each once, and no other");
     let seqs: Vec<u64> = station
