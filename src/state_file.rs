@@ -230,7 +230,7 @@ impl StateFile {
         Ok(name.into())
     }
 
-    /// Replaces the file with the present state; `is_last` as for [`write`].
+    /// Replaces the file with the present state; `is_last` as for [`write()`].
     ///
     /// # Errors
     /// Those of the file system. The former file is still there.

@@ -141,11 +141,7 @@ impl World {
         self.time += Duration::from_nanos(self.rng.u64(0..20_000_000_000));
         self.begin();
         let now = self.now();
-        self.registry.restore(
-            now,
-            saved,
-            if self.rng.bool() { Resume::Continued } else { Resume::Restarted },
-        );
+        self.registry.restore(now, saved, if self.rng.bool() { Resume::Continued } else { Resume::Killed });
         self.tape.known(now, &self.registry);
     }
 
