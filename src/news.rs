@@ -17,13 +17,13 @@ pub fn tell(change: &Change, observers: &Observers) {
 pub fn tell_mass(change: &MassChange, hold: Duration) {
     match change {
         MassChange::Began(mass) => {
-            let held = if hold.is_zero() {
+            let then = if hold.is_zero() {
                 "their deaths are told at once; MASS_SILENCE_HOLD_MS would hold them back".to_owned()
             } else {
                 format!("their deaths are held back for {hold:.0?}")
             };
             log::warn!(
-                "mass silence: {} of {} known agents fell silent within one interval, so look at the network first; {held}",
+                "mass silence: {} of {} known agents fell silent within one interval, so look at the network first; {then}",
                 mass.silent,
                 mass.known
             );

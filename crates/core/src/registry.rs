@@ -391,10 +391,7 @@ impl Registry {
         debug_assert!(budget > 0, "a sweep with a budget of 0 cannot do anything");
         let (mut swept, mut steps) = (Swept::default(), 0);
         self.end_mass(now);
-        loop {
-            let Some((due, queue, slot)) = self.earliest().filter(|&(due, ..)| due <= now.tick) else {
-                break;
-            };
+        while let Some((due, queue, slot)) = self.earliest().filter(|&(due, ..)| due <= now.tick) {
             if steps >= budget {
                 swept.more = true;
                 break;
