@@ -209,7 +209,7 @@ fn an_upgrade_in_place_goes_on_with_the_same_alerts() {
     let told = await_taken(&station, 2);
     let end = told.last().unwrap();
     assert_eq!((&end["labels"], &end["startsAt"]), (&first[0]["labels"], &first[0]["startsAt"]));
-    until("it has ended", || taken(&station.posts()).last().is_some_and(|end| is_resolved(end)));
+    until("it has ended", || taken(&station.posts()).last().is_some_and(is_resolved));
 }
 
 #[test]
