@@ -1,7 +1,8 @@
 //! State files that older versions wrote are read for ever.
 //!
-//! Version 1.0.0 wrote `golden/state-v1.jsonl`. Do not change this file: a new version
-//! of the format gets a new file beside it.
+//! Version 1.0.0 wrote `golden/state-v1.jsonl`, and `golden/state-v1-conditions.jsonl`
+//! with what an Alertmanager was told. Do not change these files: a new version of the
+//! format gets a new file beside them.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
@@ -11,13 +12,16 @@ use pap_collector::state_file::{Saved, read};
 use pap_core::agent_id::AgentId;
 use pap_core::alert::Kind;
 use pap_core::delivery::Outcome;
+use pap_core::firing::{Repeat, to_json};
 use pap_core::heartbeat::{Heartbeat, Mode};
 use pap_core::outbox::Limits;
 use pap_core::registry::{Registry, Resume, Rules};
 use pap_core::time::{Now, Tick, Wall};
 use pap_core::verdict::Verdict;
+use serde_json::{Value, json};
 
 const V1: &str = include_str!("golden/state-v1.jsonl");
+const V1_CONDITIONS: &str = include_str!("golden/state-v1-conditions.jsonl");
 /// When the state was saved, in seconds since the start of the collector that wrote
 /// it.
 const SAVED_AT: u64 = 55;
@@ -49,6 +53,8 @@ fn restored(saved: Saved, resume: Resume) -> Registry {
         recovery_alerts: true,
         outbox: Limits { queue: 100, ttl: Duration::from_secs(300), senders: 1 },
     });
+    registry.tell_alertmanagers(Repeat { targets: 1, every: Duration::from_secs(60) });
+    registry.restore_ended(at(SAVED_AT), saved.ended);
     assert_eq!(registry.restore(at(SAVED_AT), saved.agents, resume), 0);
     registry.restore_events(at(SAVED_AT), saved.seq, saved.events);
     registry.audit();
@@ -141,4 +147,58 @@ fn an_emergency_alert_of_version_1_still_counts_against_the_next() {
     assert_eq!(beat(Mode::Emergency, 104), queued, "the one at 45 s was less than a minute before");
     beat(Mode::Idle, 104);
     assert_eq!(beat(Mode::Emergency, 105), queued + 1);
+}
+
+/// What an Alertmanager is told next: for each alert its name, its agent's name, its
+/// beginning, and its end if that is not ahead.
+fn told(registry: &mut Registry, now: Now) -> Vec<[Value; 4]> {
+    let batch = registry.firing_mut().next(now, 0).unwrap();
+    registry.firing_mut().settle(now.tick, &batch, Outcome::Taken);
+    let alerts: Value =
+        serde_json::from_slice(&to_json(&batch.alerts, "golden", "http://c/").unwrap()).unwrap();
+    let mut all: Vec<_> = alerts
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(&batch.alerts)
+        .map(|(alert, told)| {
+            let labels = &alert["labels"];
+            let ended = told.condition.ended.map_or(Value::Null, |_| alert["endsAt"].clone());
+            [labels["alertname"].clone(), labels["agent_name"].clone(), alert["startsAt"].clone(), ended]
+        })
+        .collect();
+    all.sort_by_key(|alert| (alert[0].to_string(), alert[1].to_string()));
+    all
+}
+
+#[test]
+fn what_an_alertmanager_was_told_goes_on_and_ends_with_the_same_labels() {
+    let saved = read("golden", V1_CONDITIONS.as_bytes()).unwrap();
+    let mut registry = restored(saved, Resume::Restarted);
+    let emergency = "PapAgentEmergency";
+    let (dead_since, since) = ("2026-11-26T02:37:46.958Z", "2026-11-26T02:37:53.024Z");
+    let expected = [
+        json!(["PapAgentDead", "dead", dead_since, null]),
+        json!([emergency, "calm", "2026-11-26T02:37:53.079Z", "2026-11-26T02:37:58.529Z"]),
+        json!([emergency, "dead", dead_since, null]),
+        json!([emergency, "gone", "2026-11-26T02:37:53.062Z", "2026-11-26T02:37:58.545Z"]),
+        json!([emergency, "old", since, null]),
+    ];
+    assert_eq!(json!(told(&mut registry, at(SAVED_AT))), json!(expected));
+    assert_eq!(registry.firing().ended(), 0);
+    let beat = Heartbeat { mode: Mode::Idle, uptime: 20.0, name: Some("newest".into()) };
+    let now = Now { wall: Wall(1_795_660_700_000), ..at(SAVED_AT) };
+    registry.beat(now, &id("renamed"), &beat).unwrap();
+    let end = json!([[emergency, "old", since, "2026-11-26T02:38:20.000Z"]]);
+    assert_eq!(json!(told(&mut registry, now)), end);
+    registry.audit();
+}
+
+#[test]
+fn a_state_without_conditions_has_those_of_its_agents() {
+    let saved = read("golden", V1.as_bytes()).unwrap();
+    let mut registry = restored(saved, Resume::Restarted);
+    assert_eq!(registry.firing().holding(), [3, 5, 0]);
+    let all = told(&mut registry, at(SAVED_AT));
+    assert_eq!(json!(all[1]), json!(["PapAgentDead", OWED, "2025-12-02T10:00:25.000Z", null]));
 }

@@ -44,6 +44,8 @@ pub const ANSWER_401: &str = "answer 401";
 pub const NOT_OBEYED: &str = "is not obeyed";
 /// An Alertmanager takes alerts after a time in which it did not.
 pub const TAKES_AGAIN: &str = "takes alerts again";
+/// An Alertmanager took a post with news; the number of alerts comes before this text.
+pub const ALERTS_TOLD: &str = " alerts told to ";
 /// A thread ended by a panic that is not ours.
 pub const BUG_IN: &str = "bug in";
 
