@@ -174,7 +174,7 @@ fn told(registry: &mut Registry, now: Now) -> Vec<[Value; 4]> {
 #[test]
 fn what_an_alertmanager_was_told_goes_on_and_ends_with_the_same_labels() {
     let saved = read("golden", V1_CONDITIONS.as_bytes()).unwrap();
-    let mut registry = restored(saved, Resume::Restarted);
+    let mut registry = restored(saved, Resume::Killed);
     let emergency = "PapAgentEmergency";
     let (dead_since, since) = ("2026-11-26T02:37:46.958Z", "2026-11-26T02:37:53.024Z");
     let expected = [
@@ -197,7 +197,7 @@ fn what_an_alertmanager_was_told_goes_on_and_ends_with_the_same_labels() {
 #[test]
 fn a_state_without_conditions_has_those_of_its_agents() {
     let saved = read("golden", V1.as_bytes()).unwrap();
-    let mut registry = restored(saved, Resume::Restarted);
+    let mut registry = restored(saved, Resume::Killed);
     assert_eq!(registry.firing().holding(), [3, 5, 0]);
     let all = told(&mut registry, at(SAVED_AT));
     assert_eq!(json!(all[1]), json!(["PapAgentDead", OWED, "2025-12-02T10:00:25.000Z", null]));
