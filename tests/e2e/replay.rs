@@ -68,7 +68,8 @@ fn the_verdicts_of_a_real_collector_come_back() {
     let station = Station::start(0, |post| Reply::Status(post.judge("k"))).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");
-    let mut collector = Collector::with_station(&station, &[("HEARTBEAT_TRACE", trace.to_str().unwrap())]);
+    let variables = [("HEARTBEAT_TRACE", trace.to_str().unwrap()), ("HEARTBEAT_GRACE_MS", "0")];
+    let mut collector = Collector::with_station(&station, &variables);
     let started = Instant::now();
     // 0 lives; 1 is falsely dead; 2 dies and restarts; 3 and 4 stay dead; 5 says goodbye.
     for agent in 0..6 {
