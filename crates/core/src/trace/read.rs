@@ -71,6 +71,17 @@ impl std::fmt::Debug for Records<'_> {
     }
 }
 
+/// No time in a trace is longer: some 73 years. Moments that are added to it stay
+/// within their range.
+const LONGEST: Duration = Duration::from_nanos(u64::MAX / 8);
+
+impl Input<'_> {
+    /// A span of time.
+    fn time(&mut self) -> Option<Duration> {
+        Some(Duration::from_nanos(self.number()?)).filter(|time| *time <= LONGEST)
+    }
+}
+
 /// The rest of a block is no record, although its check sum is right: a program with a
 /// bug wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +105,10 @@ impl Iterator for Records<'_> {
 impl Records<'_> {
     fn record(&mut self) -> Option<Record> {
         let tag = self.input.byte()?;
-        let at = self.last + Duration::from_nanos(self.input.number()?);
+        let at = self.last + self.input.time()?;
+        if at.since(Tick::MIN) > LONGEST {
+            return None;
+        }
         self.last = at;
         let input = &mut self.input;
         Some(match tag {
@@ -133,12 +147,12 @@ fn head(at: Tick, fields: &mut Input<'_>) -> Option<Head> {
     let (run, part, wall) = (fields.number()?, fields.number()?, Wall(fields.number()?));
     let mut graces = [Duration::ZERO; Mode::ALL.len()];
     for grace in &mut graces {
-        *grace = Duration::from_nanos(fields.number()?);
+        *grace = fields.time()?;
     }
-    let retention = Duration::from_nanos(fields.number()?);
+    let retention = fields.time()?;
     let max_agents = fields.number()?;
     // It is written only where it is not zero.
-    let mass_silence_hold = Duration::from_nanos(fields.number().unwrap_or_default());
+    let mass_silence_hold = fields.time().unwrap_or_default();
     let rules = TracedRules { graces, retention, max_agents, mass_silence_hold };
     Some(Head { run, part, at, wall, rules })
 }
