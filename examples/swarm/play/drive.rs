@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often it is looked whether all deaths are told.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How many goodbyes are under way at once.
-const GOODBYES: usize = 256;
+const GOODBYES: usize = 64;
 /// How many heartbeats are sent before answers are read. In a burst, an answer would
 /// else wait for us.
 const BATCH: usize = 64;
