@@ -22,6 +22,8 @@ pub struct Common<S> {
     pub most: usize,
     /// Connections, lanes and streams included.
     pub open: Arc<AtomicUsize>,
+    /// Those of them that have not sent a whole request, in any event loop.
+    pub newcomers: AtomicUsize,
     /// Those of them that had an answer and are in an event loop.
     pub asked: AtomicUsize,
     /// Those with an unfinished request.
@@ -45,6 +47,7 @@ impl<S: Service> Common<S> {
             service,
             most,
             open: Arc::default(),
+            newcomers: AtomicUsize::new(0),
             asked: AtomicUsize::new(0),
             reading: AtomicUsize::new(0),
             held_back: AtomicUsize::new(0),

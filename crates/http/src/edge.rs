@@ -251,7 +251,9 @@ impl<S: Service> Edge<S> {
                     // Somebody else may have one that can go.
                     self.common.wanted.fetch_add(1, Ordering::SeqCst);
                     self.common.edges().iter().for_each(Handle::wake);
-                    self.crowded_until = Some(now + ACCEPT_PAUSE);
+                    let pause = now + ACCEPT_PAUSE;
+                    self.crowded_until =
+                        self.next_candidate().map_or(Some(pause), |soon| Some(soon.min(pause)));
                     return;
                 }
                 budget -= 1;
@@ -306,8 +308,20 @@ impl<S: Service> Edge<S> {
             waits_to_write: false,
             has_end: false,
         }));
-        self.order.move_to(&mut self.entries, slot, Queue::Newcomers);
+        self.move_to(slot, Queue::Newcomers);
         slot
+    }
+
+    /// Puts a connection at the end of another queue.
+    fn move_to(&mut self, slot: Slot, queue: Queue) {
+        let is_newcomer = |edge: &Self| edge.entries[slot as usize].links.queue() == Queue::Newcomers;
+        let was_newcomer = is_newcomer(self);
+        self.order.move_to(&mut self.entries, slot, queue);
+        match (was_newcomer, is_newcomer(self)) {
+            (false, true) => drop(self.common.newcomers.fetch_add(1, Ordering::SeqCst)),
+            (true, false) => drop(self.common.newcomers.fetch_sub(1, Ordering::SeqCst)),
+            (false, false) | (true, true) => {}
+        }
     }
 
     fn stand_in_line(&mut self, slot: Slot) {
@@ -331,7 +345,7 @@ impl<S: Service> Edge<S> {
     }
 
     fn detach(&mut self, slot: Slot) -> Entry {
-        self.order.leave(&mut self.entries, slot);
+        self.move_to(slot, Queue::Busy);
         self.set_deadline(slot, None);
         let entry = self.entries.remove(slot as usize);
         self.common.held.fetch_sub(entry.held, Ordering::Relaxed);

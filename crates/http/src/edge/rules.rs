@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use pap_core::time::Tick;
+
 use super::Edge;
 use crate::common::Handle;
 use crate::order::{Queue, Slot};
@@ -13,6 +15,10 @@ use crate::service::{Closed, Service};
 /// 5, 30 or 900 seconds: it must not fall near one of them.
 pub(super) const IDLE: Duration = Duration::from_secs(100);
 
+/// A newcomer has this long to send its request before it gives way. A client on a busy
+/// machine is not always quick enough to write before a flood has filled all places.
+const NEWCOMER: Duration = Duration::from_millis(50);
+
 /// Unfinished requests and unsent answers of all connections, in bytes.
 const MOST_HELD: usize = 8 * 1024 * 1024;
 
@@ -20,10 +26,26 @@ const MOST_HELD: usize = 8 * 1024 * 1024;
 const MOST_CANDIDATES: usize = 16;
 
 impl<S: Service> Edge<S> {
-    /// Who gives way next, other than `except`.
+    /// Who gives way next, other than `except`. While there are newcomers, of other
+    /// event loops too, no idle connection does.
     pub(super) fn candidate(&self, except: Option<Slot>) -> Option<Slot> {
-        let first = self.order.first(Queue::Newcomers).filter(|&slot| Some(slot) != except);
-        first.or_else(|| self.order.first(Queue::Idle))
+        let first = self.order.first(Queue::Newcomers);
+        if let Some(slot) = first.filter(|&slot| Some(slot) != except) {
+            return (self.may_go(slot) <= self.common.service.now()).then_some(slot);
+        }
+        // What is left of ours is at most `except`.
+        let others = self.common.newcomers.load(Ordering::SeqCst) - usize::from(first.is_some());
+        if others > 0 { None } else { self.order.first(Queue::Idle) }
+    }
+
+    /// From when on a newcomer gives way.
+    fn may_go(&self, slot: Slot) -> Tick {
+        self.entries[slot as usize].since + NEWCOMER
+    }
+
+    /// When the first newcomer may give way.
+    pub(super) fn next_candidate(&self) -> Option<Tick> {
+        self.order.first(Queue::Newcomers).map(|slot| self.may_go(slot))
     }
 
     /// Closes one of ours, other than `except`, to make room. Returns whether

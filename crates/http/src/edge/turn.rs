@@ -158,7 +158,7 @@ impl<S: Service> Edge<S> {
             if was_answered {
                 entry.since = now;
             }
-            self.order.move_to(&mut self.entries, slot, queue);
+            self.move_to(slot, queue);
         }
         let deadline = self.entries[slot as usize].connection.request_since.map(|since| since + REQUEST);
         self.set_deadline(slot, deadline);
@@ -200,7 +200,7 @@ impl<S: Service> Edge<S> {
             let due = (now + UNREAD).min(since + 6 * UNREAD);
             self.set_deadline(slot, Some(due));
         }
-        self.order.move_to(&mut self.entries, slot, Queue::Busy);
+        self.move_to(slot, Queue::Busy);
         self.count(slot);
         self.register(slot);
         false
@@ -219,7 +219,7 @@ impl<S: Service> Edge<S> {
         let due = self.common.service.now() + LINGER;
         self.set_deadline(slot, Some(due));
         self.count(slot);
-        self.order.move_to(&mut self.entries, slot, Queue::Busy);
+        self.move_to(slot, Queue::Busy);
         self.register(slot);
         self.linger(slot);
     }
