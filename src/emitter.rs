@@ -68,7 +68,7 @@ pub struct Emitter {
     source: Box<dyn LivenessSource>,
     sender: Sender,
     pace: Pace,
-    /// After this many failed looks in a row it sends heartbeats in EMERGENCY; None:
+    /// When the liveness source failed this often in a row, it sends heartbeats in EMERGENCY; None:
     /// a failed look means silence.
     emergency_after: Option<u32>,
     mode_file: Option<ModeFile>,
@@ -113,7 +113,7 @@ impl Emitter {
         }
     }
 
-    /// After this many failed looks in a row it sends heartbeats in EMERGENCY.
+    /// When the liveness source failed this often in a row, it sends heartbeats in EMERGENCY.
     pub fn emergency_after(mut self, failures: Option<u32>) -> Self {
         self.emergency_after = failures;
         self
@@ -239,7 +239,7 @@ impl Emitter {
     }
 
     /// Changes the mode, and sends a heartbeat at `due`; not after a goodbye, and
-    /// not in EMERGENCY by failed looks.
+    /// not in EMERGENCY because the liveness source failed.
     fn change(&mut self, mode: Mode, due: Monotonic) {
         if mode == self.rhythm.mode {
             return;

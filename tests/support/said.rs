@@ -46,7 +46,7 @@ pub const NOT_OBEYED: &str = "is not obeyed";
 pub const TAKES_AGAIN: &str = "takes alerts again";
 /// An Alertmanager took a post with news; the number of alerts comes before this text.
 pub const ALERTS_TOLD: &str = " alerts told to ";
-/// A thread ended by a panic that is not ours.
+/// A thread of ours panicked, which ends the process.
 pub const BUG_IN: &str = "bug in";
 
 /// `pap-heartbeat` has a liveness source. For a command, the process's number ends

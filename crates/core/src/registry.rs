@@ -111,6 +111,8 @@ pub struct Swept {
     pub changes: Vec<Change>,
     /// How many dead agents the registry forgot.
     pub forgotten: usize,
+    /// How many agents were due. Not all of them appear above: a death may be held back.
+    pub steps: usize,
     /// A mass silence that began or ended.
     pub mass: Option<MassChange>,
     /// The budget ran out, and more is due already.
@@ -430,14 +432,14 @@ impl Registry {
     /// `budget` of these steps (at least 1). To call it early or twice does nothing.
     pub fn sweep(&mut self, now: Now, budget: usize) -> Swept {
         debug_assert!(budget > 0, "a sweep with a budget of 0 cannot do anything");
-        let (mut swept, mut steps) = (Swept::default(), 0);
+        let mut swept = Swept::default();
         self.end_mass(now);
         while let Some((due, queue, slot)) = self.earliest().filter(|&(due, ..)| due <= now.tick) {
-            if steps >= budget {
+            if swept.steps >= budget {
                 swept.more = true;
                 break;
             }
-            steps += 1;
+            swept.steps += 1;
             self.revision += 1;
             match queue {
                 DueQueue::Healthy(_) => swept.changes.push(self.pass(now, slot, Cue::Late, None)),

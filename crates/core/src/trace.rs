@@ -93,7 +93,10 @@ pub struct Known {
     pub uptime_ms: u64,
     /// How long the agent has been silent, in whole milliseconds of awake time.
     pub silence_ms: u64,
-    /// How long the agent has been dead, in whole milliseconds; 0 if it is not dead.
+    /// Its death is held back.
+    pub is_held: bool,
+    /// How long the agent has been dead, or its death has been held back, in whole
+    /// milliseconds; else 0.
     pub dead_ms: u64,
 }
 

@@ -78,7 +78,7 @@ impl World {
         let rules = Rules {
             max_agents: 30,
             grace: rng.bool().then(|| Duration::from_millis(rng.u64(0..2000))),
-            mass_silence_hold: Duration::ZERO,
+            mass_silence_hold: if rng.bool() { Duration::ZERO } else { Duration::from_secs(rng.u64(1..60)) },
             retention: Duration::from_secs(if rng.bool() { 60 } else { 86_400 }),
             recovery_alerts: rng.bool(),
             outbox: Limits { queue: 5, ttl: 30 * SECOND, senders: 2 },
@@ -447,6 +447,7 @@ fn the_format_is_the_golden_one() {
         verdict: Verdict::Dead,
         uptime_ms: 4500,
         silence_ms: 20_000,
+        is_held: false,
         dead_ms: 0,
     };
     let alive = Known {

@@ -111,6 +111,12 @@ impl Registry {
         Some(now.tick.since(died.at))
     }
 
+    /// How long the death of an agent has been held back. None if it is not.
+    pub fn held_for(&self, now: Now, id: &AgentId) -> Option<Duration> {
+        let held = self.held.get(self.slot(id)?)?;
+        Some(now.tick.since(held.at))
+    }
+
     /// The agents in numbers, as the API shows them. Observers watch the agents in
     /// `watched`.
     pub fn stats_view(&self, watched: &[AgentId]) -> StatsView {

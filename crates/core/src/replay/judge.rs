@@ -82,6 +82,8 @@ impl Judge {
                 "uptime": Duration::from_millis(known.uptime_ms).as_secs_f64(),
                 "silence": known.silence_ms,
                 "dead_for": known.dead_ms,
+                "held_for": known.is_held.then_some(known.dead_ms),
+                "around": known.is_held.then_some(json!({"together": 1, "known": 1, "mass": true})),
             });
             serde_json::from_value::<SavedAgent>(fields).ok()
         };

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::tape::{mode, verdict};
-use super::wire::{HEADER, Input, LONGEST_BLOCK, MAGIC, check_sum, tag};
+use super::wire::{HEADER, HELD, Input, LONGEST_BLOCK, MAGIC, check_sum, tag};
 use super::{Beat, Head, Known, Record, TracedRules, VERSION};
 use crate::heartbeat::Mode;
 use crate::time::{Tick, Wall};
+use crate::verdict::Verdict;
 
 /// The most bytes from the start of a block to its end. Whoever offers as many bytes is
 /// never asked for more.
@@ -125,15 +126,20 @@ impl Records<'_> {
             tag::FORGOT => Record::Forgot { at, id: input.id()? },
             tag::GAP => Record::Gap { at, lost: input.number()? },
             tag::STOPPED => Record::Stopped { at },
-            tag::KNOWN => Record::Known(Known {
-                at,
-                id: input.id()?,
-                mode: mode(input.number()?)?,
-                verdict: verdict(input.number()?)?,
-                uptime_ms: input.number()?,
-                silence_ms: input.number()?,
-                dead_ms: input.number()?,
-            }),
+            tag::KNOWN => {
+                let (id, mode, verdict) = (input.id()?, mode(input.number()?)?, input.number()?);
+                let is_held = verdict == HELD;
+                Record::Known(Known {
+                    at,
+                    id,
+                    mode,
+                    verdict: if is_held { Verdict::Suspect } else { self::verdict(verdict)? },
+                    is_held,
+                    uptime_ms: input.number()?,
+                    silence_ms: input.number()?,
+                    dead_ms: input.number()?,
+                })
+            }
             tag::HEAD => {
                 let length = input.number()?;
                 Record::Head(head(at, &mut Input(input.bytes(length)?))?)

@@ -108,13 +108,15 @@ impl Tape {
         let mut ids = Vec::new();
         registry.scan(&Filter::default(), 0, usize::MAX, &mut ids);
         for agent in ids.iter().filter_map(|id| registry.view(now, id)) {
+            let held = registry.held_for(now, &agent.agent_uuid);
+            let dead = held.or_else(|| registry.dead_for(now, &agent.agent_uuid));
             self.put(now.tick, tag::KNOWN, |out| {
                 wire::id(out, &agent.agent_uuid);
                 wire::number(out, agent.mode as u64);
-                wire::number(out, agent.status as u64);
+                wire::number(out, if held.is_some() { wire::HELD } else { agent.status as u64 });
                 wire::number(out, whole_millis(agent.uptime_seconds));
                 wire::number(out, agent.silence_ms);
-                wire::number(out, registry.dead_for(now, &agent.agent_uuid).map_or(0, millis));
+                wire::number(out, dead.map_or(0, millis));
             });
         }
         self.most = most;
@@ -147,7 +149,7 @@ impl Tape {
 
     /// Records a sweep, if it did something.
     pub fn swept(&mut self, now: Now, swept: &Swept) {
-        let steps = (swept.changes.len() + swept.forgotten) as u64;
+        let steps = swept.steps as u64;
         if steps > 0 {
             self.put(now.tick, tag::SWEPT, |out| wire::number(out, steps));
         }

@@ -19,6 +19,9 @@ const LONGEST_NUMBER: usize = 10;
 /// The lengths of texts are at most 128, so this one says that 16 bytes of a UUID follow.
 const UUID: u64 = MAX_TEXT as u64 + 1;
 
+/// Stands in the place of a verdict: suspect, and the death is held back.
+pub const HELD: u64 = 3;
+
 /// The first byte of a record.
 pub mod tag {
     /// A heartbeat: this, and the mode's place in `Mode::ALL`.
