@@ -10,12 +10,13 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions, rename};
 use std::io::{self, Write as _};
 use std::mem;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use pap_core::trace::MAGIC;
 use pap_core::trace::tape::{Wish, seal};
 use pap_process::throttle::Throttle;
 use rustix::fs::OFlags;
@@ -170,11 +171,14 @@ impl TraceWriter {
 fn open(path: &Path, full: u64) -> io::Result<(File, u64)> {
     // To open a pipe must not wait for its reader.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let open = || OpenOptions::new().append(true).create(true).custom_flags(flags).open(path);
+    let open = || OpenOptions::new().read(true).append(true).create(true).custom_flags(flags).open(path);
     let file = open()?;
     let about = file.metadata()?;
     if !about.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    if about.len() > 0 && !begins_with_block(&file) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it holds something else than a trace"));
     }
     if about.len() < full {
         return Ok((file, about.len()));
@@ -187,4 +191,11 @@ fn open(path: &Path, full: u64) -> io::Result<(File, u64)> {
     }
     rename(path, rotated(path, 1))?;
     Ok((open()?, 0))
+}
+
+/// Whether a file that is not empty is a trace. A crash may have cut its first block.
+fn begins_with_block(file: &File) -> bool {
+    let mut start = MAGIC;
+    let length = file.read_at(&mut start, 0).unwrap_or_default();
+    length > 0 && start[..length] == MAGIC[..length]
 }

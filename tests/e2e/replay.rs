@@ -251,16 +251,20 @@ fn a_full_disk_costs_records_and_nothing_else() {
 }
 
 #[test]
-fn what_is_no_file_is_said_and_heartbeats_go_on() {
+fn what_is_no_trace_is_said_and_left_alone_and_heartbeats_go_on() {
     let directory = tempfile::tempdir().unwrap();
-    let pipe = directory.path().join("pipe");
+    let (pipe, mine) = (directory.path().join("pipe"), directory.path().join("mine"));
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let reader = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
-    let mut collector = Collector::start(&[("HEARTBEAT_TRACE", pipe.to_str().unwrap())]);
-    assert_eq!(collector.beat("a", "IDLE", 1.0).status, 200);
-    assert!(collector.await_log(said::TRACE_LACKS).contains("not a regular file"));
-    collector.signal("INT");
-    assert_eq!(collector.wait(), Some(0));
+    fs::write(&mine, "my notes").unwrap();
+    for (path, why) in [(&pipe, "not a regular file"), (&mine, "something else than a trace")] {
+        let mut collector = Collector::start(&[("HEARTBEAT_TRACE", path.to_str().unwrap())]);
+        assert_eq!(collector.beat("a", "IDLE", 1.0).status, 200);
+        assert!(collector.await_log(said::TRACE_LACKS).contains(why));
+        collector.signal("INT");
+        assert_eq!(collector.wait(), Some(0));
+    }
+    assert_eq!(fs::read_to_string(&mine).unwrap(), "my notes");
     drop(reader);
 }
 

@@ -23,6 +23,7 @@ use crate::time::{Tick, Wall};
 use crate::verdict::Verdict;
 
 pub use tape::Tape;
+pub use wire::MAGIC;
 
 /// The version of the format that is written. All versions up to it are read.
 pub const VERSION: u8 = 1;
