@@ -3,6 +3,7 @@
 
 mod access;
 mod admission;
+mod alertmanagers;
 pub mod settings;
 mod switches;
 
@@ -11,8 +12,6 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use ureq::tls::Certificate;
 
 use crate::emitter::config::collector;
@@ -21,20 +20,19 @@ use pap_core::agent_id::{AgentId, path_segment};
 use pap_core::outbox::Limits;
 use pap_core::registry::Rules;
 use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
-use pap_process::settings::{ConfigError, Flags, Reader, Secret, Setting, Source};
+use pap_process::settings::{ConfigError, Flags, Reader, Secret, Source};
 use settings::{
     ADMIN_SOCKET, AGENT_RETENTION_MS, ALERT_QUEUE_MAX_SIZE, ALERT_QUEUE_TTL_MS, ALERT_RECOVERY,
-    ALERT_SENDERS, ALERTMANAGER_CA_FILE, ALERTMANAGER_KEY, ALERTMANAGER_PASSWORD, ALERTMANAGER_REPEAT_MS,
-    ALERTMANAGER_URL, ALERTMANAGER_USER, CLUSTER_ID, CLUSTER_NAME, COLLECTOR_API_KEY, COLLECTOR_BIND,
-    COLLECTOR_HTTP_WORKERS, COLLECTOR_MAX_AGENTS, COLLECTOR_MAX_CONNECTIONS, COLLECTOR_MAX_OBSERVERS,
-    COLLECTOR_PORT, COLLECTOR_URL, HEARTBEAT_GRACE_MS, HEARTBEAT_TRACE, HEARTBEAT_TRACE_MAX_MB,
-    MASS_SILENCE_HOLD_MS, PAP_AGENT_ID, PAP_COLLECTOR_KEY, PAP_COLLECTOR_URL, SETTINGS, SHUTDOWN_GRACE_MS,
-    STATE_FILE, STATE_INTERVAL_MS, STATION_ALERT_KEY, STATION_ALERT_URL, STATION_CA_FILE,
-    ZOMBIE_CHECK_INTERVAL_MS,
+    ALERT_SENDERS, CLUSTER_ID, CLUSTER_NAME, COLLECTOR_API_KEY, COLLECTOR_BIND, COLLECTOR_HTTP_WORKERS,
+    COLLECTOR_MAX_AGENTS, COLLECTOR_MAX_CONNECTIONS, COLLECTOR_MAX_OBSERVERS, COLLECTOR_PORT, COLLECTOR_URL,
+    HEARTBEAT_GRACE_MS, HEARTBEAT_TRACE, HEARTBEAT_TRACE_MAX_MB, MASS_SILENCE_HOLD_MS, PAP_AGENT_ID,
+    PAP_COLLECTOR_KEY, PAP_COLLECTOR_URL, SETTINGS, SHUTDOWN_GRACE_MS, STATE_FILE, STATE_INTERVAL_MS,
+    STATION_ALERT_KEY, STATION_ALERT_URL, STATION_CA_FILE, ZOMBIE_CHECK_INTERVAL_MS,
 };
 
 pub use access::Access;
 pub use admission::{Admission, Goodbyes};
+pub use alertmanagers::Alertmanagers;
 pub use switches::{Replay, Subcommand, Switches, Task};
 
 /// Where alerts go.
@@ -46,44 +44,6 @@ pub struct StationAccess {
     pub key: Secret,
     /// Certificates trusted besides the built-in roots.
     pub roots: Vec<Certificate<'static>>,
-}
-
-/// The Alertmanagers.
-#[derive(Clone, Debug)]
-pub struct Alertmanagers {
-    /// The whole URL of each one's alerts endpoint.
-    pub urls: Vec<String>,
-    /// How often each is told again what is still true.
-    pub every: Duration,
-    /// Sent to each.
-    pub credentials: Credentials,
-    /// Certificates trusted besides the built-in roots.
-    pub roots: Vec<Certificate<'static>>,
-}
-
-/// What a request shows to be let in.
-#[derive(Clone, Debug)]
-pub enum Credentials {
-    /// Nothing.
-    Open,
-    /// A user name and a password (RFC 7617).
-    Basic(Secret, Secret),
-    /// A bearer token (RFC 6750).
-    Bearer(Secret),
-}
-
-impl Credentials {
-    /// The value of `Authorization`.
-    pub fn header(&self) -> Option<String> {
-        match self {
-            Self::Open => None,
-            Self::Basic(user, password) => {
-                let both = format!("{}:{}", user.reveal(), password.reveal());
-                Some(format!("Basic {}", BASE64_STANDARD.encode(both)))
-            }
-            Self::Bearer(key) => Some(format!("Bearer {}", key.reveal())),
-        }
-    }
 }
 
 /// Where the state survives a restart.
@@ -184,7 +144,7 @@ impl Config {
         let admission = Admission::read(&mut from, &mut warnings)?;
         let roots = from.certificates(&STATION_CA_FILE)?;
         let parent = parent(&mut from, &cluster_id, &cluster_name, &roots, &mut warnings)?;
-        let alertmanagers = alertmanagers(&mut from, &mut warnings)?;
+        let alertmanagers = alertmanagers::read(&mut from, &mut warnings)?;
         let station = station(&mut from, &cluster_id, roots, alertmanagers.is_some(), &mut warnings)?;
         let interval = from.millis(&STATE_INTERVAL_MS)?;
         let state = from.path(&STATE_FILE)?.map(|path| StateConfig { path, interval });
@@ -270,42 +230,6 @@ fn station(
     let so = if has_alertmanager { "no station gets alerts" } else { "alerts are only logged" };
     warnings.push(format!("{} is not set, so {so}; set it to post them to the station", missing.name));
     Ok(None)
-}
-
-/// The Alertmanagers, if one is configured.
-fn alertmanagers(
-    from: &mut Reader<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<Option<Alertmanagers>, ConfigError> {
-    let urls = from.urls(&ALERTMANAGER_URL)?;
-    let user = from.secret(&ALERTMANAGER_USER)?;
-    let password = from.secret(&ALERTMANAGER_PASSWORD)?;
-    let key = from.secret(&ALERTMANAGER_KEY)?;
-    let wrong =
-        |setting: &Setting, allowed: &str| Err(ConfigError::new(setting.name, Some("(hidden)"), allowed));
-    let credentials = match (user, password, key) {
-        (None, None, None) => Credentials::Open,
-        (None, None, Some(key)) => Credentials::Bearer(key),
-        (Some(user), _, _) if user.reveal().contains(':') => {
-            return wrong(&ALERTMANAGER_USER, "a user name without a colon");
-        }
-        (Some(user), Some(password), None) => Credentials::Basic(user, password),
-        (Some(_), None, None) => return wrong(&ALERTMANAGER_USER, "a user name with ALERTMANAGER_PASSWORD"),
-        (None, Some(_), None) => return wrong(&ALERTMANAGER_PASSWORD, "a password with ALERTMANAGER_USER"),
-        (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
-            return wrong(&ALERTMANAGER_KEY, "either a key, or a user name and a password");
-        }
-    };
-    let roots = from.certificates(&ALERTMANAGER_CA_FILE)?;
-    let every = from.millis(&ALERTMANAGER_REPEAT_MS)?;
-    if urls.is_empty() {
-        if !matches!(credentials, Credentials::Open) {
-            warnings.push("ALERTMANAGER_URL is not set, so no Alertmanager is told anything".into());
-        }
-        return Ok(None);
-    }
-    let urls = urls.iter().map(|url| format!("{url}/api/v2/alerts")).collect();
-    Ok(Some(Alertmanagers { urls, every, credentials, roots }))
 }
 
 #[cfg(test)]

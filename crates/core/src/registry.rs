@@ -6,8 +6,10 @@
 //! end of a due queue. The cost of a sweep grows with the agents that fall due, not
 //! with all agents.
 
+mod audit;
 pub(crate) mod by_slot;
 mod conditions;
+mod hear;
 mod index;
 mod mass;
 mod name;
@@ -17,7 +19,6 @@ mod telling;
 mod twice;
 mod view;
 
-use core::net::IpAddr;
 use std::time::Duration;
 
 use slab::Slab;
@@ -25,11 +26,11 @@ use slab::Slab;
 use crate::agent_id::{AgentId, IdRef};
 use crate::alert::Kind;
 use crate::due_queues::{DueQueue, DueQueues, Linked, Links, Slot};
-use crate::firing::{End, Firing, Key, Repeat};
-use crate::heartbeat::{Heartbeat, Mode};
+use crate::firing::{End, Firing, Repeat};
+use crate::heartbeat::Mode;
 use crate::outbox::{Dropped, Event, Limits, Outbox, What};
 use crate::time::{Now, Tick, Wall, millis};
-use crate::verdict::{Cue, Verdict, dead_after, is_restart, suspect_after};
+use crate::verdict::{Cue, Verdict, dead_after, suspect_after};
 
 use by_slot::BySlot;
 use index::Index;
@@ -291,142 +292,6 @@ impl Registry {
         }
     }
 
-    /// Takes in a heartbeat from an unknown address: see [`beat_from`](Self::beat_from).
-    ///
-    /// # Errors
-    /// [`Full`] when the agent is new and there is no room for it.
-    pub fn beat<'i>(
-        &mut self,
-        now: Now,
-        id: impl Into<IdRef<'i>>,
-        beat: &Heartbeat<'_>,
-    ) -> Result<Received, Full> {
-        self.beat_from(now, id, beat, None)
-    }
-
-    /// Takes in a heartbeat. The address is kept only while two agents seem to use the id.
-    ///
-    /// # Errors
-    /// [`Full`] when the agent is new and there is no room for it.
-    pub fn beat_from<'i>(
-        &mut self,
-        now: Now,
-        id: impl Into<IdRef<'i>>,
-        beat: &Heartbeat<'_>,
-        from: Option<IpAddr>,
-    ) -> Result<Received, Full> {
-        let id = id.into();
-        let received = match self.slot(id) {
-            Some(slot) => self.hear(now, slot, beat, from),
-            None => self.welcome(now, id, beat)?,
-        };
-        self.counters.heartbeats[beat.mode as usize] += 1;
-        self.revision += 1;
-        Ok(received)
-    }
-
-    fn welcome(&mut self, now: Now, id: IdRef<'_>, beat: &Heartbeat<'_>) -> Result<Received, Full> {
-        if self.agents.len() >= self.rules.max_agents {
-            return Err(Full);
-        }
-        let id = AgentId::from(id);
-        let slot = self.insert(
-            now.tick,
-            Agent {
-                name: Name::new(&id, beat.name.as_deref()),
-                id,
-                last_seen: now.tick,
-                last_seen_wall: now.wall,
-                first_seen_wall: now.wall,
-                uptime: beat.uptime,
-                links: Links::NONE,
-                consecutive: 1,
-                queue: DueQueue::Healthy(beat.mode),
-                mode: beat.mode,
-                marks: Marks::new(false, false),
-            },
-        );
-        let news = beat.mode == Mode::Emergency && self.alert_emergency(now, slot, None);
-        self.note_heard(now, slot, None);
-        Ok(Received { slot, is_new: true, restarted: false, change: None, news, used_twice: None })
-    }
-
-    /// Gives an agent a slot, an entry in the index, and a place at the end of its due
-    /// queue.
-    fn insert(&mut self, now: Tick, agent: Agent) -> Slot {
-        let Ok(slot) = Slot::try_from(self.agents.vacant_key()) else {
-            unreachable!("Rules::max_agents is less than the number of slots");
-        };
-        let queue = agent.queue;
-        self.by_status[agent.status() as usize] += 1;
-        self.by_mode[agent.mode as usize] += 1;
-        self.told_dead += usize::from(agent.marks.told_dead());
-        self.silences.add(now, agent.silence());
-        self.agents.insert(agent);
-        self.slots_end = self.slots_end.max(slot as usize + 1);
-        self.index.insert(&self.agents, slot);
-        self.queues.join(&mut self.agents, slot, queue);
-        slot
-    }
-
-    fn hear(&mut self, now: Now, slot: Slot, beat: &Heartbeat<'_>, from: Option<IpAddr>) -> Received {
-        let agent = &mut self.agents[slot as usize];
-        // The agent went on running while the collector was paused, so that time counts.
-        let by_wall = Duration::from_millis(now.wall.0.saturating_sub(agent.last_seen_wall.0));
-        let elapsed = now.tick.since(agent.last_seen).max(by_wall);
-        let restarted = is_restart(agent.uptime, beat.uptime, elapsed);
-        let (was_mode, was_uptime) = (agent.mode, agent.uptime);
-        self.silences.take_off(agent.silence());
-        self.silences.add(now.tick, (beat.mode, now.tick, false));
-        if agent.queue == DueQueue::Held {
-            self.held.remove(slot);
-        }
-        if !agent.name.is(&agent.id, beat.name.as_deref()) {
-            agent.name = Name::new(&agent.id, beat.name.as_deref());
-        }
-        agent.mode = beat.mode;
-        agent.uptime = beat.uptime;
-        agent.last_seen = now.tick;
-        agent.last_seen_wall = now.wall;
-        agent.marks = Marks::new(agent.marks.told_dead(), false);
-        agent.consecutive = if restarted || agent.status() == Verdict::Dead {
-            1
-        } else {
-            agent.consecutive.saturating_add(1)
-        };
-        self.by_mode[was_mode as usize] -= 1;
-        self.by_mode[beat.mode as usize] += 1;
-        let was = self.turn(slot, Cue::Heard);
-        self.note_heard(now, slot, Some((was, was_mode)));
-        let (mut news, mut dead_for, mut used_twice) = (false, None, None);
-        if was == Verdict::Dead {
-            let died = self.take_dead(slot);
-            debug_assert!(died.is_some(), "a dead agent has a moment of death");
-            let time = died.map_or(Duration::ZERO, |died| now.tick.since(died.at));
-            dead_for = Some(time);
-            self.counters.recoveries += 1;
-            news |= self.owe_recovery(now, slot, time);
-        }
-        if restarted {
-            self.counters.restarts += 1;
-            let (is_queued, twice) = self.alert_restart(now, slot, was_uptime, from);
-            news |= is_queued;
-            used_twice = twice;
-        } else if has_leapt(was_uptime, beat.uptime, elapsed) {
-            self.leapt(now, slot, from);
-        }
-        if beat.mode == Mode::Emergency && was_mode != Mode::Emergency {
-            news |= self.alert_emergency(now, slot, Some(was_mode));
-        }
-        let change = (was != Verdict::Healthy).then(|| Change {
-            was,
-            agent: self.agents[slot as usize].view(now),
-            dead_for,
-            late: None,
-        });
-        Received { slot, is_new: false, restarted, change, news, used_twice }
-    }
-
     /// Passes the verdicts that have fallen due, and forgets the dead agents that
     /// were kept for long enough, in the order of their deadlines. It does at most
     /// `budget` of these steps (at least 1). To call it early or twice does nothing.
@@ -492,50 +357,6 @@ impl Registry {
     /// What the station must still be told.
     pub const fn outbox(&self) -> &Outbox {
         &self.outbox
-    }
-
-    /// Checks all counts and links; for tests. It looks at every agent.
-    ///
-    /// # Panics
-    /// A count or a link is wrong.
-    pub fn audit(&self) {
-        assert_eq!(self.index.len(), self.agents.len());
-        assert!(self.agents.len() <= self.rules.max_agents);
-        self.outbox.audit();
-        self.firing.audit();
-        let (mut by_status, mut by_mode) = ([0; Verdict::ALL.len()], [0; Mode::ALL.len()]);
-        let (mut told_dead, mut died, mut owed, mut held, mut mass_dead) = (0, 0, 0, 0, 0);
-        for (place, agent) in &self.agents {
-            let slot = self.slot(&agent.id);
-            assert_eq!(slot.map(|slot| slot as usize), Some(place));
-            let slot = slot.unwrap_or_default();
-            by_status[agent.status() as usize] += 1;
-            by_mode[agent.mode as usize] += 1;
-            told_dead += usize::from(agent.marks.told_dead());
-            let is_dead = agent.status() == Verdict::Dead;
-            died += usize::from(is_dead);
-            assert_eq!(self.died.get(slot).is_some(), is_dead);
-            let death = self.deaths.get(slot);
-            assert!(death.is_none() || is_dead);
-            if self.firing.is_on() {
-                let holds =
-                    [Key::Dead(slot), Key::Emergency(slot)].map(|key| self.firing.condition(key).is_some());
-                assert_eq!(holds, [is_dead, agent.mode == Mode::Emergency]);
-            }
-            owed += usize::from(death.is_some()) + usize::from(self.recoveries.get(slot).is_some());
-            assert_eq!(self.held.get(slot).is_some(), agent.queue == DueQueue::Held);
-            held += usize::from(agent.queue == DueQueue::Held);
-            mass_dead += usize::from(self.died.get(slot).is_some_and(|died| died.around.mass));
-            assert!(
-                agent.queue == DueQueue::of(agent.status(), agent.mode)
-                    || matches!(agent.queue, DueQueue::Lingering | DueQueue::Held)
-            );
-        }
-        assert_eq!((by_status, by_mode), (self.by_status, self.by_mode));
-        assert_eq!((told_dead, died), (self.told_dead, self.died.len()));
-        assert_eq!((held, mass_dead), (self.held.len(), self.mass_dead));
-        assert_eq!((owed, owed), (self.outbox.owed(), self.deaths.len() + self.recoveries.len()));
-        assert!(self.alarms.len() <= self.slots_end && self.restarts.len() <= self.slots_end);
     }
 
     fn slot<'i>(&self, id: impl Into<IdRef<'i>>) -> Option<Slot> {

@@ -1,0 +1,90 @@
+//! The settings of the Alertmanagers.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use pap_process::settings::{ConfigError, Reader, Secret, Setting};
+use ureq::tls::Certificate;
+
+use super::settings::{
+    ALERTMANAGER_CA_FILE, ALERTMANAGER_KEY, ALERTMANAGER_PASSWORD, ALERTMANAGER_REPEAT_MS, ALERTMANAGER_URL,
+    ALERTMANAGER_USER,
+};
+
+/// The Alertmanagers.
+#[derive(Clone, Debug)]
+pub struct Alertmanagers {
+    /// The whole URL of each one's alerts endpoint.
+    pub urls: Vec<String>,
+    /// How often each is told again what is still true.
+    pub every: Duration,
+    /// Sent to each.
+    pub credentials: Credentials,
+    /// Certificates trusted besides the built-in roots.
+    pub roots: Vec<Certificate<'static>>,
+}
+
+/// What a request shows to be let in.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// Nothing.
+    Open,
+    /// A user name and a password (RFC 7617).
+    Basic(Secret, Secret),
+    /// A bearer token (RFC 6750).
+    Bearer(Secret),
+}
+
+impl Credentials {
+    /// The value of `Authorization`.
+    pub fn header(&self) -> Option<String> {
+        match self {
+            Self::Open => None,
+            Self::Basic(user, password) => {
+                let both = format!("{}:{}", user.reveal(), password.reveal());
+                Some(format!("Basic {}", BASE64_STANDARD.encode(both)))
+            }
+            Self::Bearer(key) => Some(format!("Bearer {}", key.reveal())),
+        }
+    }
+}
+
+/// The Alertmanagers, if one is configured.
+///
+/// # Errors
+/// One of their settings is wrong, or they contradict each other.
+pub(super) fn read(
+    from: &mut Reader<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Option<Alertmanagers>, ConfigError> {
+    let urls = from.urls(&ALERTMANAGER_URL)?;
+    let user = from.secret(&ALERTMANAGER_USER)?;
+    let password = from.secret(&ALERTMANAGER_PASSWORD)?;
+    let key = from.secret(&ALERTMANAGER_KEY)?;
+    let wrong =
+        |setting: &Setting, allowed: &str| Err(ConfigError::new(setting.name, Some("(hidden)"), allowed));
+    let credentials = match (user, password, key) {
+        (None, None, None) => Credentials::Open,
+        (None, None, Some(key)) => Credentials::Bearer(key),
+        (Some(user), _, _) if user.reveal().contains(':') => {
+            return wrong(&ALERTMANAGER_USER, "a user name without a colon");
+        }
+        (Some(user), Some(password), None) => Credentials::Basic(user, password),
+        (Some(_), None, None) => return wrong(&ALERTMANAGER_USER, "a user name with ALERTMANAGER_PASSWORD"),
+        (None, Some(_), None) => return wrong(&ALERTMANAGER_PASSWORD, "a password with ALERTMANAGER_USER"),
+        (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
+            return wrong(&ALERTMANAGER_KEY, "either a key, or a user name and a password");
+        }
+    };
+    let roots = from.certificates(&ALERTMANAGER_CA_FILE)?;
+    let every = from.millis(&ALERTMANAGER_REPEAT_MS)?;
+    if urls.is_empty() {
+        if !matches!(credentials, Credentials::Open) {
+            warnings.push("ALERTMANAGER_URL is not set, so no Alertmanager is told anything".into());
+        }
+        return Ok(None);
+    }
+    let urls = urls.iter().map(|url| format!("{url}/api/v2/alerts")).collect();
+    Ok(Some(Alertmanagers { urls, every, credentials, roots }))
+}
