@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,7 +17,6 @@ use std::thread;
 
 use crate::support::station::{Answer as Reply, Station};
 use crate::support::{self, Answer, Collector, PATIENCE, program, said, uuid};
-use rustix::io::{FdFlags, fcntl_setfd};
 use tempfile::TempDir;
 
 const BEAT: &str = r#"{"mode":"SLEEP","uptime_seconds":5}"#;
@@ -304,17 +303,13 @@ fn after_a_failed_re_exec_no_descriptor_is_left_for_others() {
 fn two_sockets_of_systemd_are_both_served_and_go_along() {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let ports = listeners.each_ref().map(|listener| listener.local_addr().unwrap().port());
-    for listener in &listeners {
-        fcntl_setfd(listener, FdFlags::empty()).unwrap();
-    }
-    let [first, second] = [0, 1].map(|at: usize| listeners[at].as_raw_fd());
-    let mut shell = Command::new("bash");
-    // 30 and 31 are in between, as either socket may already have number 3 or 4.
-    let moves = format!("exec 30<&{first} 31<&{second}; exec 3<&30 4<&31 30<&- 31<&-");
-    shell.args(["-c", &format!("{moves}; LISTEN_PID=$$ exec {}", program())]);
-    shell.env_clear().env("CLUSTER_ID", "test-cluster").env("LISTEN_FDS", "2").stdin(Stdio::null());
-    let collector = Collector::spawn(shell.stdout(Stdio::null()));
-    drop(listeners);
+    // As standard input and output: what this process let any child inherit, the
+    // collectors of the other tests would have too.
+    let [first, second] = listeners.map(OwnedFd::from);
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "LISTEN_PID=$$ exec \"$0\" 3<&0 4<&1 </dev/null >/dev/null", &program()]);
+    shell.env_clear().envs([("CLUSTER_ID", "test-cluster"), ("LISTEN_FDS", "2")]);
+    let collector = Collector::spawn(shell.stdin(first).stdout(second));
     for round in 1..3 {
         for port in ports {
             assert_eq!(try_get(port, "/ready").unwrap().status, 200, "round {round}");
