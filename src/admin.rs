@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pap_http::response::Content;
+use pap_process::files::destination;
 use pap_process::threads::spawn;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Mode;
@@ -106,16 +107,17 @@ impl Admin {
         handed_over: Option<OwnedFd>,
         endpoints: Arc<Endpoints>,
     ) -> Result<Self, AdminError> {
+        let path = destination(path).map_err(|error| AdminError::Bind(path.to_owned(), error))?;
         let handed_over = handed_over.map(UnixListener::from);
         // Whoever changed the setting wants the other path.
         let is_ours = |listener: &UnixListener| {
-            listener.local_addr().is_ok_and(|address| address.as_pathname() == Some(path)) && path.exists()
+            listener.local_addr().is_ok_and(|address| address.as_pathname() == Some(&*path)) && path.exists()
         };
         let listener = match handed_over.filter(is_ours) {
             Some(listener) => listener,
-            None => bind(path)?,
+            None => bind(&path)?,
         };
-        Ok(Self { path: path.to_owned(), listener, endpoints, busy: AtomicUsize::new(0) })
+        Ok(Self { path, listener, endpoints, busy: AtomicUsize::new(0) })
     }
 
     /// The socket, for an in-place upgrade.

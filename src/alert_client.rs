@@ -14,6 +14,7 @@ use pap_core::delivery::Reply;
 use pap_process::client;
 use pap_process::clock::wall;
 use pap_process::escape::in_json;
+use pap_process::url::Url;
 
 /// How long resolving the station's name and connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,7 +42,7 @@ enum Way {
 /// Posts JSON to one URL.
 pub struct Post {
     agent: ureq::Agent,
-    url: String,
+    url: Url,
     authorization: Option<String>,
 }
 
@@ -101,17 +102,17 @@ impl Post {
     /// Posts to `url`, with this value of `Authorization`. At most `connections` posts
     /// are under way at once.
     pub fn new(
-        url: &str,
+        url: &Url,
         authorization: Option<String>,
         roots: &[Certificate<'static>],
         connections: usize,
     ) -> Self {
-        Self { agent: agent(roots, connections), url: url.to_owned(), authorization }
+        Self { agent: agent(roots, connections), url: url.clone(), authorization }
     }
 
     /// Posts one body. Waits for at most 10 seconds.
     pub fn send(&self, body: &[u8]) -> Told {
-        let mut request = self.agent.post(&self.url).header("Content-Type", "application/json");
+        let mut request = self.agent.post(self.url.as_str()).header("Content-Type", "application/json");
         if let Some(authorization) = &self.authorization {
             request = request.header("Authorization", authorization);
         }
@@ -127,14 +128,14 @@ impl Post {
 }
 
 fn agent(roots: &[Certificate<'static>], senders: usize) -> ureq::Agent {
-    let config = client::config(concat!("pap-collector/", env!("CARGO_PKG_VERSION")), roots)
+    let config = client::config(concat!("pap-collector/", env!("CARGO_PKG_VERSION")))
         .timeout_resolve(Some(CONNECT_TIMEOUT))
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_global(Some(POST_TIMEOUT))
         .max_idle_connections(senders)
         .max_idle_connections_per_host(senders)
         .max_idle_age(KEEP_IDLE);
-    client::agent(config)
+    client::agent(config, roots)
 }
 
 /// `Retry-After` in either of its forms (RFC 9110 §10.2.3).

@@ -15,6 +15,7 @@ use pap_core::firing::{self, Batch};
 use pap_core::time::Uptime;
 use pap_process::panics;
 use pap_process::throttle::Throttle;
+use pap_process::url::Url;
 
 /// One Alertmanager, and what is posted to it.
 pub struct Alertmanager {
@@ -22,7 +23,7 @@ pub struct Alertmanager {
     number: usize,
     /// The number that it has among all senders.
     sender: usize,
-    url: String,
+    url: Url,
     post: Post,
     cluster_id: String,
     generator_url: String,
@@ -36,7 +37,7 @@ impl Alertmanager {
     /// come first.
     pub fn all(config: &Alertmanagers, cluster_id: &str, generator_url: &str, senders: usize) -> Vec<Self> {
         let urls = config.urls.iter().enumerate();
-        let one = |(number, url): (usize, &String)| Self {
+        let one = |(number, url): (usize, &Url)| Self {
             number,
             sender: senders + number,
             url: url.clone(),

@@ -262,7 +262,7 @@ fn start_alertmanagers(
 ) -> io::Result<()> {
     let Some(alertmanagers) = &config.alertmanagers else { return Ok(()) };
     let port = server.addresses().first().map_or(config.port, SocketAddr::port);
-    let url = config.collector_url.clone().unwrap_or_else(|| own_url(port));
+    let url = config.collector_url.as_ref().map_or_else(|| own_url(port), |url| url.as_str().to_owned());
     let senders = config.rules.outbox.senders;
     for alertmanager in Alertmanager::all(alertmanagers, &config.cluster_id, &url, senders) {
         let parts = Arc::clone(parts);
@@ -340,7 +340,8 @@ fn announce(config: &Config, server: &Server, continues: bool) {
         None => log::info!("alerts: to this log only, no station is configured"),
     }
     if let Some(Alertmanagers { urls, every, .. }) = &config.alertmanagers {
-        log::info!("conditions: to {}, again every {every:?} while they hold", urls.join(" and "));
+        let urls = urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+        log::info!("conditions: to {urls}, again every {every:?} while they hold");
     }
     log::info!(
         "at most {} agents on {} connections, dead after a silence of {}, forgotten after {:?}",
@@ -356,9 +357,10 @@ fn announce(config: &Config, server: &Server, continues: bool) {
     if let Some(trace) = &config.trace {
         log::info!("heartbeats: recorded in {}, at most {} bytes", trace.path.display(), trace.most);
     }
-    if let Some(parent) = &config.parent {
+    if let Some(parent) = &config.parent
+        && let Some(url) = &parent.targets.collector
+    {
         let (id, every) = (&parent.identity.id, parent.rhythm.interval());
-        let url = parent.targets.collector.as_deref().unwrap_or_default();
         log::info!("heartbeats of this collector: as {id} to {url}, every {every:?}");
     }
     if config.max_connections.is_some_and(|wanted| server.most_connections() < wanted) {

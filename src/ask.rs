@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use pap_process::client::{Client, trouble};
 use pap_process::clock::deadline_in;
 use pap_process::settings::Secret;
+use pap_process::url::Url;
 
 use crate::config::Access;
 
@@ -31,7 +32,7 @@ pub struct Collector {
 enum Place {
     Socket(PathBuf),
     Port(SocketAddr),
-    Url(String),
+    Url(Url),
 }
 
 /// What a collector answered.
@@ -54,15 +55,15 @@ impl Answer {
 }
 
 impl Collector {
-    /// The collector at `url`, or else the one on this host with this configuration.
+    /// The collector at its URL, or else the one on this host with this configuration.
     ///
     /// # Errors
     /// The configuration does not say which port it has.
-    pub fn new(access: Access, url: Option<&str>, patience: Duration) -> Result<Self, String> {
+    pub fn new(access: Access, patience: Duration) -> Result<Self, String> {
         let client = Client::new(concat!("pap-collector/", env!("CARGO_PKG_VERSION")), &access.roots);
         let mut places = Vec::new();
-        if let Some(url) = url {
-            places.push(Place::Url(url.trim_end_matches('/').to_owned()));
+        if let Some(url) = access.url {
+            places.push(Place::Url(url));
         } else {
             places.extend(access.socket.filter(|path| path.exists()).map(Place::Socket));
             if access.port != 0 {
@@ -146,9 +147,9 @@ impl Collector {
             .ok_or_else(|| Failure { is_late: false, text: format!("{place} does not speak HTTP") })
     }
 
-    fn by_url(&mut self, url: &str, path: &str) -> Result<Answer, Failure> {
+    fn by_url(&mut self, url: &Url, path: &str) -> Result<Answer, Failure> {
         let failed = |why: String| Failure { is_late: true, text: format!("{url}: {why}") };
-        let mut request = self.client.within(self.patience).get(format!("{url}{path}"));
+        let mut request = self.client.within(self.patience).get(url.join(path).as_str());
         if let Some(key) = &self.key {
             request = request.header("X-Collector-Key", key.reveal());
         }
@@ -157,7 +158,7 @@ impl Collector {
         let mut body = Vec::new();
         let read = answer.into_body().into_reader().take(LONGEST_ANSWER).read_to_end(&mut body);
         read.map_err(|error| failed(error.to_string()))?;
-        Ok(Answer { place: url.to_owned(), status, body })
+        Ok(Answer { place: url.to_string(), status, body })
     }
 }
 

@@ -21,6 +21,7 @@ use pap_core::outbox::Limits;
 use pap_core::registry::Rules;
 use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
 use pap_process::settings::{ConfigError, Flags, Reader, Secret, Source};
+use pap_process::url::Url;
 use settings::{
     ADMIN_SOCKET, AGENT_RETENTION_MS, ALERT_QUEUE_MAX_SIZE, ALERT_QUEUE_TTL_MS, ALERT_RECOVERY,
     ALERT_SENDERS, CLUSTER_ID, CLUSTER_NAME, COLLECTOR_API_KEY, COLLECTOR_BIND, COLLECTOR_HTTP_WORKERS,
@@ -39,7 +40,7 @@ pub use switches::{Replay, Subcommand, Switches, Task};
 #[derive(Clone, Debug)]
 pub struct StationAccess {
     /// The whole URL of the alerts endpoint.
-    pub url: String,
+    pub url: Url,
     /// Sent as `Authorization: Bearer KEY`.
     pub key: Secret,
     /// Certificates trusted besides the built-in roots.
@@ -95,7 +96,7 @@ pub struct Config {
     /// The Alertmanagers; None without one.
     pub alertmanagers: Option<Alertmanagers>,
     /// Where people reach this collector, if that is set.
-    pub collector_url: Option<String>,
+    pub collector_url: Option<Url>,
     /// The longest the sweeper sleeps.
     pub longest_sleep: Duration,
     /// The rules by which the registry judges agents.
@@ -158,7 +159,7 @@ impl Config {
             admission,
             station,
             alertmanagers,
-            collector_url: from.url(&COLLECTOR_URL, |raw| raw)?,
+            collector_url: from.url(&COLLECTOR_URL, str::to_owned)?,
             longest_sleep: from.millis(&ZOMBIE_CHECK_INTERVAL_MS)?,
             rules: Rules {
                 max_agents: from.value(&COLLECTOR_MAX_AGENTS)?,
@@ -318,7 +319,7 @@ mod tests {
         let config = config(&good, &[]).unwrap();
         assert!(!config.to_text().contains("hush"));
         assert!(!format!("{config:?}").contains("hush"));
-        assert_eq!(config.station.unwrap().url, "https://station/api/clusters/c/alerts");
+        assert_eq!(config.station.unwrap().url.as_str(), "https://station/api/clusters/c/alerts");
     }
 
     #[test]

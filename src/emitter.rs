@@ -272,10 +272,10 @@ impl Emitter {
         if self.remark.replace(remark) == Some(remark) {
             return log::debug!("unchanged: {remark:?} {trouble}");
         }
-        let collector = self.sender.collector_url();
-        match (remark, collector) {
+        let collector = self.sender.collector_url().map(ToString::to_string);
+        match (remark, &collector) {
             (Remark::Taken(Taken::Collector), _) => {
-                log::info!("{} takes our heartbeats", collector.unwrap_or_default());
+                log::info!("{} takes our heartbeats", collector.as_deref().unwrap_or_default());
             }
             (Remark::Taken(Taken::Station), None) => log::info!("the station takes our heartbeats"),
             (Remark::Taken(Taken::Station), Some(_)) => {

@@ -73,8 +73,8 @@ fn run(config: &Config) -> i32 {
 
 fn check(switches: &Switches, flags: &Flags) -> i32 {
     let question = if switches.live { Question::Live } else { Question::Ready };
-    let url = switches.url.as_deref();
-    match Access::without_key(flags, &environment).map(|access| check::ask(question, access, url)) {
+    let access = Access::without_key(flags, &environment, switches.url.as_deref());
+    match access.map(|access| check::ask(question, access)) {
         Ok(Ok(well)) => say(&well),
         Ok(Err(unwell)) => {
             say(&unwell);
@@ -85,9 +85,9 @@ fn check(switches: &Switches, flags: &Flags) -> i32 {
 }
 
 fn agents(switches: &Switches, flags: &Flags) -> i32 {
-    let (url, mut out) = (switches.url.as_deref(), BufWriter::new(stdout().lock()));
-    let listed = Access::new(flags, &environment)
-        .map(|access| agents::list(access, url, switches.status, switches.json, &mut out));
+    let mut out = BufWriter::new(stdout().lock());
+    let listed = Access::new(flags, &environment, switches.url.as_deref())
+        .map(|access| agents::list(access, switches.status, switches.json, &mut out));
     match listed {
         Ok(Ok(())) => STOPPED,
         // The reader of the pipe does not want the rest.
@@ -99,7 +99,7 @@ fn agents(switches: &Switches, flags: &Flags) -> i32 {
 }
 
 fn top(switches: &Switches, flags: &Flags) -> i32 {
-    match Access::new(flags, &environment).map(|access| top::show(access, switches.url.as_deref())) {
+    match Access::new(flags, &environment, switches.url.as_deref()).map(top::show) {
         Ok(Ok(())) => STOPPED,
         Ok(Err(why)) => complain(&why, UNWELL),
         Err(error) => complain(&error.to_string(), BAD_CONFIG),

@@ -6,7 +6,7 @@
 //! file that cannot be read is set aside, never overwritten.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use pap_core::outbox::SavedEvent;
 use pap_core::registry::{Registry, SavedAgent};
 use pap_core::time::Now;
 use pap_process::clock::wall;
-use pap_process::files::{Durability, replace};
+use pap_process::files::{Durability, destination, open, replace};
 
 /// The format's name and version. A change that an older program would
 /// misread needs a new version.
@@ -212,8 +212,8 @@ impl StateFile {
     /// # Errors
     /// Every [`Unusable`], as they say.
     pub fn load(&self, cluster_id: &str) -> Result<Option<Saved>, Unusable> {
-        match File::open(&self.path) {
-            Ok(file) => read(cluster_id, BufReader::new(file)).map(Some),
+        match open(&self.path, OpenOptions::new().read(true)) {
+            Ok((file, _)) => read(cluster_id, BufReader::new(file)).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Unusable::Io(error)),
         }
@@ -224,9 +224,10 @@ impl StateFile {
     /// # Errors
     /// The file cannot be renamed. It keeps its name and must not be overwritten.
     pub fn set_aside(&self) -> io::Result<PathBuf> {
-        let mut name = self.path.clone().into_os_string();
+        let path = destination(&self.path)?;
+        let mut name = path.clone().into_os_string();
         name.push(format!(".broken-{}", wall().0));
-        fs::rename(&self.path, &name)?;
+        fs::rename(&path, &name)?;
         Ok(name.into())
     }
 

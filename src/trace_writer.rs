@@ -7,10 +7,10 @@
 //! passed over by whoever reads. docs/trace-format.md describes the format.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions, rename};
+use std::fs::{self, File, OpenOptions, rename};
 use std::io::{self, Write as _};
 use std::mem;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pap_core::trace::MAGIC;
 use pap_core::trace::tape::{Wish, seal};
+use pap_process::files::{self, destination};
 use pap_process::throttle::Throttle;
-use rustix::fs::OFlags;
 
 use crate::config::TraceConfig;
 use crate::parts::Parts;
@@ -169,28 +169,32 @@ impl TraceWriter {
 
 /// Opens the file for appending. A full one is rotated before.
 fn open(path: &Path, full: u64) -> io::Result<(File, u64)> {
-    // To open a pipe must not wait for its reader.
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let open = || OpenOptions::new().read(true).append(true).create(true).custom_flags(flags).open(path);
-    let file = open()?;
-    let about = file.metadata()?;
-    if !about.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    let path = destination(path)?;
+    let open = |path: &Path| {
+        let (file, about) = files::open(path, OpenOptions::new().read(true).append(true).create(true))?;
+        if about.len() > 0 && !begins_with_block(&file) {
+            let what = format!("{} holds something else than a trace", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        Ok((file, about.len()))
+    };
+    let (file, length) = open(&path)?;
+    if length < full {
+        return Ok((file, length));
     }
-    if about.len() > 0 && !begins_with_block(&file) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it holds something else than a trace"));
-    }
-    if about.len() < full {
-        return Ok((file, about.len()));
-    }
-    for number in (1..ROTATED).rev() {
-        match rename(rotated(path, number), rotated(path, number + 1)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
+    for number in (1..=ROTATED).rev() {
+        let name = rotated(&path, number);
+        match fs::symlink_metadata(&name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // Nothing is renamed or replaced that is no trace.
+            _ => drop(open(&name)?),
+        }
+        if number < ROTATED {
+            rename(&name, rotated(&path, number + 1))?;
         }
     }
-    rename(path, rotated(path, 1))?;
-    Ok((open()?, 0))
+    rename(&path, rotated(&path, 1))?;
+    open(&path)
 }
 
 /// Whether a file that is not empty is a trace. A crash may have cut its first block.
@@ -198,4 +202,47 @@ fn begins_with_block(file: &File) -> bool {
     let mut start = MAGIC;
     let length = file.read_at(&mut start, 0).unwrap_or_default();
     length > 0 && start[..length] == MAGIC[..length]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_trace_is_neither_written_nor_renamed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trace");
+        let fill = |path: &Path| fs::write(path, [&MAGIC[..], &[0; 100]].concat()).unwrap();
+        for full in [0, 1000] {
+            fs::write(&path, "somebody's").unwrap();
+            assert!(open(&path, full).is_err());
+            assert_eq!(fs::read_to_string(&path).unwrap(), "somebody's");
+        }
+        for number in 1..=ROTATED {
+            fill(&path);
+            fs::write(rotated(&path, number), "somebody's").unwrap();
+            assert!(open(&path, 10).is_err(), "{number}");
+            assert_eq!(fs::read_to_string(rotated(&path, number)).unwrap(), "somebody's");
+            fs::remove_file(rotated(&path, number)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_link_stays_and_what_it_leads_to_is_rotated() {
+        let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (link, path) = (here.path().join("trace"), there.path().join("trace"));
+        symlink(&path, &link).unwrap();
+        for round in 0..5_u8 {
+            let (mut file, length) = open(&link, 50).unwrap();
+            assert_eq!(length, 0);
+            file.write_all(&[&MAGIC[..], &[round; 100]].concat()).unwrap();
+        }
+        let last = |path: &Path| fs::read(path).unwrap().pop().unwrap();
+        assert_eq!(last(&path), 4);
+        assert_eq!([1, 2, 3].map(|number| last(&rotated(&path, number))), [3, 2, 1]);
+        assert_eq!(fs::read_dir(&here).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(&there).unwrap().count(), 4);
+    }
 }

@@ -44,12 +44,11 @@ impl From<io::Error> for ListError {
 /// As [`ListError`] says.
 pub fn list(
     access: Access,
-    url: Option<&str>,
     status: Option<Verdict>,
     is_json: bool,
     out: &mut impl Write,
 ) -> Result<(), ListError> {
-    let mut collector = Collector::new(access, url, PATIENCE)?;
+    let mut collector = Collector::new(access, PATIENCE)?;
     if is_json { json(&mut collector, status, out) } else { table(&mut collector, status, out) }
 }
 

@@ -24,12 +24,12 @@ pub enum Question {
 ///
 /// # Errors
 /// The collector is not well, or does not answer. The text is one line for people.
-pub fn ask(question: Question, access: Access, url: Option<&str>) -> Result<String, String> {
+pub fn ask(question: Question, access: Access) -> Result<String, String> {
     let (path, well, unwell) = match question {
         Question::Live => ("/health", "live", "not live"),
         Question::Ready => ("/ready", "ready", "not ready"),
     };
-    let answer = Collector::new(access, url, PATIENCE).and_then(|mut collector| collector.get(path));
+    let answer = Collector::new(access, PATIENCE).and_then(|mut collector| collector.get(path));
     let answer = answer.map_err(|why| format!("{unwell}: {why}"))?;
     match (answer.status, answer.member("reason")) {
         (200, _) => Ok(format!("{well}: {} answers", answer.place)),

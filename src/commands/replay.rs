@@ -5,7 +5,7 @@ mod text;
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use pap_core::replay::Replay;
@@ -13,6 +13,7 @@ use pap_core::time::Monotonic;
 use pap_core::trace::VERSION;
 use pap_core::trace::read::{Found, MOST_NEEDED, block, next_magic};
 use pap_process::clock::monotonic;
+use pap_process::files::destination;
 use pap_process::settings::{ConfigError, Flags, Reader};
 
 use crate::config::settings::{HEARTBEAT_GRACE_MS, SETTINGS};
@@ -86,9 +87,11 @@ fn asked_grace(flags: &Flags) -> Result<Option<Duration>, ConfigError> {
 
 /// The files of a trace, the oldest first, with their lengths.
 fn files(path: &Path) -> io::Result<Vec<(File, u64)>> {
-    let older = (1..=ROTATED).rev().map(|number| rotated(path, number));
+    let path = destination(path)?;
+    let mut names: Vec<_> = (1..=ROTATED).rev().map(|number| rotated(&path, number)).collect();
+    names.push(path);
     let mut files = Vec::new();
-    for path in older.chain([PathBuf::from(path)]) {
+    for path in names {
         match File::open(&path) {
             Ok(file) => {
                 let length = file.metadata()?.len();

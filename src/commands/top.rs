@@ -73,8 +73,8 @@ struct Seen {
 /// # Errors
 /// Nobody answers the first question, or the screen cannot be written. The text is one
 /// line for people.
-pub fn show(access: Access, url: Option<&str>) -> Result<(), String> {
-    let mut collector = Collector::new(access, url, PATIENCE)?;
+pub fn show(access: Access) -> Result<(), String> {
+    let mut collector = Collector::new(access, PATIENCE)?;
     let mut seen = look(&mut collector)?;
     let mut events = Events::default();
     events.note(&seen, &mut collector);

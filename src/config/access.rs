@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use pap_process::settings::{ConfigError, Flags, Reader, Secret, Source};
+use pap_process::url::{Url, UrlError, hide};
 use ureq::tls::Certificate;
 
 use super::settings::{
@@ -14,6 +15,8 @@ use super::settings::{
 /// at, so they may be wrong.
 #[derive(Clone, Debug)]
 pub struct Access {
+    /// Its URL, if it was given; then nothing else but the key matters.
+    pub url: Option<Url>,
     /// Its admin socket.
     pub socket: Option<PathBuf>,
     /// The address that it listens on; None for all.
@@ -31,9 +34,18 @@ impl Access {
     ///
     /// # Errors
     /// One of its settings is wrong.
-    pub fn without_key(flags: &Flags, environment: &Source<'_>) -> Result<Self, ConfigError> {
+    pub fn without_key(
+        flags: &Flags,
+        environment: &Source<'_>,
+        url: Option<&str>,
+    ) -> Result<Self, ConfigError> {
         let mut from = Reader::new(SETTINGS, flags, environment);
+        let wrong = |why: UrlError| {
+            let allowed = format!("an http:// or https:// URL ({why})");
+            ConfigError::new("--url", Some(&hide(url.unwrap_or_default())), &allowed)
+        };
         Ok(Self {
+            url: url.map(Url::base).transpose().map_err(wrong)?,
             socket: from.path(&ADMIN_SOCKET)?,
             bind: from.value_if_any(&COLLECTOR_BIND)?,
             port: from.value(&COLLECTOR_PORT)?,
@@ -46,10 +58,10 @@ impl Access {
     ///
     /// # Errors
     /// One of its settings is wrong.
-    pub fn new(flags: &Flags, environment: &Source<'_>) -> Result<Self, ConfigError> {
+    pub fn new(flags: &Flags, environment: &Source<'_>, url: Option<&str>) -> Result<Self, ConfigError> {
         let mut from = Reader::new(SETTINGS, flags, environment);
         let key = from.secret(&COLLECTOR_API_KEY)?;
         let roots = from.certificates(&STATION_CA_FILE)?;
-        Ok(Self { key, roots, ..Self::without_key(flags, environment)? })
+        Ok(Self { key, roots, ..Self::without_key(flags, environment, url)? })
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use pap_process::settings::{ConfigError, Reader, Secret, Setting};
+use pap_process::url::Url;
 use ureq::tls::Certificate;
 
 use super::settings::{
@@ -16,7 +17,7 @@ use super::settings::{
 #[derive(Clone, Debug)]
 pub struct Alertmanagers {
     /// The whole URL of each one's alerts endpoint.
-    pub urls: Vec<String>,
+    pub urls: Vec<Url>,
     /// How often each is told again what is still true.
     pub every: Duration,
     /// Sent to each.
@@ -85,6 +86,6 @@ pub(super) fn read(
         }
         return Ok(None);
     }
-    let urls = urls.iter().map(|url| format!("{url}/api/v2/alerts")).collect();
+    let urls = urls.iter().map(|url| url.join("/api/v2/alerts")).collect();
     Ok(Some(Alertmanagers { urls, every, credentials, roots }))
 }

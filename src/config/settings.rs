@@ -4,7 +4,9 @@
 use pap_core::heartbeat::MAX_TEXT;
 use pap_process::logging::{LOG_FORMAT, RUST_LOG};
 use pap_process::settings::Fallback::{Required, Value, Words};
-use pap_process::settings::Kind::{Address, Certificates, Choice, Number, Path, Secret, Text, Url, Urls};
+use pap_process::settings::Kind::{
+    Address, BaseUrl, BaseUrls, Certificates, Choice, File, Number, Secret, Socket, Text, Url,
+};
 
 use crate::emitter::settings::{HEARTBEAT_INTERVAL, HEARTBEAT_MODE};
 
@@ -31,18 +33,19 @@ pap_process::settings! {
     /// the key that the collector sends with each alert
     STATION_ALERT_KEY: Secret, Words("none");
     /// certificates that are trusted besides the built-in roots, for the station and
-    /// for a parent collector
+    /// for a parent collector: of a CA, or of the server itself
     STATION_CA_FILE: Certificates, Words("none");
     /// Alertmanagers that are told which agents are dead or in EMERGENCY, besides the station
     /// or instead of it; a path in front of /api/v2/alerts is part of the URL
-    ALERTMANAGER_URL: Urls(8), Words("none");
+    ALERTMANAGER_URL: BaseUrls(8), Words("none");
     /// the user name that the collector sends to each Alertmanager, with ALERTMANAGER_PASSWORD
     ALERTMANAGER_USER: Secret, Words("none");
     /// the password of ALERTMANAGER_USER
     ALERTMANAGER_PASSWORD: Secret, Words("none");
     /// the bearer token that the collector sends to each Alertmanager, instead of a user name
     ALERTMANAGER_KEY: Secret, Words("none");
-    /// certificates that are trusted besides the built-in roots, for the Alertmanagers
+    /// certificates that are trusted besides the built-in roots, for the Alertmanagers: of a CA,
+    /// or of the server itself
     ALERTMANAGER_CA_FILE: Certificates, Words("none");
     /// how often an Alertmanager is told again what is still true, in milliseconds; an alert
     /// that is not repeated ends after four of these times
@@ -83,18 +86,18 @@ pap_process::settings! {
     SHUTDOWN_GRACE_MS: Number(0..=60_000), Value("10000");
     /// a Unix socket that answers questions about the agents without a key; the file's owner
     /// and group may ask
-    ADMIN_SOCKET: Path, Words("none");
+    ADMIN_SOCKET: Socket, Words("none");
     /// the file in which the state survives a restart
-    STATE_FILE: Path, Words("none, it does not survive");
+    STATE_FILE: File, Words("none, it does not survive");
     /// how often the state is saved when something changed, in milliseconds
     STATE_INTERVAL_MS: Number(10..=3_600_000), Value("5000");
     /// a file that records every accepted heartbeat, for pap-collector replay
-    HEARTBEAT_TRACE: Path, Words("none, nothing is recorded");
+    HEARTBEAT_TRACE: File, Words("none, nothing is recorded");
     /// the most that HEARTBEAT_TRACE and its rotated files take together, in units of a
     /// million bytes
     HEARTBEAT_TRACE_MAX_MB: Number(1..=1_000_000), Value("256");
     /// a parent collector, to which this collector sends heartbeats as an agent
-    PAP_COLLECTOR_URL: Url(""), Words("none");
+    PAP_COLLECTOR_URL: BaseUrl, Words("none");
     /// the key that the parent collector asks for: one of its HEARTBEAT_API_KEY
     PAP_COLLECTOR_KEY: Secret, Words("none");
     /// the id that this collector has at the parent collector

@@ -16,6 +16,7 @@ use pap_core::agent_id::AgentId;
 use pap_core::heartbeat::Mode;
 use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
 use pap_process::settings::{ConfigError, Flags, Reader, Secret, Setting, Source};
+use pap_process::url::Url;
 
 /// How often an agent sends heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl Rhythm {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Liveness {
     /// A URL that answers within this time.
-    Probe(String, Duration),
+    Probe(Url, Duration),
     /// The process whose number is in this file.
     PidFile(PathBuf),
     /// A command of ours and its arguments.
@@ -159,7 +160,7 @@ fn status_file(
     from: &mut Reader<'_>,
     id: impl FnOnce(&mut Reader<'_>) -> Result<AgentId, ConfigError>,
 ) -> Result<StatusFile, ConfigError> {
-    match from.value_if_any(&PAP_STATUS_FILE)? {
+    match from.path(&PAP_STATUS_FILE)? {
         Some(path) => Ok(StatusFile::at(path)),
         None => Ok(StatusFile::usual(&id(from)?)),
     }
@@ -179,8 +180,8 @@ pub(crate) fn collector(
     url: &'static Setting,
     key: &'static Setting,
     warnings: &mut Vec<String>,
-) -> Result<(Option<String>, Option<Secret>), ConfigError> {
-    let address = from.url(url, |raw| raw)?;
+) -> Result<(Option<Url>, Option<Secret>), ConfigError> {
+    let address = from.url(url, str::to_owned)?;
     let mut keys = from.secrets(key)?;
     if keys.len() > 1 {
         // The collector takes any of several keys; we can send one.
@@ -197,7 +198,7 @@ pub(crate) fn collector(
 
 fn targets(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Targets, ConfigError> {
     let (collector, collector_key) = collector(from, &PAP_COLLECTOR_URL, &PAP_COLLECTOR_KEY, warnings)?;
-    let station = from.url(&PAP_STATION_URL, |raw| raw)?;
+    let station = from.url(&PAP_STATION_URL, str::to_owned)?;
     let key = from.secret(&PAP_AGENT_KEY)?;
     match (&collector, &station, &key) {
         (None, None, _) => {
@@ -227,7 +228,7 @@ fn targets(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Targets,
 }
 
 fn liveness(from: &mut Reader<'_>, command: Option<Vec<OsString>>) -> Result<Liveness, ConfigError> {
-    let probe = from.url(&PAP_PROBE, |raw| raw)?;
+    let probe = from.url(&PAP_PROBE, str::to_owned)?;
     let patience = from.millis(&PAP_PROBE_TIMEOUT_MS)?;
     let only_one = |variable: &str, value: &str| {
         ConfigError::new(
@@ -246,7 +247,7 @@ fn liveness(from: &mut Reader<'_>, command: Option<Vec<OsString>>) -> Result<Liv
         (Some(_), Some(path), _) | (None, Some(path), Some(_)) => {
             Err(only_one(PAP_PID_FILE.name, &path.to_string_lossy()))
         }
-        (Some(url), None, Some(_)) => Err(only_one(PAP_PROBE.name, &url)),
+        (Some(url), None, Some(_)) => Err(only_one(PAP_PROBE.name, &url.to_string())),
         (Some(url), None, None) => Ok(Liveness::Probe(url, patience)),
         (None, Some(path), None) => Ok(Liveness::PidFile(path)),
         (None, None, Some(command)) => Ok(command),

@@ -16,6 +16,7 @@ use pap_process::client::{self, Client};
 use pap_process::clock::{monotonic, since_boot, wall};
 use pap_process::files::read_small;
 use pap_process::panics;
+use pap_process::url::Url;
 
 /// How much a time of the wall clock may differ from a time of the kernel.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(10);
@@ -57,7 +58,7 @@ pub fn uptime_of_this_process() -> Result<Duration, String> {
 /// A URL: the agent lives while it answers with a 2xx.
 pub struct Probe {
     client: Client,
-    url: String,
+    url: Url,
     patience: Duration,
     /// When it was first good, since the last time that nobody listened there.
     since: Option<Monotonic>,
@@ -65,7 +66,7 @@ pub struct Probe {
 
 impl Probe {
     /// A probe of `url`, which must answer within `patience`.
-    pub fn new(url: String, patience: Duration, roots: &[Certificate<'static>]) -> Self {
+    pub fn new(url: Url, patience: Duration, roots: &[Certificate<'static>]) -> Self {
         Self { client: Client::new(USER_AGENT, roots), url, patience, since: None }
     }
 }
@@ -73,7 +74,7 @@ impl Probe {
 impl LivenessSource for Probe {
     fn look(&mut self, patience: Duration) -> Result<Duration, String> {
         let agent = self.client.within(self.patience.min(patience));
-        match panics::contain(|| agent.get(&self.url).call())? {
+        match panics::contain(|| agent.get(self.url.as_str()).call())? {
             Ok(answer) if answer.status().is_success() => {
                 let now = monotonic();
                 Ok(now.since(*self.since.get_or_insert(now)))

@@ -4,7 +4,7 @@
 use pap_core::heartbeat::{MAX_TEXT, Mode};
 use pap_process::logging::{LOG_FORMAT, RUST_LOG};
 use pap_process::settings::Fallback::{Required, Value, Words};
-use pap_process::settings::Kind::{Certificates, Choice, Number, Path, Secret, Text, Url};
+use pap_process::settings::Kind::{BaseUrl, Certificates, Choice, File, Number, Secret, Text, Url};
 
 pap_process::settings! {
     /// the agent's id
@@ -14,13 +14,13 @@ pap_process::settings! {
     /// the agent's key, sent only to the station
     PAP_AGENT_KEY: Secret, Words("none");
     /// the collector, such as http://pap-collector.agents.svc:8080
-    PAP_COLLECTOR_URL: Url(""), Words("none; this or PAP_STATION_URL is required");
+    PAP_COLLECTOR_URL: BaseUrl, Words("none; this or PAP_STATION_URL is required");
     /// the key that the collector asks for, one of its HEARTBEAT_API_KEY; sent only to it
     PAP_COLLECTOR_KEY: Secret, Words("none");
     /// the station, which gets the heartbeats that the collector does not take, at
     /// URL/api/agents/ID/heartbeat; the URL may already end with /api/agents
-    PAP_STATION_URL: Url(""), Words("none");
-    /// certificates that are trusted besides the built-in roots
+    PAP_STATION_URL: BaseUrl, Words("none");
+    /// certificates that are trusted besides the built-in roots: of a CA, or of the server itself
     PAP_CA_FILE: Certificates, Words("none");
     /// the mode that the heartbeats of this program say
     HEARTBEAT_MODE: Choice(&[Mode::Idle.as_str(), Mode::Emergency.as_str(), Mode::Sleep.as_str()]),
@@ -32,12 +32,12 @@ pap_process::settings! {
     /// how long the probe may take to answer, in milliseconds; half an interval at most
     PAP_PROBE_TIMEOUT_MS as "probe-timeout-ms": Number(1..=60_000), Value("1000");
     /// the agent lives while the process lives whose number is in this file
-    PAP_PID_FILE as "pid-file": Path, Words("none");
+    PAP_PID_FILE as "pid-file": File, Words("none");
     /// send heartbeats in EMERGENCY after this many failures of the probe in a row
     PAP_EMERGENCY_AFTER as "emergency-after": Number(1..=1000), Words("never; while the probe fails, no heartbeat is sent");
     /// a file that holds the mode; the program reads it twice a second
-    PAP_MODE_FILE as "mode-file": Path, Words("none");
+    PAP_MODE_FILE as "mode-file": File, Words("none");
     /// where the status is kept for --check and --status
-    PAP_STATUS_FILE as "status-file": Path, Words("a file in /run, else in /tmp, named after the agent");
+    PAP_STATUS_FILE as "status-file": File, Words("a file in /run, else in /tmp, named after the agent");
     shared RUST_LOG, LOG_FORMAT;
 }

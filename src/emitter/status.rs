@@ -19,7 +19,7 @@ use pap_core::pace::Taken;
 use pap_core::time::{Monotonic, millis};
 use pap_process::clock::{monotonic, wall};
 use pap_process::escape::for_terminal;
-use pap_process::files::{Durability, read_small, replace};
+use pap_process::files::{Durability, destination, read_small, replace};
 
 /// Where the file is by default: the first of these that can be written.
 const PLACES: [&str; 2] = ["/run", "/tmp"];
@@ -146,8 +146,8 @@ impl StatusFile {
     }
 
     /// One place.
-    pub fn at(path: String) -> Self {
-        Self(vec![path.into()])
+    pub fn at(path: PathBuf) -> Self {
+        Self(vec![path])
     }
 
     /// Replaces what is there.
@@ -194,7 +194,7 @@ impl StatusFile {
             // Another process for the same agent may have started before we end.
             if read(path).is_ok_and(|status| status.pid == std::process::id()) {
                 // If this fails, the file stays, and --check soon calls it too old.
-                let _ = fs::remove_file(path);
+                let _ = destination(path).and_then(fs::remove_file);
             }
         }
     }

@@ -15,6 +15,7 @@ use pap_process::client::{self, Client};
 use pap_process::clock::monotonic;
 use pap_process::panics;
 use pap_process::settings::Secret;
+use pap_process::url::Url;
 
 /// How long one try of a goodbye may take.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(2);
@@ -34,11 +35,11 @@ pub struct Identity {
 #[derive(Clone, Debug)]
 pub struct Targets {
     /// The collector's URL.
-    pub collector: Option<String>,
+    pub collector: Option<Url>,
     /// The key that is sent to the collector.
     pub collector_key: Option<Secret>,
     /// The station's URL and key; it is asked when the collector takes nothing.
-    pub station: Option<(String, Option<Secret>)>,
+    pub station: Option<(Url, Option<Secret>)>,
     /// Certificates trusted besides the built-in roots.
     pub roots: Vec<Certificate<'static>>,
 }
@@ -55,7 +56,7 @@ pub struct Sent {
 /// One target, for one agent.
 struct Target {
     /// Where the agent's heartbeats are posted.
-    url: String,
+    url: Url,
     /// What is sent as `Authorization`.
     authorization: Option<String>,
     /// The setting to look at when the target does not know who we are.
@@ -63,7 +64,7 @@ struct Target {
 }
 
 impl Target {
-    fn new(url: String, key: Option<&Secret>, key_name: &'static str) -> Self {
+    fn new(url: Url, key: Option<&Secret>, key_name: &'static str) -> Self {
         Self { url, authorization: key.map(|key| format!("Bearer {}", key.reveal())), key_name }
     }
 
@@ -91,13 +92,12 @@ impl Sender {
     pub fn new(identity: &Identity, targets: &Targets) -> Self {
         let id = identity.id.to_path();
         let collector = targets.collector.as_ref().map(|url| {
-            let url = format!("{}/heartbeat/{id}", url.trim_end_matches('/'));
+            let url = url.join(&format!("/heartbeat/{id}"));
             Target::new(url, targets.collector_key.as_ref(), PAP_COLLECTOR_KEY.name)
         });
         let station = targets.station.as_ref().map(|(url, key)| {
-            let url = url.trim_end_matches('/');
-            let agents = if url.ends_with("/api/agents") { "" } else { "/api/agents" };
-            Target::new(format!("{url}{agents}/{id}/heartbeat"), key.as_ref(), PAP_AGENT_KEY.name)
+            let agents = if url.as_str().ends_with("/api/agents") { "" } else { "/api/agents" };
+            Target::new(url.join(&format!("{agents}/{id}/heartbeat")), key.as_ref(), PAP_AGENT_KEY.name)
         });
         let client = Client::new(USER_AGENT, &targets.roots);
         Self { client, name: identity.name.clone(), collector, station, is_unanswered: false }
@@ -109,8 +109,8 @@ impl Sender {
     }
 
     /// The collector's URL, if there is one.
-    pub fn collector_url(&self) -> Option<&str> {
-        self.collector.as_ref().map(|target| target.url.as_str())
+    pub fn collector_url(&self) -> Option<&Url> {
+        self.collector.as_ref().map(|target| &target.url)
     }
 
     /// Posts one heartbeat: to the collector first, then to the station. Returns None
@@ -172,7 +172,7 @@ impl Sender {
         let Some(collector) = &self.collector else { return Ok(()) };
         let give_up = monotonic() + longest;
         loop {
-            let mut request = self.client.within(GOODBYE_PATIENCE).delete(&collector.url);
+            let mut request = self.client.within(GOODBYE_PATIENCE).delete(collector.url.as_str());
             if let Some(authorization) = &collector.authorization {
                 request = request.header("Authorization", authorization);
             }
@@ -204,7 +204,7 @@ struct Failed {
 
 /// One post.
 fn post(agent: &ureq::Agent, target: &Target, body: &[u8]) -> Result<(), Failed> {
-    let mut request = agent.post(&target.url).header("Content-Type", "application/json");
+    let mut request = agent.post(target.url.as_str()).header("Content-Type", "application/json");
     if let Some(authorization) = &target.authorization {
         request = request.header("Authorization", authorization);
     }
@@ -244,21 +244,21 @@ mod tests {
         let identity = Identity { id: AgentId::new("pluggedin/research@1.2.0").unwrap(), name: "r".into() };
         let sender = |collector: &str, station: &str| {
             let targets = Targets {
-                collector: Some(collector.into()),
+                collector: Some(Url::base(collector).unwrap()),
                 collector_key: None,
-                station: Some((station.into(), None)),
+                station: Some((Url::base(station).unwrap(), None)),
                 roots: Vec::new(),
             };
             let sender = Sender::new(&identity, &targets);
-            (sender.collector.unwrap().url, sender.station.unwrap().url)
+            [sender.collector, sender.station].map(|target| target.unwrap().url.as_str().to_owned())
         };
         let id = "pluggedin%2Fresearch%401.2.0";
         let expected =
-            (format!("http://c:8080/heartbeat/{id}"), format!("https://s/api/agents/{id}/heartbeat"));
+            [format!("http://c:8080/heartbeat/{id}"), format!("https://s/api/agents/{id}/heartbeat")];
         assert_eq!(sender("http://c:8080", "https://s"), expected);
         assert_eq!(sender("http://c:8080/", "https://s/"), expected);
         assert_eq!(sender("http://c:8080//", "https://s/api/agents"), expected);
         assert_eq!(sender("http://c:8080", "https://s/api/agents/"), expected);
-        assert_eq!(sender("http://c/low", "https://s/x").0, format!("http://c/low/heartbeat/{id}"));
+        assert_eq!(sender("http://c/low", "https://s/x")[0], format!("http://c/low/heartbeat/{id}"));
     }
 }

@@ -29,10 +29,13 @@ mod idle;
 mod keys;
 mod mass;
 mod observe;
+mod paths;
 mod readme;
 mod replay;
 mod restart;
 mod swarm;
+mod tls;
 mod upgrade;
+mod urls;
 
 use support::station;

@@ -73,10 +73,10 @@ fn example(setting: &Setting, certificates: &str) -> String {
         Kind::Number(range) => range.end().to_string(),
         Kind::Address => "127.0.0.1".into(),
         Kind::Choice(words) => (*words.last().unwrap()).into(),
-        Kind::Path => "/nowhere/example".into(),
+        Kind::File | Kind::Socket => "/nowhere/example".into(),
         Kind::LogFilter => "warn".into(),
-        Kind::Url(_) => "http://example.org/x".into(),
-        Kind::Urls(_) => "http://example.org/x,https://example.org".into(),
+        Kind::Url(_) | Kind::BaseUrl => "http://example.org/x".into(),
+        Kind::BaseUrls(_) => "http://example.org/x,https://example.org".into(),
         Kind::Certificates => certificates.into(),
     }
 }

@@ -44,7 +44,7 @@ pub fn write(programs: &[Program]) -> String {
                         &format!("`{variable}`"),
                         &format!("`{flag}`"),
                         "none",
-                        "a file that holds a key",
+                        "a file that holds a key, or a pipe that gives it within 5 s",
                         &help,
                     ],
                 );

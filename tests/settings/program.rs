@@ -84,14 +84,15 @@ pub enum Values {
 pub fn values(setting: &Setting) -> Values {
     match setting.kind {
         Kind::Choice(words) => Values::Words(words),
-        Kind::Path | Kind::Certificates => Values::Files,
+        Kind::File | Kind::Socket | Kind::Certificates => Values::Files,
         Kind::Text(_)
         | Kind::Number(_)
         | Kind::Address
         | Kind::LogFilter
         | Kind::Secret
         | Kind::Url(_)
-        | Kind::Urls(_) => Values::Unknown,
+        | Kind::BaseUrl
+        | Kind::BaseUrls(_) => Values::Unknown,
     }
 }
 

@@ -4,6 +4,7 @@
 //! is read, and for a short time.
 
 mod heads;
+mod tls;
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -11,12 +12,14 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::config::ConfigBuilder;
 use ureq::http::Response;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::Certificate;
 use ureq::typestate::AgentScope;
 use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{Connector as _, DefaultConnector};
+use ureq::unversioned::transport::{Connector as _, TcpConnector};
 
 use heads::Tidying;
+use tls::Tls;
+pub(crate) use tls::check_root;
 
 /// The most that is read of an answer's body, in bytes, and for how long. A body that
 /// was read to its end leaves the connection open for the next request.
@@ -27,17 +30,9 @@ const EXCERPT: usize = 300;
 /// The size of a connection's buffers, in bytes.
 const BUFFER: usize = 16 * 1024;
 
-/// The configuration of a client that trusts these certificates besides the built-in
-/// roots. It has no timeouts for the request and the status: the caller sets them.
-pub fn config(user_agent: &'static str, roots: &[Certificate<'static>]) -> ConfigBuilder<AgentScope> {
-    let mut tls = TlsConfig::builder();
-    if !roots.is_empty() {
-        // Given roots replace the built-in roots, so we give the built-in roots too.
-        let built_in = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
-        let mut all: Vec<_> = built_in.map(|der| Certificate::from_der(der).to_owned()).collect();
-        all.extend_from_slice(roots);
-        tls = tls.root_certs(RootCerts::new_with_certs(&all));
-    }
+/// The configuration of a client. It has no timeouts for the request and the status: the
+/// caller sets them.
+pub fn config(user_agent: &'static str) -> ConfigBuilder<AgentScope> {
     Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
@@ -45,15 +40,15 @@ pub fn config(user_agent: &'static str, roots: &[Certificate<'static>]) -> Confi
         // We use no proxy from the environment: it would see every request.
         .proxy(None)
         .user_agent(user_agent)
-        .tls_config(tls.build())
         .timeout_recv_body(Some(LONGEST_READ))
         .input_buffer_size(BUFFER)
         .output_buffer_size(BUFFER)
 }
 
-/// A client with this configuration, which takes answers with any head: see `heads`.
-pub fn agent(config: ConfigBuilder<AgentScope>) -> Agent {
-    let connector = DefaultConnector::default().chain(Tidying);
+/// A client with this configuration, which trusts these certificates besides the
+/// built-in roots (see `tls`), and takes answers with any head (see `heads`).
+pub fn agent(config: ConfigBuilder<AgentScope>, roots: &[Certificate<'static>]) -> Agent {
+    let connector = TcpConnector::default().chain(Tls::new(roots)).chain(Tidying);
     Agent::with_parts(config.build(), connector, DefaultResolver::default())
 }
 
@@ -79,11 +74,11 @@ impl Client {
         if let Some((_, agent)) = self.agents.iter().find(|(known, _)| *known == patience) {
             return agent.clone();
         }
-        let config = config(self.user_agent, &self.roots)
+        let config = config(self.user_agent)
             .timeout_global(Some(patience))
             .max_idle_connections(0)
             .max_idle_connections_per_host(0);
-        let agent = agent(config);
+        let agent = agent(config, &self.roots);
         self.agents.push((patience, agent.clone()));
         agent
     }

@@ -8,7 +8,7 @@
 //! - [`stop`], [`threads`]: threads that are named, owned and joined
 //! - [`files`]: small files are read, and files are replaced as a whole
 //! - [`reexec`]: an in-place upgrade: the same process goes on with another program
-//! - `client` (feature `client`): HTTP requests to other programs
+//! - `client`, `url` (feature `client`): HTTP requests to other programs
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("these programs run on Linux only: they use signalfd, memfd, /proc and abstract sockets");
@@ -28,3 +28,5 @@ pub mod stop;
 pub mod systemd;
 pub mod threads;
 pub mod throttle;
+#[cfg(feature = "client")]
+pub mod url;

@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use env_logger::{Builder, Target};
+use env_logger::{Builder, Logger, Target};
 use log::kv::Key;
-use log::{Level, Record};
+use log::{Level, Metadata, Record};
 use serde::Serialize;
 
 use crate::clock::wall;
@@ -87,17 +87,16 @@ impl Log {
         let log = Self { messages, dropped: Arc::default() };
         let dropped = Arc::clone(&log.dropped);
         spawn("log", move || write_lines(&receiver, &dropped, format))?;
-        Builder::new()
+        let logger = Builder::new()
             .parse_filters(filter)
             .format(move |line, record| match format {
-                // At this level the HTTP client logs every byte that it sends, the
-                // station's key included.
-                _ if record.level() == Level::Trace && record.target().starts_with("ureq") => Ok(()),
                 LogFormat::Text => write_text(line, wall(), record),
                 LogFormat::Json => write_json(line, wall(), record),
             })
             .target(Target::Pipe(Box::new(log.clone())))
-            .init();
+            .build();
+        log::set_max_level(logger.filter());
+        log::set_boxed_logger(Box::new(Discreet(logger))).map_err(io::Error::other)?;
         Ok(log)
     }
 
@@ -107,6 +106,27 @@ impl Log {
         if self.messages.send_timeout(Box::new(Message::Flush(done)), longest).is_ok() {
             let _ = written.recv_timeout(longest);
         }
+    }
+}
+
+/// A log that tells the HTTP client that nobody traces it: it would log every byte that
+/// it sends, the station's key included, and the queries of URLs.
+struct Discreet(Logger);
+
+impl log::Log for Discreet {
+    fn enabled(&self, about: &Metadata<'_>) -> bool {
+        let is_secret = about.level() == Level::Trace && about.target().starts_with("ureq");
+        !is_secret && self.0.enabled(about)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
     }
 }
 

@@ -20,6 +20,8 @@ pub use flags::{Flags, describe, split};
 pub use reader::{Reader, Source};
 
 use crate::escape::for_terminal;
+#[cfg(feature = "client")]
+use crate::url::Url;
 
 /// The longest key, in bytes.
 const MAX_KEY: usize = 4096;
@@ -53,8 +55,10 @@ pub enum Kind {
     Address,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// The path of a file or socket.
-    Path,
+    /// The path of a regular file, or of none yet.
+    File,
+    /// The path of a Unix socket, or of none yet.
+    Socket,
     /// What is logged, in the syntax of `RUST_LOG`.
     LogFilter,
     /// A key, never shown. It may also come from the file that `<NAME>_FILE` names.
@@ -62,10 +66,12 @@ pub enum Kind {
     /// An http:// or https:// URL. The text is added to the description of this kind.
     #[cfg(feature = "client")]
     Url(&'static str),
-    /// From one to this many http:// or https:// URLs, with commas between them. Each is the
-    /// beginning of URLs, so it has no query.
+    /// An http:// or https:// URL at whose end paths are added.
     #[cfg(feature = "client")]
-    Urls(usize),
+    BaseUrl,
+    /// From one to this many such URLs, with commas between them.
+    #[cfg(feature = "client")]
+    BaseUrls(usize),
     /// The path of a file of PEM certificates.
     #[cfg(feature = "client")]
     Certificates,
@@ -150,23 +156,26 @@ impl Setting {
             Kind::Number(range) => format!("a whole number from {} to {}", range.start(), range.end()),
             Kind::Address => "an IP address such as 127.0.0.1 or ::1, or nothing for all".into(),
             Kind::Choice(words) => words.join(", "),
-            Kind::Path => "a path".into(),
+            Kind::File => "the path of a regular file, or of none yet; links are followed".into(),
+            Kind::Socket => "the path of a Unix socket, or of none yet; links are followed".into(),
             Kind::LogFilter => "off, error, warn, info, debug or trace, targets, or a list such as \
                                 info,pap_collector=debug; with /text behind it, only lines with this text"
                 .into(),
             Kind::Secret => format!("1 to {MAX_KEY} visible ASCII characters"),
             #[cfg(feature = "client")]
-            Kind::Url(also) => format!("an http:// or https:// URL with a host and no user name{also}"),
+            Kind::Url(also) => format!("an http:// or https:// URL without a user name and a fragment{also}"),
             #[cfg(feature = "client")]
-            Kind::Urls(most) => format!(
-                "1 to {most} http:// or https:// URLs, comma separated, each with a host, no user name and no query"
+            Kind::BaseUrl => "an http:// or https:// URL without a user name, a query and a fragment".into(),
+            #[cfg(feature = "client")]
+            Kind::BaseUrls(most) => format!(
+                "1 to {most} http:// or https:// URLs, comma separated, without a user name, a query and a fragment"
             ),
             #[cfg(feature = "client")]
             Kind::Certificates => "a file of PEM certificates, at least one".into(),
         }
     }
 
-    /// Whether `raw` is allowed. For a file, only the path is checked.
+    /// Whether `raw` is allowed. What is at a path is not looked at.
     pub fn takes(&self, raw: &str) -> bool {
         let is_text = !raw.contains([char::REPLACEMENT_CHARACTER, '\0']);
         match &self.kind {
@@ -177,13 +186,15 @@ impl Setting {
             }
             Kind::Address => raw.parse::<IpAddr>().is_ok(),
             Kind::Choice(words) => words.contains(&raw),
-            Kind::Path => is_text,
+            Kind::File | Kind::Socket => is_text,
             Kind::LogFilter => is_log_filter(raw),
             Kind::Secret => raw.len() <= MAX_KEY && raw.bytes().all(|byte| byte.is_ascii_graphic()),
             #[cfg(feature = "client")]
-            Kind::Url(_) => client::is_url(raw),
+            Kind::Url(_) => Url::parse(raw).is_ok(),
             #[cfg(feature = "client")]
-            Kind::Urls(most) => client::urls(raw).is_some_and(|urls| urls.len() <= *most),
+            Kind::BaseUrl => Url::base(raw).is_ok(),
+            #[cfg(feature = "client")]
+            Kind::BaseUrls(most) => client::bases(raw, *most).is_ok(),
             #[cfg(feature = "client")]
             Kind::Certificates => is_text,
         }
@@ -192,6 +203,11 @@ impl Setting {
     /// The error for a `value` that is not allowed.
     pub fn wrong(&self, value: &str) -> ConfigError {
         ConfigError::new(self.name, Some(value), &self.allowed())
+    }
+
+    /// The same, with the reason.
+    pub fn wrong_as(&self, value: &str, why: &dyn fmt::Display) -> ConfigError {
+        ConfigError::new(self.name, Some(value), &format!("{} ({why})", self.allowed()))
     }
 
     /// The error for a value that is missing.

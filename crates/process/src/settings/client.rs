@@ -1,34 +1,15 @@
-//! What a program needs for HTTP requests: a URL, and the certificates that it trusts.
+//! What a program needs for HTTP requests: URLs, and the certificates that it trusts.
 
-use ureq::http::{Uri, uri::Authority};
 use ureq::tls::{Certificate, PemItem, parse_pem};
 
-use super::{ConfigError, Reader, Setting};
+use super::{ConfigError, Kind, Reader, Setting};
+use crate::client::check_root;
+use crate::url::{Url, UrlError, hide};
 
-/// Whether the text is a URL that can be called, without a user name or password.
-pub(super) fn is_url(text: &str) -> bool {
-    text.parse::<Uri>().is_ok_and(|uri| {
-        let authority = uri.authority().map(Authority::as_str);
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.host().is_some_and(|host| !host.is_empty())
-            && authority.is_none_or(|text| !text.contains('@'))
-    })
-}
-
-/// The URLs in a list with commas, without slashes at their ends; `None` if one of
-/// them cannot be the beginning of URLs to call.
-pub(super) fn urls(text: &str) -> Option<Vec<String>> {
-    let is_base = |url: &str| is_url(url) && !url.contains(['?', '#']);
-    let url = |part: &str| {
-        let url = part.trim().trim_end_matches('/');
-        is_base(url).then(|| url.to_owned())
-    };
-    text.split(',').map(url).collect()
-}
-
-/// The text, unless it may hold a password: the text before an @ may be one.
-fn without_password(raw: &str) -> String {
-    if raw.contains('@') { "(hidden)".to_owned() } else { raw.to_owned() }
+/// The base URLs in a list with commas, at most this many.
+pub(super) fn bases(text: &str, most: usize) -> Result<Vec<Url>, UrlError> {
+    let urls: Vec<_> = text.split(',').map(|part| Url::base(part.trim())).collect::<Result<_, _>>()?;
+    if urls.len() > most { Err(UrlError::TOO_MANY) } else { Ok(urls) }
 }
 
 impl Reader<'_> {
@@ -39,27 +20,25 @@ impl Reader<'_> {
     pub fn url(
         &mut self,
         setting: &'static Setting,
-        fill: impl FnOnce(String) -> String,
-    ) -> Result<Option<String>, ConfigError> {
+        fill: impl FnOnce(&str) -> String,
+    ) -> Result<Option<Url>, ConfigError> {
         let Some(raw) = self.given(setting.name) else { return Ok(None) };
-        let shown = without_password(&raw);
-        let url = fill(raw);
-        if !setting.takes(&url) {
-            return Err(setting.wrong(&shown));
-        }
+        let parse = if matches!(setting.kind, Kind::BaseUrl) { Url::base } else { Url::parse };
+        let url = parse(&fill(&raw)).map_err(|why| setting.wrong_as(&hide(&raw), &why))?;
         self.show(setting, &url);
         Ok(Some(url))
     }
 
-    /// A list of URLs, without slashes at their ends; empty if none is given.
+    /// A list of base URLs; empty if none is given.
     ///
     /// # Errors
-    /// There are too many, or one of them cannot be the beginning of URLs to call.
-    pub fn urls(&mut self, setting: &'static Setting) -> Result<Vec<String>, ConfigError> {
+    /// There are too many, or one of them cannot be called.
+    pub fn urls(&mut self, setting: &'static Setting) -> Result<Vec<Url>, ConfigError> {
         let Some(raw) = self.given(setting.name) else { return Ok(Vec::new()) };
-        let urls = urls(&raw).filter(|_| setting.takes(&raw));
-        let urls = urls.ok_or_else(|| setting.wrong(&without_password(&raw)))?;
-        self.show(setting, &urls.join(","));
+        let most = if let Kind::BaseUrls(most) = setting.kind { most } else { 1 };
+        let urls = bases(&raw, most).map_err(|why| setting.wrong_as(&hide(&raw), &why))?;
+        let shown: Vec<_> = urls.iter().map(Url::as_str).collect();
+        self.show(setting, &shown.join(","));
         Ok(urls)
     }
 
@@ -75,6 +54,7 @@ impl Reader<'_> {
         let mut certificates = Vec::new();
         for item in parse_pem(&pem) {
             if let PemItem::Certificate(certificate) = item.map_err(|_| setting.wrong(&path))? {
+                check_root(&certificate).map_err(|why| setting.wrong_as(&path, &why))?;
                 certificates.push(certificate);
             }
         }

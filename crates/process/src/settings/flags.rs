@@ -123,7 +123,7 @@ mod tests {
         /// to listen on
         PORT: Kind::Number(0..=9), Fallback::Value("8");
         /// what to ask
-        PAP_PROBE as "probe": Kind::Path, Fallback::Words("nobody");
+        PAP_PROBE as "probe": Kind::File, Fallback::Words("nobody");
         /// what to say
         API_KEY: Kind::Secret, Fallback::Required;
     }

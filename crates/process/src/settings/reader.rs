@@ -2,11 +2,12 @@
 //! After that, it shows the values in effect.
 
 use std::fmt::{Display, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{ConfigError, Fallback, Flags, Secret, Setting, Table};
+use super::{ConfigError, Fallback, Flags, Kind, Secret, Setting, Table};
+use crate::files::{Expected, check, read_whole};
 
 /// The environment: from the name of a variable to its value.
 pub type Source<'a> = dyn Fn(&str) -> Option<String> + 'a;
@@ -85,12 +86,15 @@ impl<'a> Reader<'a> {
         self.value(setting).map(Duration::from_millis)
     }
 
-    /// A path. Whether the file exists is not checked.
+    /// The path of a file or socket that is there or may be made.
     ///
     /// # Errors
-    /// The value is not allowed.
+    /// The value is not allowed, or something else is at the path.
     pub fn path(&mut self, setting: &'static Setting) -> Result<Option<PathBuf>, ConfigError> {
-        Ok(self.value_if_any::<String>(setting)?.map(Into::into))
+        let Some(raw) = self.value_if_any::<String>(setting)? else { return Ok(None) };
+        let expected = if matches!(setting.kind, Kind::Socket) { Expected::Socket } else { Expected::File };
+        check(Path::new(&raw), expected).map_err(|why| setting.wrong_as(&raw, &why))?;
+        Ok(Some(raw.into()))
     }
 
     /// A key, from its own variable or from the file that `<NAME>_FILE` names.
@@ -140,10 +144,10 @@ impl<'a> Reader<'a> {
     /// The path and the content of the file that a variable names.
     pub(super) fn file(&self, variable: &str) -> Result<Option<(String, Vec<u8>)>, ConfigError> {
         let Some(path) = self.given(variable) else { return Ok(None) };
-        match std::fs::read(&path) {
+        match read_whole(Path::new(&path)) {
             Ok(content) => Ok(Some((path, content))),
             Err(error) => {
-                let allowed = format!("a file that can be read ({error})");
+                let allowed = format!("a file that can be read, or a pipe ({error})");
                 Err(ConfigError::new(variable, Some(&path), &allowed))
             }
         }
