@@ -215,6 +215,25 @@ fn a_restart_within_the_hold_loses_no_death_and_holds_none_anew() {
 }
 
 #[test]
+fn what_is_held_under_a_shorter_grace_waits_for_the_new_deadline() {
+    let mut world = World::new(60 * SECOND);
+    world.beat_until(0..30, 100_000);
+    world.pass(170_000);
+    assert!(world.registry.held() > 25);
+    world.rules.grace = Some(120 * SECOND);
+    world.restart(Resume::Stopped);
+    assert_eq!(world.registry.held(), 0);
+    world.pass(1_000_000);
+    assert_eq!(world.told(), 30);
+    for (told, death) in world.deaths.values().flatten() {
+        assert!(
+            told - death.last_seen.0 >= 240_000,
+            "two intervals, the new grace and the hold: {told} {death:?}"
+        );
+    }
+}
+
+#[test]
 fn the_end_of_a_mass_silence_is_said_when_too_few_are_left() {
     for forgotten in [false, true] {
         let mut world = World::new(Duration::ZERO);

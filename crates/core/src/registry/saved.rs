@@ -17,7 +17,7 @@ use crate::firing::Condition;
 use crate::heartbeat::Mode;
 use crate::outbox::{SavedEvent, SavedVerdict, ToOwe};
 use crate::time::{Now, Tick, Wall, millis};
-use crate::verdict::Verdict;
+use crate::verdict::{Verdict, dead_after};
 
 /// An agent as it is saved. The uptime is in seconds, as in a heartbeat. All other
 /// times are in milliseconds: `first_seen` and `last_seen` since 1970, `silence` and
@@ -165,6 +165,11 @@ impl Registry {
         if resume == Resume::Killed {
             agents.iter_mut().for_each(SavedAgent::spare);
         }
+        // Under another grace the deadline may not have passed yet.
+        let grace = self.rules.grace;
+        let is_early =
+            |agent: &&mut SavedAgent| Duration::from_millis(agent.silence) < dead_after(agent.mode, grace);
+        agents.iter_mut().filter(is_early).for_each(|agent| agent.held_for = None);
         // The agent that falls due first must join its due queue first.
         agents.sort_by_key(|agent| std::cmp::Reverse(waited(agent)));
         let no_room = agents.len().saturating_sub(self.rules.max_agents);
