@@ -136,7 +136,7 @@ impl Replay {
             Record::Paused { at, time } => {
                 self.pass_to(*at);
                 self.interrupted = *at;
-                self.paused += *time;
+                self.paused = self.paused.saturating_add(*time);
                 self.pauses += 1;
             }
             Record::Gap { lost, .. } => self.lose(*lost),
@@ -158,7 +158,8 @@ impl Replay {
     fn begin(&mut self, head: Head) {
         self.slots.clear();
         let continues = self.head.is_some_and(|before| {
-            before.run == head.run && (before.part == head.part || before.part + 1 == head.part)
+            before.run == head.run
+                && (before.part == head.part || before.part.checked_add(1) == Some(head.part))
         });
         self.head = Some(head);
         if !continues {
@@ -230,7 +231,7 @@ impl Replay {
     /// Records were lost: nobody is judged by a silence in which heartbeats may be
     /// missing.
     fn lose(&mut self, lost: u64) {
-        self.lost += lost;
+        self.lost = self.lost.saturating_add(lost);
         self.known.clear();
         self.forget_all();
         if let Some(head) = self.head {

@@ -480,6 +480,46 @@ fn the_format_is_the_golden_one() {
     assert_eq!(all_kinds(), golden, "version {VERSION} is written as it always was");
 }
 
+#[test]
+fn no_number_in_a_trace_is_too_large_to_count() {
+    let end = Tick::from_nanos(u64::MAX / 8);
+    let rules = TracedRules {
+        graces: [Duration::from_nanos(u64::MAX / 8); 3],
+        retention: Duration::from_nanos(u64::MAX / 8),
+        max_agents: u64::MAX,
+        mass_silence_hold: Duration::from_nanos(u64::MAX / 8),
+    };
+    let head = Head { run: u64::MAX, part: u64::MAX, at: end, wall: Wall(u64::MAX), rules };
+    let id = AgentId::new("a").unwrap();
+    let known = Known {
+        at: end,
+        id: id.clone(),
+        mode: Mode::Idle,
+        verdict: Verdict::Suspect,
+        is_held: true,
+        uptime_ms: u64::MAX,
+        silence_ms: u64::MAX,
+        dead_ms: u64::MAX,
+    };
+    let mut replay = Replay::new(Some(Duration::ZERO));
+    for _ in 0..2 {
+        for record in [
+            Record::Head(head),
+            Record::Known(known.clone()),
+            Record::Named { slot: 0, id: id.clone() },
+            Record::Beat(Beat { at: end, slot: 0, mode: Mode::Sleep, uptime_ms: u64::MAX }),
+            Record::Swept { at: end, steps: u64::MAX },
+            Record::Paused { at: end, time: Duration::MAX },
+            Record::Gap { at: end, lost: u64::MAX },
+            Record::Stopped { at: end },
+        ] {
+            replay.take(&record);
+        }
+    }
+    assert_eq!((replay.lost(), replay.pauses()), (u64::MAX, (2, Duration::MAX)));
+    assert!(replay.end().is_some());
+}
+
 proptest! {
     #[test]
     fn any_records_are_judged_or_passed_over(bytes in vec(prop_oneof![0_u8..12, 0_u8..4, any::<u8>()], 0..400)) {
