@@ -167,8 +167,11 @@ impl Registry {
         }
         // Under another grace the deadline may not have passed yet.
         let grace = self.rules.grace;
-        let is_early =
-            |agent: &&mut SavedAgent| Duration::from_millis(agent.silence) < dead_after(agent.mode, grace);
+        let is_early = |agent: &&mut SavedAgent| {
+            // No moment is earlier than Tick::MIN.
+            let last_seen = now.tick - Duration::from_millis(agent.silence);
+            now.tick.since(last_seen) < dead_after(agent.mode, grace)
+        };
         agents.iter_mut().filter(is_early).for_each(|agent| agent.held_for = None);
         // The agent that falls due first must join its due queue first.
         agents.sort_by_key(|agent| std::cmp::Reverse(waited(agent)));
