@@ -90,6 +90,15 @@ impl SavedAgent {
             (self.silence, self.was_spared) = (0, true);
         }
     }
+
+    /// No death is held back before its deadline, which may be a later one under
+    /// another grace.
+    fn hold_no_longer_than_due(&mut self, now: Tick, grace: Option<Duration>) {
+        // No moment is earlier than Tick::MIN.
+        let silence = now.since(now - Duration::from_millis(self.silence));
+        let longest = silence.checked_sub(dead_after(self.mode, grace)).map(millis);
+        self.held_for = self.held_for.zip(longest).map(|(held_for, longest)| held_for.min(longest));
+    }
 }
 
 const fn healthy() -> Verdict {
@@ -165,14 +174,8 @@ impl Registry {
         if resume == Resume::Killed {
             agents.iter_mut().for_each(SavedAgent::spare);
         }
-        // Under another grace the deadline may not have passed yet.
         let grace = self.rules.grace;
-        let is_early = |agent: &&mut SavedAgent| {
-            // No moment is earlier than Tick::MIN.
-            let last_seen = now.tick - Duration::from_millis(agent.silence);
-            now.tick.since(last_seen) < dead_after(agent.mode, grace)
-        };
-        agents.iter_mut().filter(is_early).for_each(|agent| agent.held_for = None);
+        agents.iter_mut().for_each(|agent| agent.hold_no_longer_than_due(now.tick, grace));
         // The agent that falls due first must join its due queue first.
         agents.sort_by_key(|agent| std::cmp::Reverse(waited(agent)));
         let no_room = agents.len().saturating_sub(self.rules.max_agents);
