@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use pap_process::client::{Client, trouble};
+use pap_process::client::{agent, config, trouble};
 use pap_process::clock::deadline_in;
 use pap_process::settings::Secret;
 use pap_process::url::Url;
@@ -22,7 +22,7 @@ const LONGEST_ANSWER: u64 = 8 << 20;
 pub struct Collector {
     places: Vec<Place>,
     key: Option<Secret>,
-    client: Client,
+    client: ureq::Agent,
     /// How long a question and its answer may take together.
     patience: Duration,
 }
@@ -60,7 +60,11 @@ impl Collector {
     /// # Errors
     /// The configuration does not say which port it has.
     pub fn new(access: Access, patience: Duration) -> Result<Self, String> {
-        let client = Client::new(concat!("pap-collector/", env!("CARGO_PKG_VERSION")), &access.roots);
+        // A list is long, and all of it is wanted.
+        let config = config(concat!("pap-collector/", env!("CARGO_PKG_VERSION")))
+            .timeout_global(Some(patience))
+            .timeout_recv_body(None);
+        let client = agent(config, &access.roots);
         let mut places = Vec::new();
         if let Some(url) = access.url {
             places.push(Place::Url(url));
@@ -149,7 +153,7 @@ impl Collector {
 
     fn by_url(&mut self, url: &Url, path: &str) -> Result<Answer, Failure> {
         let failed = |why: String| Failure { is_late: true, text: format!("{url}: {why}") };
-        let mut request = self.client.within(self.patience).get(url.join(path).as_str());
+        let mut request = self.client.get(url.join(path).as_str());
         if let Some(key) = &self.key {
             request = request.header("X-Collector-Key", key.reveal());
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use pap_core::time::millis;
 use pap_http::listener;
-use pap_http::server::Adopted;
+use pap_http::server::{Adopted, Carried};
 use pap_process::clock::monotonic;
 use pap_process::reexec::{self, Image, Inherited, Memory, Seats, WRITTEN, memory, takes_ours};
 use pap_process::systemd::Notifier;
@@ -35,6 +35,9 @@ const GOODBYES: Duration = Duration::from_millis(200);
 /// How long clients may take to read an answer from a lane. Meanwhile the event
 /// loops serve all other clients. After this time such connections are closed.
 const BIG_ANSWERS: Duration = Duration::from_secs(3);
+/// How long answers may take, with the event loops standing still, that came to a lane
+/// after all.
+const LATE_ANSWERS: Duration = Duration::from_millis(200);
 /// How long the event loops may take to end their turns.
 const STANDSTILL: Duration = Duration::from_secs(1);
 /// How often this thread looks for other demands while it waits for the lanes.
@@ -52,8 +55,48 @@ pub struct About {
     request_age_ms: Option<u64>,
     /// At least one whole request was read from it.
     has_asked: bool,
-    /// It is closed when everything is sent.
+    /// It is closed when everything is sent,
     is_ending: bool,
+    /// and the client may still be sending then.
+    lingers: bool,
+    /// Its incomplete request was told to go on (100).
+    said_continue: bool,
+    /// How long ago it was opened or last answered.
+    idle_age_ms: u64,
+    /// For how long it has not taken all of its answers.
+    unsent_age_ms: Option<u64>,
+}
+
+impl From<&Carried> for About {
+    fn from(carried: &Carried) -> Self {
+        Self {
+            read: carried.input.clone(),
+            unsent: carried.output.clone(),
+            request_age_ms: carried.request_age.map(millis),
+            has_asked: carried.has_asked,
+            is_ending: carried.is_ending,
+            lingers: carried.lingers,
+            said_continue: carried.said_continue,
+            idle_age_ms: millis(carried.idle_age),
+            unsent_age_ms: carried.unsent_age.map(millis),
+        }
+    }
+}
+
+impl From<About> for Carried {
+    fn from(about: About) -> Self {
+        Self {
+            input: about.read,
+            output: about.unsent,
+            request_age: about.request_age_ms.map(Duration::from_millis),
+            idle_age: Duration::from_millis(about.idle_age_ms),
+            unsent_age: about.unsent_age_ms.map(Duration::from_millis),
+            has_asked: about.has_asked,
+            said_continue: about.said_continue,
+            is_ending: about.is_ending,
+            lingers: about.lingers,
+        }
+    }
 }
 
 /// What the process starts with.
@@ -103,17 +146,9 @@ pub fn listen(config: &Config, inherited: Inherited<About>) -> Result<Inheritanc
     if adopted.is_empty() {
         adopted.push(listener::bind(config.bind, config.port).map_err(StartError::Listen)?);
     }
-    let connections = connections.into_iter().map(|connection| {
-        let About { read, unsent, request_age_ms, has_asked, is_ending } = connection.about;
-        Adopted {
-            descriptor: connection.socket,
-            input: read,
-            output: unsent,
-            request_age: request_age_ms.map(Duration::from_millis),
-            has_asked,
-            is_ending,
-        }
-    });
+    let connections = connections
+        .into_iter()
+        .map(|connection| Adopted { descriptor: connection.socket, carried: connection.about.into() });
     Ok(Inheritance { listeners: adopted, admin, state, connections: connections.collect() })
 }
 
@@ -207,23 +242,14 @@ pub fn go_on(
     observers.await_end(GOODBYES);
     await_answers(doors, parts, demands);
     demands.log.flush_within(FLUSH);
-    if let Some(standstill) = doors.server.stand_still(STANDSTILL, target.takes_memory) {
+    if let Some(standstill) = doors.server.stand_still(STANDSTILL, LATE_ANSWERS, target.takes_memory) {
         if parts.is_traced {
             shared.trace_calls().await_written(FLUSH);
         }
         let connections: Vec<_> = standstill
             .connections
             .iter()
-            .map(|parked| {
-                let about = About {
-                    read: parked.input.clone(),
-                    unsent: parked.output.clone(),
-                    request_age_ms: parked.request_age.map(millis),
-                    has_asked: parked.has_asked,
-                    is_ending: parked.is_ending,
-                };
-                (parked.descriptor, about)
-            })
+            .map(|parked| (parked.descriptor, About::from(&parked.carried)))
             .collect();
         if target.takes_memory {
             with_memory(program, target, doors, parts, (&mut state, &connections), demands);

@@ -13,6 +13,7 @@ use pap_core::time::Monotonic;
 use pap_core::trace::VERSION;
 use pap_core::trace::read::{Found, MOST_NEEDED, block, next_magic};
 use pap_process::clock::monotonic;
+use pap_process::escape::in_json;
 use pap_process::files::destination;
 use pap_process::settings::{ConfigError, Flags, Reader};
 
@@ -70,7 +71,8 @@ pub fn run(file: &str, json: bool, flags: &Flags) -> Result<String, ReplayError>
         );
     }
     if json {
-        serde_json::to_string(&report).map_err(|error| broken(error.into()))
+        let json = serde_json::to_string(&report).map_err(|error| broken(error.into()))?;
+        Ok(in_json(&json).into_owned())
     } else {
         Ok(text::write(&report, &about))
     }

@@ -143,3 +143,17 @@ fn it_asks_one_question_and_leaves() {
     listener.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_err(), "it has made no other connection");
 }
+
+#[test]
+fn a_list_at_a_url_may_take_longer_than_the_answer_to_an_alert() {
+    let port = impostor(|stream| {
+        let _ = stream.read(&mut [0; 1024]);
+        let list = r#"{"cluster_id":"c","cluster_name":"c","stats":{"total":0,"healthy":0,"unhealthy":0,"by_mode":{"EMERGENCY":0,"IDLE":0,"SLEEP":0},"observed":0},"agents":[]}"#;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", list.len());
+        let _ = stream.write_all(format!("{head}{}", &list[..20]).as_bytes());
+        let_pass(Duration::from_millis(1500));
+        let _ = stream.write_all(&list.as_bytes()[20..]);
+    });
+    let (code, text) = check(&[], &["agents", "--url", &format!("http://127.0.0.1:{port}")]);
+    assert_eq!(code, 0, "{text}");
+}

@@ -253,19 +253,31 @@ fn a_full_disk_costs_records_and_nothing_else() {
 #[test]
 fn what_is_no_trace_is_said_and_left_alone_and_heartbeats_go_on() {
     let directory = tempfile::tempdir().unwrap();
-    let (pipe, mine) = (directory.path().join("pipe"), directory.path().join("mine"));
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let reader = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    let mine = directory.path().join("mine");
     fs::write(&mine, "my notes").unwrap();
-    for (path, why) in [(&pipe, "not a regular file"), (&mine, "something else than a trace")] {
-        let mut collector = Collector::start(&[("HEARTBEAT_TRACE", path.to_str().unwrap())]);
-        assert_eq!(collector.beat("a", "IDLE", 1.0).status, 200);
-        assert!(collector.await_log(said::TRACE_LACKS).contains(why));
-        collector.signal("INT");
-        assert_eq!(collector.wait(), Some(0));
-    }
+    let mut collector = Collector::start(&[("HEARTBEAT_TRACE", mine.to_str().unwrap())]);
+    assert_eq!(collector.beat("a", "IDLE", 1.0).status, 200);
+    assert!(collector.await_log(said::TRACE_LACKS).contains("something else than a trace"));
+    collector.signal("INT");
+    assert_eq!(collector.wait(), Some(0));
     assert_eq!(fs::read_to_string(&mine).unwrap(), "my notes");
-    drop(reader);
+}
+
+#[test]
+fn the_json_of_a_report_is_json_whatever_an_agent_is_called() {
+    let directory = tempfile::tempdir().unwrap();
+    let trace = directory.path().join("trace");
+    let mut collector = Collector::start(&[("HEARTBEAT_TRACE", trace.to_str().unwrap())]);
+    // Two intervals of silence make it irregular, so that the report names it.
+    assert_eq!(collector.beat("a%E2%80%AEb", "EMERGENCY", 1.0).status, 200);
+    collector.await_log(said::IS_DEAD);
+    assert_eq!(collector.beat("a%E2%80%AEb", "EMERGENCY", 12.0).status, 200);
+    collector.signal("INT");
+    assert_eq!(collector.wait(), Some(0));
+    let (code, out, _) = run(&trace, &["--json"]);
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, report["irregular"][0]["agent_uuid"].as_str()), (0, Some("a\u{202e}b")));
+    assert!(!out.contains('\u{202e}'), "{out}");
 }
 
 #[test]

@@ -300,6 +300,49 @@ fn after_a_failed_re_exec_no_descriptor_is_left_for_others() {
 }
 
 #[test]
+fn who_asks_all_the_time_for_what_a_lane_answers_loses_nothing() {
+    let collector = Collector::start(&[]);
+    let (port, is_over) = (collector.port, Arc::new(AtomicBool::new(false)));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let is_over = Arc::clone(&is_over);
+            thread::spawn(move || {
+                let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                let mut asked = 0;
+                while !is_over.load(Ordering::SeqCst) {
+                    // The second is answered by the edge, behind the lane's answer.
+                    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: c\r\n\r\n");
+                    stream.write_all((get("/metrics") + &get("/ready")).as_bytes()).unwrap();
+                    let mut seen = Vec::new();
+                    while !String::from_utf8_lossy(&seen).contains("\"ready\":true") {
+                        let mut piece = [0; 4096];
+                        let read = stream.read(&mut piece).unwrap();
+                        assert_ne!(
+                            read,
+                            0,
+                            "closed after {asked} answers: {}",
+                            String::from_utf8_lossy(&seen)
+                        );
+                        seen.extend_from_slice(&piece[..read]);
+                    }
+                    asked += 1;
+                }
+                asked
+            })
+        })
+        .collect();
+    for round in 1..=12 {
+        collector.signal("HUP");
+        collector.await_logs(said::UPGRADED, round);
+    }
+    is_over.store(true, Ordering::SeqCst);
+    for client in clients {
+        assert!(client.join().unwrap() > 0);
+    }
+}
+
+#[test]
 fn two_sockets_of_systemd_are_both_served_and_go_along() {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let ports = listeners.each_ref().map(|listener| listener.local_addr().unwrap().port());

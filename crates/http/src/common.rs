@@ -4,17 +4,13 @@ use std::convert::Infallible;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use mio::Waker;
 
-use crate::connection::{Connection, LaneJob};
+use crate::connection::{Carried, Connection, LaneJob};
+use crate::patience::is_nearly_full;
 use crate::service::{Service, States};
-
-/// A connection that had an answer stays while there are no more than this share
-/// of the most connections, in percent; beyond it answers say `Connection: close`.
-const CLOSE_FROM: usize = 90;
 
 /// What all event loops and lanes of a server share.
 pub struct Common<S> {
@@ -105,7 +101,7 @@ impl<S: Service> Common<S> {
 
     pub fn says_close(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
-            || self.asked.load(Ordering::Relaxed) * 100 > self.most * CLOSE_FROM
+            || is_nearly_full(self.asked.load(Ordering::Relaxed), self.most)
     }
 }
 
@@ -130,15 +126,24 @@ impl Drop for Place {
 pub enum Command {
     /// A connection comes back from a lane, or along from another program.
     Adopt(Box<(TcpStream, Place, Connection)>),
-    /// Stand still and say what there is, until the other channel is closed.
-    Park {
-        /// Whether an exec is to leave the connections open.
-        keeps: bool,
-        parked: Sender<Vec<Parked>>,
-        until: Receiver<Infallible>,
-    },
+    /// Stand still: see [`Park`].
+    Park(Park),
     /// Answer what has come, close all and end.
     Stop,
+}
+
+/// How an event loop stands still. It answers nothing any more, and only takes back
+/// what its lanes have had.
+pub struct Park {
+    /// Whether an exec is to leave the connections open.
+    pub keeps: bool,
+    /// It says here that it stands still,
+    pub standing: Sender<()>,
+    /// and once this channel is closed, what it has,
+    pub gather: Receiver<Infallible>,
+    pub parked: Sender<Vec<Parked>>,
+    /// until this one is closed.
+    pub until: Receiver<Infallible>,
 }
 
 /// A connection that can go on in another program image.
@@ -147,16 +152,8 @@ pub struct Parked {
     /// Its descriptor, which is not closed by an exec as long as its event loop
     /// is parked.
     pub descriptor: i32,
-    /// What was read and is not answered.
-    pub input: Vec<u8>,
-    /// What was answered and is not sent.
-    pub output: Vec<u8>,
-    /// How long ago the first byte of the unfinished request came.
-    pub request_age: Option<Duration>,
-    /// A whole request was read of it.
-    pub has_asked: bool,
-    /// It ends when all is sent.
-    pub is_ending: bool,
+    /// What goes along of it.
+    pub carried: Carried,
 }
 
 /// The way to an event loop.

@@ -1,6 +1,7 @@
 //! One connection, without its socket: bytes in, answers out, in their order.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use pap_core::time::Tick;
 
@@ -50,16 +51,51 @@ pub enum Ending {
     ByClient,
 }
 
+/// What goes along of a connection to another program image, besides its socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
+pub struct Carried {
+    /// What was read and is not answered.
+    pub input: Vec<u8>,
+    /// What was answered and is not sent.
+    pub output: Vec<u8>,
+    /// How long ago the first byte of its unfinished request came.
+    pub request_age: Option<Duration>,
+    /// How long ago it was opened, or last answered.
+    pub idle_age: Duration,
+    /// For how long it has not taken all of its answers.
+    pub unsent_age: Option<Duration>,
+    /// A whole request was read of it.
+    pub has_asked: bool,
+    /// Its unfinished request was told to go on.
+    pub said_continue: bool,
+    /// It ends when all is sent,
+    pub is_ending: bool,
+    /// and the client may still be sending then.
+    pub lingers: bool,
+}
+
 impl Connection {
     /// One that another program image has handed over.
-    pub fn handed_over(
-        (input, output): (Vec<u8>, Vec<u8>),
-        request_since: Option<Tick>,
-        has_asked: bool,
-        is_ending: bool,
-    ) -> Self {
-        let ending = is_ending.then_some(Ending::Said);
-        Self { input, output, request_since, has_asked, ending, ..Self::default() }
+    pub fn handed_over(carried: Carried, now: Tick) -> Self {
+        let Carried { input, output, has_asked, said_continue, lingers, .. } = carried;
+        let request_since = carried.request_age.map(|age| now - age);
+        let ending = carried.is_ending.then_some(Ending::Said);
+        Self { input, output, request_since, has_asked, said_continue, ending, lingers, ..Self::default() }
+    }
+
+    /// What another program image needs of it.
+    pub fn carried(&self, now: Tick) -> Carried {
+        Carried {
+            input: self.input.clone(),
+            output: self.output.clone(),
+            request_age: self.request_since.map(|since| now.since(since)),
+            has_asked: self.has_asked,
+            said_continue: self.said_continue,
+            is_ending: self.ending.is_some(),
+            lingers: self.lingers,
+            ..Carried::default()
+        }
     }
 }
 

@@ -26,8 +26,8 @@ use crate::common::{Command, Common, Counted, Handle, Place};
 use crate::connection::Connection;
 use crate::order::{Linked, Links, Order, Queue, Slot};
 use crate::parse::MAX_REQUEST;
+use crate::patience::Wait;
 use crate::service::{Closed, Service};
-use rules::IDLE;
 use turn::TURN_READ;
 
 /// Connections that are accepted in one turn.
@@ -199,7 +199,7 @@ impl<S: Service> Edge<S> {
             return Some(Duration::ZERO);
         }
         let idle = [Queue::Newcomers, Queue::Idle].into_iter().filter_map(|queue| self.order.first(queue));
-        let idle = idle.map(|slot| self.entries[slot as usize].since + IDLE);
+        let idle = idle.map(|slot| Wait::Idle(self.entries[slot as usize].since).until());
         let deadline = self.deadlines.first().map(|&(due, _)| due);
         let due = idle.chain(deadline).chain(not_before).min()?;
         // A millisecond more: the system's waits end on whole ones.
@@ -232,7 +232,7 @@ impl<S: Service> Edge<S> {
                 let slot = self.insert(mio::net::TcpStream::from_std(socket), place, connection);
                 self.attend(slot);
             }
-            Command::Park { keeps, parked, until } => self.park(keeps, &parked, &until),
+            Command::Park(park) => self.park(&park),
             Command::Stop => self.is_stopping = true,
         }
     }

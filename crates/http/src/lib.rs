@@ -3,7 +3,7 @@
 //!
 //! - [`parse`], `chunked`: what of a client's bytes is a request
 //! - `connection`: bytes in and answers out, without a socket
-//! - `order`: who gives way when there is no room
+//! - `order`: who gives way when there is no room; `patience`: how long is waited
 //! - `edge`: the event loop; `lanes`: answers that may have to be waited for
 //! - [`server`]: all of it, as a program sees it; [`service`]: what a program gives it
 //! - [`listener`]: sockets that listen; [`websocket`]: the opening of a stream
@@ -18,6 +18,7 @@ mod lanes;
 pub mod listener;
 mod order;
 pub mod parse;
+mod patience;
 pub mod request;
 pub mod response;
 pub mod server;

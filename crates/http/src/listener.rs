@@ -9,16 +9,13 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Connections that may wait to be accepted; the system may cap it.
 const BACKLOG: i32 = 4096;
-/// A peer that takes nothing for this long loses the answer.
-const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Sent data that stays unacknowledged this long ends the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// A silent peer is asked for a sign of life after this, and every third of it.
 const KEEPALIVE: Duration = Duration::from_secs(60);
-
-/// What a connection's send buffer holds at least, however small its peer's
-/// window: the system doubles it.
-const SEND_BUFFER: usize = 128 * 1024;
+/// What the kernel may keep for a connection in each direction, in bytes; it doubles
+/// it. It counts against the container's memory.
+const BUFFER: usize = 32 * 1024;
 
 /// Listens on `address`, or on all addresses of both families.
 ///
@@ -61,6 +58,8 @@ pub fn adopt(descriptor: OwnedFd) -> io::Result<TcpListener> {
     set_options(&SockRef::from(&socket))?;
     socket.set_nonblocking(false)?;
     socket.set_cloexec(true)?;
+    // Whoever bound it may have wanted a shorter queue.
+    socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
@@ -71,6 +70,32 @@ fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_out_of_band_inline(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3))?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    socket.set_write_timeout(Some(SEND_TIMEOUT))?;
-    socket.set_send_buffer_size(SEND_BUFFER)
+    socket.set_recv_buffer_size(BUFFER)?;
+    socket.set_send_buffer_size(BUFFER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_accepted_connection_has_the_options_of_its_listener() {
+        let foreign = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        foreign.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        foreign.listen(1).unwrap();
+        let inherited = adopt(foreign.into()).unwrap();
+        for listener in [inherited, bind(Some(Ipv4Addr::LOCALHOST.into()), 0).unwrap()] {
+            let address = listener.local_addr().unwrap();
+            // More than a queue of one holds.
+            let clients: Vec<_> = (0..20).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+            for _ in &clients {
+                let (accepted, _) = listener.accept().unwrap();
+                let socket = SockRef::from(&accepted);
+                assert_eq!(socket.recv_buffer_size().unwrap(), 2 * BUFFER);
+                assert_eq!(socket.send_buffer_size().unwrap(), 2 * BUFFER);
+                assert_eq!(socket.write_timeout().unwrap(), None);
+                assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+            }
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! A server: its event loops and its lanes, as the program that runs it sees them.
 
+use std::cmp::Reverse;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,11 +9,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never};
+use pap_process::clock::monotonic;
 use pap_process::threads::Threads;
 
-use crate::common::{Command, Common, Handle, Item, Parked, Place};
-use crate::connection::Connection;
+use crate::common::{Command, Common, Handle, Item, Park, Parked};
+pub use crate::connection::Carried;
 use crate::edge::Edge;
 use crate::lanes::{self, LANES, MOST_WAITING};
 use crate::service::{Service, States};
@@ -22,17 +24,12 @@ use crate::service::{Service, States};
 pub struct Adopted {
     /// The connection.
     pub descriptor: OwnedFd,
-    /// What was read and not answered.
-    pub input: Vec<u8>,
-    /// What was answered and not sent.
-    pub output: Vec<u8>,
-    /// How long ago the first byte of its unfinished request came.
-    pub request_age: Option<Duration>,
-    /// A whole request was read of it.
-    pub has_asked: bool,
-    /// It ends when all is sent.
-    pub is_ending: bool,
+    /// What came along of it.
+    pub carried: Carried,
 }
+
+/// How often it is looked whether the lanes are free.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// The event loops and the lanes' queue, until their threads are started.
 type Unstarted<S> = (Vec<Edge<S>>, Receiver<Item>);
@@ -52,7 +49,7 @@ pub struct Server<S> {
 pub struct Standstill {
     /// Every connection that can go on in another program image.
     pub connections: Vec<Parked>,
-    _until: Vec<Sender<Infallible>>,
+    _until: Sender<Infallible>,
 }
 
 impl<S: Service> Server<S> {
@@ -79,18 +76,14 @@ impl<S: Service> Server<S> {
 
     /// Gives the event loops connections that another image has handed over. To
     /// be called before [`start`](Self::start).
-    pub fn adopt(&self, connections: Vec<Adopted>) {
-        let now = self.common.service.now();
+    pub fn adopt(&self, mut connections: Vec<Adopted>) {
+        // As in the event loops' queues: the longest idle ones first.
+        connections.sort_by_key(|adopted| Reverse(adopted.carried.idle_age));
         let loops = self.common.edges().len();
         let mut unstarted = self.unstarted.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((edges, _)) = unstarted.as_mut() else { return };
         for (number, adopted) in connections.into_iter().enumerate() {
-            let socket = TcpStream::from(adopted.descriptor);
-            let request_since = adopted.request_age.map(|age| now - age);
-            let kept = (adopted.input, adopted.output);
-            let connection =
-                Connection::handed_over(kept, request_since, adopted.has_asked, adopted.is_ending);
-            edges[number % loops].take_over(socket, connection);
+            edges[number % loops].take_over(TcpStream::from(adopted.descriptor), adopted.carried);
         }
     }
 
@@ -163,20 +156,37 @@ impl<S: Service> Server<S> {
     }
 
     /// Lets all event loops stand still between two turns; none if they do not
-    /// within `longest`. Where it `keeps` connections, an exec leaves them open.
-    pub fn stand_still(&self, longest: Duration, keeps: bool) -> Option<Standstill> {
-        let (parked, connections) = bounded(self.common.edges().len());
-        let mut until = Vec::new();
+    /// within `longest`. Then waits for the lanes, at most for `lanes`: what is still in
+    /// one is not among the connections. Where it `keeps` connections, an exec leaves
+    /// them open.
+    pub fn stand_still(&self, longest: Duration, lanes: Duration, keeps: bool) -> Option<Standstill> {
+        let count = self.common.edges().len();
+        let (standing, stand) = bounded(count);
+        let (parked, connections) = bounded(count);
+        let (gather, gathering) = bounded(0);
+        let (end, until) = bounded(0);
         for edge in self.common.edges() {
-            let (sender, receiver) = bounded(0);
-            until.push(sender);
-            edge.command(Command::Park { keeps, parked: parked.clone(), until: receiver });
+            edge.command(Command::Park(Park {
+                keeps,
+                standing: standing.clone(),
+                gather: gathering.clone(),
+                parked: parked.clone(),
+                until: until.clone(),
+            }));
         }
+        for _ in 0..count {
+            stand.recv_timeout(longest).ok()?;
+        }
+        let give_up = monotonic() + lanes;
+        while !self.are_lanes_free() && monotonic() < give_up {
+            let _ = never::<()>().recv_timeout(LOOK_EVERY);
+        }
+        drop(gather);
         let mut all = Vec::new();
-        for _ in self.common.edges() {
+        for _ in 0..count {
             all.append(&mut connections.recv_timeout(longest).ok()?);
         }
-        Some(Standstill { connections: all, _until: until })
+        Some(Standstill { connections: all, _until: end })
     }
 
     /// Answers what has come, closes all connections and lets the threads end.
@@ -184,16 +194,6 @@ impl<S: Service> Server<S> {
         drop(self.lanes_open.lock().unwrap_or_else(PoisonError::into_inner).take());
         for edge in self.common.edges() {
             edge.command(Command::Stop);
-        }
-    }
-}
-
-impl<S: Service> Edge<S> {
-    /// Takes a connection over before the loop runs.
-    fn take_over(&mut self, socket: TcpStream, connection: Connection) {
-        if socket.set_nonblocking(true).is_ok() {
-            let place = Place::take(&self.open());
-            self.insert_in_line(socket, place, connection);
         }
     }
 }

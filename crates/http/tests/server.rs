@@ -277,13 +277,13 @@ fn parts_of_requests_go_along_into_another_server() {
         stream.write_all(&GET.as_bytes()[..12]).unwrap();
     }
     running.until("all parts are read", |it| it.server.states().reading == 20);
-    let stopped = running.server.stand_still(PATIENCE, true).unwrap();
+    let stopped = running.server.stand_still(PATIENCE, PATIENCE, true).unwrap();
     assert_eq!(stopped.connections.len(), 20);
     // An exec would keep the descriptors; here they are duplicated.
     let adopted = streams.len();
     let connections = stopped.connections.iter().map(|parked| {
-        assert_eq!((parked.input.len(), parked.has_asked), (12, true));
-        assert!(parked.request_age.is_some());
+        assert_eq!((parked.carried.input.len(), parked.carried.has_asked), (12, true));
+        assert!(parked.carried.request_age.is_some());
         let duplicate = std::fs::File::open(format!("/proc/self/fd/{}", parked.descriptor));
         assert!(duplicate.is_err(), "a socket cannot be opened, only passed on");
     });

@@ -99,7 +99,7 @@ pub enum Fallback {
 ///     /// the port to listen on
 ///     PORT: Kind::Number(0..=65_535), Fallback::Value("8080");
 ///     /// a file that holds the mode
-///     PAP_MODE_FILE as "mode-file": Kind::Path, Fallback::Words("none");
+///     PAP_MODE_FILE as "mode-file": Kind::File, Fallback::Words("none");
 ///     shared LOG_FORMAT;
 /// }
 /// assert_eq!((PORT.flag().as_str(), PAP_MODE_FILE.flag().as_str()), ("--port", "--mode-file"));

@@ -1,20 +1,20 @@
 //! Connections that leave their event loop: to a lane, to a stream's thread, to
 //! another program, or to their end.
 
-use std::convert::Infallible;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::Ordering;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{TrySendError, bounded, select};
 use pap_process::threads::spawn;
 use rustix::io::{FdFlags, fcntl_setfd};
 use slab::Slab;
 
 use super::{Edge, Entry, TURN_ACCEPT};
-use crate::common::{Item, Parked, Place};
-use crate::connection::{Connection, LaneJob};
+use crate::common::{Command, Item, Park, Parked, Place};
+use crate::connection::{Carried, Connection, LaneJob};
 use crate::order::Slot;
+use crate::patience::Wait;
 use crate::response::{After, Response, write_whole};
 use crate::service::{Closed, Service, Upgraded};
 
@@ -90,31 +90,61 @@ impl<S: Service> Edge<S> {
     }
 
     /// Stands still, for another program image to go on with our connections.
-    pub(super) fn park(&mut self, keeps: bool, parked: &Sender<Vec<Parked>>, until: &Receiver<Infallible>) {
+    pub(super) fn park(&mut self, park: &Park) {
+        let _ = park.standing.send(());
+        loop {
+            select! {
+                recv(self.commands) -> command => self.take_back(command.ok()),
+                recv(park.gather) -> _ => break,
+            }
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            self.take_back(Some(command));
+        }
         let now = self.common.service.now();
         let keep = |entries: &Slab<Entry>, how: FdFlags| {
-            let served = entries.iter().filter(|(_, entry)| entry.lingered.is_none());
-            served
-                .filter(|(_, entry)| fcntl_setfd(&entry.socket, how).is_ok())
-                .map(|(slot, _)| slot)
-                .collect::<Vec<_>>()
+            let kept = entries.iter().filter(|(_, entry)| fcntl_setfd(&entry.socket, how).is_ok());
+            kept.map(|(slot, _)| slot).collect::<Vec<_>>()
         };
-        let kept = if keeps { keep(&self.entries, FdFlags::empty()) } else { Vec::new() };
+        let kept = if park.keeps { keep(&self.entries, FdFlags::empty()) } else { Vec::new() };
         let kept = kept.into_iter().map(|slot| {
-            let Entry { socket, connection, .. } = &self.entries[slot];
-            Parked {
-                descriptor: socket.as_raw_fd(),
-                input: connection.input.clone(),
-                output: connection.output.clone(),
-                request_age: connection.request_since.map(|since| now.since(since)),
-                has_asked: connection.has_asked,
-                is_ending: connection.ending.is_some(),
-            }
+            let entry = &self.entries[slot];
+            let carried = Carried {
+                idle_age: now.since(entry.since),
+                unsent_age: entry.unsent_since.map(|since| now.since(since)),
+                ..entry.connection.carried(now)
+            };
+            Parked { descriptor: entry.socket.as_raw_fd(), carried }
         });
-        let _ = parked.send(kept.collect());
+        let _ = park.parked.send(kept.collect());
         // It is closed when the exec has failed.
-        let _ = until.recv();
+        let _ = park.until.recv();
         keep(&self.entries, FdFlags::CLOEXEC);
+    }
+
+    /// Takes a connection back that a lane has had. What stands behind its answer is
+    /// looked at in the next turn, here or in another program image.
+    fn take_back(&mut self, command: Option<Command>) {
+        // Whoever lets us stand still sends nothing else meanwhile.
+        let Some(Command::Adopt(adopted)) = command else { return };
+        let (socket, place, connection) = *adopted;
+        self.insert_in_line(socket, place, connection);
+    }
+
+    /// Takes a connection over from another program image, before the loop runs.
+    pub(crate) fn take_over(&mut self, socket: TcpStream, carried: Carried) {
+        if socket.set_nonblocking(true).is_err() {
+            return;
+        }
+        let now = self.common.service.now();
+        let (since, unsent_since) = (now - carried.idle_age, carried.unsent_age.map(|age| now - age));
+        let place = Place::take(&self.open());
+        let connection = Connection::handed_over(carried, now);
+        let slot = self.insert(mio::net::TcpStream::from_std(socket), place, connection);
+        let entry = &mut self.entries[slot as usize];
+        (entry.since, entry.unsent_since) = (since, unsent_since);
+        self.set_deadline(slot, unsent_since.map(|since| Wait::Unsent { since, taken: now }.until()));
+        self.stand_in_line(slot);
     }
 
     /// Answers what has come, and closes all.

@@ -1,7 +1,6 @@
 //! Who is closed, and when: time-outs, too many connections, too many bytes.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use pap_core::time::Tick;
 
@@ -9,15 +8,8 @@ use super::Edge;
 use crate::common::Handle;
 use crate::order::{Queue, Slot};
 use crate::parse::Refused;
+use crate::patience::{Wait, may_give_way};
 use crate::service::{Closed, Service};
-
-/// A connection without a request is closed after this time. Agents beat every
-/// 5, 30 or 900 seconds: it must not fall near one of them.
-pub(super) const IDLE: Duration = Duration::from_secs(100);
-
-/// A newcomer has this long to send its request before it gives way. A client on a busy
-/// machine is not always quick enough to write before a flood has filled all places.
-const NEWCOMER: Duration = Duration::from_millis(50);
 
 /// Unfinished requests and unsent answers of all connections, in bytes.
 const MOST_HELD: usize = 8 * 1024 * 1024;
@@ -40,7 +32,7 @@ impl<S: Service> Edge<S> {
 
     /// From when on a newcomer gives way.
     fn may_go(&self, slot: Slot) -> Tick {
-        self.entries[slot as usize].since + NEWCOMER
+        may_give_way(self.entries[slot as usize].since)
     }
 
     /// When the first newcomer may give way.
@@ -106,7 +98,7 @@ impl<S: Service> Edge<S> {
         for queue in [Queue::Newcomers, Queue::Idle] {
             while let Some(slot) = self.order.first(queue) {
                 let since = self.entries[slot as usize].since;
-                if since + IDLE > now {
+                if Wait::Idle(since).until() > now {
                     break;
                 }
                 self.attend(slot);

@@ -5,7 +5,6 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use pap_core::time::{Tick, Wall};
 
@@ -13,22 +12,14 @@ use super::{Edge, Entry};
 use crate::connection::{Desk, Ending, Step};
 use crate::order::{Queue, Slot};
 use crate::parse::Refused;
+use crate::patience::Wait;
 use crate::response::write_stamp;
 use crate::service::{Closed, Service};
 
 /// What is read of a connection in one turn, in bytes.
 pub(super) const TURN_READ: usize = 16 * 1024;
 
-/// A request must be complete this long after its first byte.
-const REQUEST: Duration = Duration::from_secs(10);
-
-/// A client must take something of an answer within this time.
-const UNREAD: Duration = Duration::from_secs(5);
-
-/// How long, and how many bytes, a client may go on sending after the last answer.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// See [`LINGER`].
+/// How many bytes a client may go on sending after the last answer.
 const MOST_LINGERED: usize = 64 * 1024;
 
 impl<S: Service> Edge<S> {
@@ -160,7 +151,8 @@ impl<S: Service> Edge<S> {
             }
             self.move_to(slot, queue);
         }
-        let deadline = self.entries[slot as usize].connection.request_since.map(|since| since + REQUEST);
+        let deadline =
+            self.entries[slot as usize].connection.request_since.map(|since| Wait::Request(since).until());
         self.set_deadline(slot, deadline);
         self.count(slot);
         self.register(slot);
@@ -195,10 +187,8 @@ impl<S: Service> Edge<S> {
         entry.connection.output = rest.to_vec();
         let is_new = entry.unsent_since.is_none();
         let since = *entry.unsent_since.get_or_insert(now);
-        // Within five seconds something, within thirty all.
         if is_new || rest.len() < bytes.len() {
-            let due = (now + UNREAD).min(since + 6 * UNREAD);
-            self.set_deadline(slot, Some(due));
+            self.set_deadline(slot, Some(Wait::Unsent { since, taken: now }.until()));
         }
         self.move_to(slot, Queue::Busy);
         self.count(slot);
@@ -216,7 +206,7 @@ impl<S: Service> Edge<S> {
         let _ = entry.socket.shutdown(Shutdown::Write);
         entry.lingered = Some(0);
         entry.connection.input = Vec::new();
-        let due = self.common.service.now() + LINGER;
+        let due = Wait::Linger(self.common.service.now()).until();
         self.set_deadline(slot, Some(due));
         self.count(slot);
         self.move_to(slot, Queue::Busy);
