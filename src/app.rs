@@ -51,10 +51,12 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// After SIGTERM, this long without a heartbeat means that nobody sends them here
 /// any more.
 const QUIET: Duration = Duration::from_secs(2);
-/// How long the threads may take to end after that.
-const JOIN: Duration = Duration::from_secs(3);
-/// How long observers may take to be told that the collector stops.
+/// How long everything may take after that, in all:
+const CLOSING: Duration = Duration::from_secs(3);
+/// of it, until observers are told that the collector stops,
 const GOODBYES: Duration = Duration::from_secs(1);
+/// and until the threads have ended.
+const JOIN: Duration = Duration::from_secs(2);
 /// How long writing the rest of the log may take.
 const FLUSH: Duration = Duration::from_millis(500);
 
@@ -146,18 +148,21 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
     if demands.is_grace_asked() {
         serve_on(&doors.server, &parts, began, config.shutdown_grace);
     }
-    parent.await_end();
+    let clock = parts.shared.clock();
+    parent.await_end(DRAIN.saturating_sub(clock.uptime().since(began)));
+    let closing = clock.uptime();
+    let left = |longest: Duration| longest.saturating_sub(clock.uptime().since(closing));
     parts.stop.stop();
     parts.shared.wake();
     parts.observers.end();
     doors.server.stop();
-    parts.observers.await_end(GOODBYES);
-    if let Err(late) = threads.join(JOIN) {
+    parts.observers.await_end(left(GOODBYES));
+    if let Err(late) = threads.join(left(JOIN)) {
         // A lane may still have a client that reads its answer slowly.
         log::warn!("stopping although these threads did not end in time: {}", late.join(", "));
     }
     parts.keeper.save_last(&parts.shared);
-    if parts.is_traced && !parts.shared.trace_calls().await_written(JOIN) {
+    if parts.is_traced && !parts.shared.trace_calls().await_written(left(CLOSING) / 2) {
         log::warn!("stopping although the end of HEARTBEAT_TRACE is not written: the disk is too slow");
     }
     log::info!("stopped");

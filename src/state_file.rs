@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use pap_core::firing::Condition;
 use pap_core::outbox::SavedEvent;
 use pap_core::registry::{Registry, SavedAgent};
-use pap_core::time::Now;
+use pap_core::time::{Now, Wall};
 use pap_process::clock::wall;
 use pap_process::files::{Durability, destination, open, replace};
 
@@ -44,6 +44,12 @@ struct Head {
     /// It was saved as the last thing before the collector stopped.
     #[serde(default)]
     is_last: bool,
+    /// Since when the collector was awake.
+    #[serde(default)]
+    awake_since: Option<u64>,
+    /// When the mass silence was found that lasted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mass_since: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,6 +77,10 @@ pub struct Saved {
     pub saved_at: u64,
     /// The collector heard no agent after it was saved.
     pub is_last: bool,
+    /// Since when the collector was awake.
+    pub awake_since: Option<Wall>,
+    /// When the mass silence was found that lasted.
+    pub mass_since: Option<Wall>,
     /// The agents.
     pub agents: Vec<SavedAgent>,
     /// The events that were not yet told.
@@ -116,9 +126,12 @@ pub struct Owner {
 /// Those of `out`.
 pub fn write(owner: &Owner, is_last: bool, locked: &mut Locked<'_>, out: &mut dyn Write) -> io::Result<()> {
     let (mut agents, mut events, mut seq) = (0, Vec::new(), 0);
+    let (mut awake_since, mut mass_since) = (None, None);
     locked(&mut |registry, now| {
         events = registry.save_events(now);
         seq = registry.outbox().seq();
+        awake_since = Some(registry.awake_since().0);
+        mass_since = registry.mass_silence().map(|mass| mass.since.wall.0);
     });
     let head = Head {
         format: FORMAT.into(),
@@ -128,6 +141,8 @@ pub fn write(owner: &Owner, is_last: bool, locked: &mut Locked<'_>, out: &mut dy
         seq,
         saved_at: wall().0,
         is_last,
+        awake_since,
+        mass_since,
     };
     line(out, &head)?;
     let (mut from, mut step) = (Some(0), Vec::with_capacity(STEP));
@@ -183,6 +198,8 @@ pub fn read(cluster_id: &str, input: impl BufRead) -> Result<Saved, Unusable> {
                     seq: head.seq,
                     saved_at: head.saved_at,
                     is_last: head.is_last,
+                    awake_since: head.awake_since.map(Wall),
+                    mass_since: head.mass_since.map(Wall),
                     agents,
                     events,
                     ended,
@@ -252,7 +269,7 @@ mod tests {
     use pap_core::heartbeat::{Heartbeat, Mode};
     use pap_core::outbox::Limits;
     use pap_core::registry::{Resume, Rules};
-    use pap_core::time::{Tick, Wall};
+    use pap_core::time::Tick;
     use proptest::prelude::*;
 
     fn at(seconds: u64) -> Now {

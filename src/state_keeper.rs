@@ -89,6 +89,11 @@ impl StateKeeper {
         let (agents, events) = (saved.agents.len(), saved.events.len());
         let no_room = shared.recorded(|registry, now, tape| {
             registry.restore_ended(now, saved.ended);
+            registry.remember_mass(saved.mass_since);
+            // In an upgrade nothing slept.
+            if let Some(since) = saved.awake_since.filter(|_| resume == Resume::Continued) {
+                registry.woke_up(since);
+            }
             let no_room = registry.restore(now, saved.agents, resume);
             // A collector that was killed may have used numbers beyond the saved one.
             let skipped = if resume == Resume::Continued { 0 } else { UNSAVED_ALERTS };

@@ -81,7 +81,9 @@ fn offers(request: &Request<'_>, kind: &str, secret: &str) -> bool {
 /// What whoever has no key is told.
 pub fn unauthorized() -> Response {
     let message = "Send the key as X-Collector-Key or as Authorization: Bearer";
-    let body = serde_json::json!({ "error": "Unauthorized", "message": message });
+    let (field, reason) = ("Authorization", "must carry the key, or X-Collector-Key must");
+    let body =
+        serde_json::json!({ "error": "Unauthorized", "message": message, "field": field, "reason": reason });
     Response::json(401, &body).with("WWW-Authenticate", "Bearer")
 }
 

@@ -48,7 +48,9 @@ pub fn take(parts: &Parts, id: &str, request: &Request<'_>) -> Result<Taken, Res
         Ok((received, is_watched.then(|| registry.view(now, id)).flatten()))
     });
     let (received, view) = taken.map_err(|Full| {
-        let response = Response::error(503, "As many agents are known as COLLECTOR_MAX_AGENTS allows");
+        let error = "As many agents are known as COLLECTOR_MAX_AGENTS allows";
+        let response =
+            Response::fault(503, error, "agent_uuid", "must be known already, as there is no room");
         refuse((Refusal::Full, response.retry_after(RETRY_WHEN_FULL)))
     })?;
     if received.news {
@@ -103,13 +105,12 @@ fn refusal(error: HeartbeatError) -> (Refusal, Response) {
 fn wrong_id(error: IdError) -> (Refusal, Response) {
     let error = error.to_string();
     let reason = error.trim_start_matches("agent id ");
-    (Refusal::Id, Response::json(400, &json!({"error": error, "field": "agent_uuid", "reason": reason})))
+    (Refusal::Id, Response::fault(400, &error, "agent_uuid", reason))
 }
 
 /// The answer to a body that is coded (RFC 9110 §15.5.16).
 fn coded(coding: &str) -> (Refusal, Response) {
     let error = format!("Content-Encoding {coding} is not understood: send the heartbeat's JSON as it is");
-    let body =
-        json!({"error": error, "field": "Content-Encoding", "reason": "must be identity, or left out"});
-    (Refusal::Body, Response::json(415, &body).with("Accept-Encoding", "identity"))
+    let response = Response::fault(415, &error, "Content-Encoding", "must be identity, or left out");
+    (Refusal::Body, response.with("Accept-Encoding", "identity"))
 }

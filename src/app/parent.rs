@@ -13,9 +13,6 @@ use crate::emitter::liveness::uptime_of_this_process;
 use crate::emitter::{Emitter, Event, LivenessSource};
 use crate::parts::Parts;
 
-/// How long the parent may take to hear our goodbye.
-const GOODBYE: Duration = Duration::from_secs(5);
-
 /// This collector lives while its sweeper, its senders and its event loops do.
 struct Ourselves(Arc<Parts>);
 
@@ -59,10 +56,11 @@ impl Parent {
         }
     }
 
-    /// Waits until the parent took the goodbye, or the emitter gave up.
-    pub fn await_end(self) {
+    /// Waits until the parent took the goodbye, or the emitter gave up, at most for
+    /// `longest`.
+    pub fn await_end(self, longest: Duration) {
         if let Some((_, thread)) = self.0
-            && thread.join(GOODBYE).is_err()
+            && thread.join(longest).is_err()
         {
             log::warn!(
                 "the parent collector did not take our goodbye in time, so it will report a death of this collector"

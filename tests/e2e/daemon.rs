@@ -150,11 +150,16 @@ fn what_is_refused_says_why_and_changes_nothing() {
     ] {
         let answer = collector.request("POST", path, headers, body);
         assert_eq!(answer.status, status, "{path} {headers:?} {body}: {answer:?}");
-        assert!(answer.json()["error"].is_string(), "{answer:?}");
+        let json = answer.json();
+        assert!(json["error"].is_string(), "{answer:?}");
+        if path.starts_with("/heartbeat/") {
+            assert!(json.get("field").is_some() && json["reason"].is_string(), "{answer:?}");
+        }
         assert_eq!(answer.header("content-type"), Some("application/json"));
     }
     let long = format!(r#"{{"mode":"IDLE","uptime_seconds":1,"x":"{}"}}"#, "x".repeat(1024));
-    assert_eq!(collector.request("POST", "/heartbeat/a", &[], &long).status, 413);
+    let long = collector.request("POST", "/heartbeat/a", &[], &long);
+    assert_eq!((long.status, &long.json()["field"]), (413, &json!("body")));
     for (method, path, allow) in [
         ("GET", "/heartbeat/a", "POST, DELETE"),
         ("PUT", "/agents/a", "GET, HEAD, DELETE"),
@@ -252,6 +257,7 @@ fn beyond_the_most_agents_the_known_ones_go_on() {
     let refused = collector.beat("c", "IDLE", 1.0);
     assert_eq!(refused.status, 503);
     assert!(refused.header("Retry-After").is_some() && refused.json()["error"].is_string());
+    assert_eq!(refused.json()["field"], "agent_uuid");
     assert_eq!(collector.beat("a", "IDLE", 31.0).status, 200);
     collector.request("DELETE", "/agents/b", &[], "");
     assert_eq!(collector.beat("c", "IDLE", 1.0).json()["is_new"], true);

@@ -43,6 +43,7 @@ fn heartbeats_and_goodbyes_need_one_of_the_keys() {
         let answer = post(&collector, "/heartbeat/a", headers);
         assert_eq!((answer.status, &answer.json()["error"]), (401, &json!("Unauthorized")), "{headers:?}");
         assert!(answer.json()["message"].is_string() && answer.header("www-authenticate").is_some());
+        assert_eq!(answer.json()["field"], "Authorization");
     }
     assert_eq!(post(&collector, "/heartbeat/%zz", &[]).status, 401, "the key is asked for first");
     assert!(!is_known(&collector, "a"));

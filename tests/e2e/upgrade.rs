@@ -343,6 +343,27 @@ fn who_asks_all_the_time_for_what_a_lane_answers_loses_nothing() {
 }
 
 #[test]
+fn a_client_is_told_to_go_on_once_also_across_an_upgrade() {
+    let collector = Collector::start(&[]);
+    let mut stream = TcpStream::connect(("127.0.0.1", collector.port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let length = BEAT.len();
+    let head = format!(
+        "POST /heartbeat/a HTTP/1.1\r\nHost: c\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).unwrap();
+    assert!(go_on.starts_with(b"HTTP/1.1 100 "));
+    collector.signal("HUP");
+    collector.await_log(said::UPGRADED);
+    assert_eq!(collector.get("/ready").status, 200);
+    stream.write_all(BEAT.as_bytes()).unwrap();
+    let answer = answer(&mut stream);
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[test]
 fn two_sockets_of_systemd_are_both_served_and_go_along() {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let ports = listeners.each_ref().map(|listener| listener.local_addr().unwrap().port());

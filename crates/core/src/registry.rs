@@ -235,6 +235,8 @@ pub struct Registry {
     recent: BySlot<RecentDeaths>,
     silences: Silences,
     mass: Option<MassSilence>,
+    /// When the one before a restart was found.
+    former_mass: Option<Wall>,
     /// The mass silence does not end before this moment, because its agents are still
     /// falling due.
     mass_until: Tick,
@@ -280,6 +282,7 @@ impl Registry {
             mass_until: Tick::MIN,
             told_mass: None,
             mass_dead: 0,
+            former_mass: None,
             awake_since: Wall::default(),
             deaths: BySlot::new(),
             recoveries: BySlot::new(),

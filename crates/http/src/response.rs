@@ -43,6 +43,11 @@ impl Response {
         Self::json(status, &ErrorBody { error })
     }
 
+    /// The same, with what is at fault and what is demanded of it.
+    pub fn fault(status: u16, error: &str, field: &str, reason: &str) -> Self {
+        Self::json(status, &FaultBody { error, field, reason })
+    }
+
     /// A 200 with JSON that is made while it is sent.
     pub fn stream(content: impl Read + Send + 'static) -> Self {
         let content = Content::Stream(Box::new(content));
@@ -103,12 +108,20 @@ impl Response {
 
     /// The answer to a request that is not taken.
     pub fn refusal(why: Refused) -> Self {
-        Self::error(why.status(), why.words())
+        let (field, reason) = why.fault();
+        Self::fault(why.status(), why.words(), field, reason)
     }
 }
 
 /// The type of most answers.
 pub const JSON: &str = "application/json";
+
+#[derive(Serialize)]
+struct FaultBody<'a> {
+    error: &'a str,
+    field: &'a str,
+    reason: &'a str,
+}
 
 #[derive(Serialize)]
 struct ErrorBody<'a> {

@@ -130,6 +130,17 @@ impl Registry {
         self.awake_since = at;
     }
 
+    /// Since when the collector has been awake.
+    pub const fn awake_since(&self) -> Wall {
+        self.awake_since
+    }
+
+    /// When the mass silence that may go on after a restart was found. To be called
+    /// before the agents are restored.
+    pub const fn remember_mass(&mut self, since: Option<Wall>) {
+        self.former_mass = since;
+    }
+
     /// An agent's deadline has passed. Passes the verdict, unless it is held back.
     pub(super) fn fall_silent(&mut self, now: Now, slot: Slot, due: Tick) -> Option<Change> {
         let around = self.around(now, slot);
@@ -235,8 +246,10 @@ impl Registry {
             let count = |agents: usize| u32::try_from(agents).unwrap_or(u32::MAX);
             let silent = count(self.mass_dead + self.held.len());
             let known = count(living + self.mass_dead);
-            self.mass = Some(MassSilence { since: now, silent, known });
-            self.tell_mass_silence(now, Some(now.wall));
+            let wall = self.former_mass.take().unwrap_or(now.wall);
+            let tick = now.tick - Duration::from_millis(now.wall.0.saturating_sub(wall.0));
+            self.mass = Some(MassSilence { since: Now { tick, wall }, silent, known });
+            self.tell_mass_silence(now, Some(wall));
         }
     }
 }
