@@ -103,7 +103,11 @@ impl Alertmanager {
                 log::log!(level, "{count} alerts told to {}", self.url);
             }
             Outcome::Refused(code) => {
-                let advice = if matches!(code, 404 | 405) { "; check ALERTMANAGER_URL" } else { "" };
+                let advice = match code {
+                    404 | 405 => "; check ALERTMANAGER_URL",
+                    code if count > 1 && firing::may_be_one_alert(code) => "; they follow in smaller posts",
+                    _ => "",
+                };
                 let level = self.level(Some(code), log::Level::Error, shared.clock().uptime());
                 log::log!(level, "{} refused {count} alerts with {code}: {}{advice}", self.url, told.remark);
             }

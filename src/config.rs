@@ -151,6 +151,12 @@ impl Config {
         let state = from.path(&STATE_FILE)?.map(|path| StateConfig { path, interval });
         let most = from.value::<u64>(&HEARTBEAT_TRACE_MAX_MB)? * 1_000_000;
         let trace = from.path(&HEARTBEAT_TRACE)?.map(|path| TraceConfig { path, most });
+        if let (Some(state), Some(trace)) = (&state, &trace)
+            && state.path == trace.path
+        {
+            let path = trace.path.to_string_lossy();
+            return Err(HEARTBEAT_TRACE.wrong_as(&path, &"it is STATE_FILE; give each its own"));
+        }
         let cpus = || available_parallelism().map_or(2, |cpus| cpus.get().clamp(2, 4));
         Ok(Self {
             port: from.value(&COLLECTOR_PORT)?,
@@ -320,6 +326,20 @@ mod tests {
         assert!(!config.to_text().contains("hush"));
         assert!(!format!("{config:?}").contains("hush"));
         assert_eq!(config.station.unwrap().url.as_str(), "https://station/api/clusters/c/alerts");
+    }
+
+    #[test]
+    fn an_alertmanagers_password_may_be_any_text() {
+        let alertmanager = [
+            ("CLUSTER_ID", "c"),
+            ("ALERTMANAGER_URL", "http://a"),
+            ("ALERTMANAGER_USER", "night watch"),
+            ("ALERTMANAGER_PASSWORD", "p\u{e4}ss w\u{f6}rd"),
+        ];
+        let header = config(&alertmanager, &[]).unwrap().alertmanagers.unwrap().credentials.header();
+        assert_eq!(header.as_deref(), Some("Basic bmlnaHQgd2F0Y2g6cMOkc3Mgd8O2cmQ="));
+        let bad = error(&[("ALERTMANAGER_URL", "http://a"), ("ALERTMANAGER_PASSWORD", "hu\tsh")]);
+        assert!(bad.starts_with("ALERTMANAGER_PASSWORD=(hidden) is wrong"), "{bad}");
     }
 
     #[test]

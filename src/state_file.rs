@@ -6,9 +6,11 @@
 //! file that cannot be read is set aside, never overwritten.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, BufRead, BufReader, BufWriter, Read as _, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +27,11 @@ const FORMAT: &str = "pap-collector-state";
 const VERSION: u32 = 1;
 /// How many agents are copied each time the lock is held.
 const STEP: usize = 1024;
+
+/// The longest first line and the longest other one, in bytes. The last line has what
+/// has ended and not every Alertmanager has taken.
+const LONGEST_HEAD: u64 = 4096;
+const LONGEST_LINE: u64 = 64 * 1024 * 1024;
 
 /// One bounded step on the registry.
 pub type Step<'a> = dyn FnMut(&Registry, Now) + 'a;
@@ -175,8 +182,8 @@ fn line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
 /// # Errors
 /// Every [`Unusable`], as they say.
 pub fn read(cluster_id: &str, input: impl BufRead) -> Result<Saved, Unusable> {
-    let mut lines = input.lines();
-    let first = lines.next().ok_or_else(|| Unusable::Broken("it is empty".into()))?.map_err(Unusable::Io)?;
+    let mut lines = Lines(input);
+    let first = lines.next(LONGEST_HEAD)?.ok_or_else(|| Unusable::Broken("it is empty".into()))?;
     let head: Head = serde_json::from_str(&first).map_err(|error| Unusable::Broken(error.to_string()))?;
     if head.format != FORMAT || head.version > VERSION {
         return Err(Unusable::Foreign(format!("{} version {}", head.format, head.version)));
@@ -185,8 +192,9 @@ pub fn read(cluster_id: &str, input: impl BufRead) -> Result<Saved, Unusable> {
         return Err(Unusable::Foreign(format!("cluster {}", head.cluster_id)));
     }
     let (mut agents, mut events) = (Vec::new(), Vec::new());
-    for (number, text) in lines.enumerate() {
-        let text = text.map_err(Unusable::Io)?;
+    let mut number = 1;
+    while let Some(text) = lines.next(LONGEST_LINE)? {
+        number += 1;
         match serde_json::from_str(&text) {
             Ok(Record::Agent(agent)) => agents.push(agent),
             Ok(Record::Event(event)) => events.push(event),
@@ -206,22 +214,56 @@ pub fn read(cluster_id: &str, input: impl BufRead) -> Result<Saved, Unusable> {
                 });
             }
             Ok(Record::End { .. }) => return Err(Unusable::Broken("lines are missing".into())),
-            Err(error) => return Err(Unusable::Broken(format!("line {}: {error}", number + 2))),
+            Err(error) => return Err(Unusable::Broken(format!("line {number}: {error}"))),
         }
     }
     Err(Unusable::Broken("its end is missing".into()))
+}
+
+/// The lines of a file, which may hold anything: what is no JSON object, or longer than
+/// it can be, is not read into memory.
+struct Lines<R>(R);
+
+impl<R: BufRead> Lines<R> {
+    fn next(&mut self, longest: u64) -> Result<Option<String>, Unusable> {
+        match self.0.fill_buf().map_err(Unusable::Io)?.first() {
+            None => return Ok(None),
+            Some(b'{') => {}
+            Some(_) => return Err(Unusable::Broken("a line is no JSON object".into())),
+        }
+        let mut line = String::new();
+        let read = self.0.by_ref().take(longest).read_line(&mut line);
+        match read {
+            Ok(length) if length as u64 == longest => Err(Unusable::Broken("a line is too long".into())),
+            Ok(_) => Ok(Some(line)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(Unusable::Broken("a line is not UTF-8".into()))
+            }
+            Err(error) => Err(Unusable::Io(error)),
+        }
+    }
 }
 
 /// A place for the state in a file system.
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
+    /// The file that was saved last. Its lock tells other collectors that it is ours.
+    held: Mutex<Option<File>>,
 }
 
 impl StateFile {
     /// The file at `path`.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned() }
+        Self { path: path.to_owned(), held: Mutex::default() }
+    }
+
+    /// Tells other collectors that the file is in use, if none uses it. A save does the
+    /// same.
+    pub fn claim(&self) {
+        let opened = open(&self.path, OpenOptions::new().read(true));
+        let claimed = opened.ok().filter(|(file, _)| file.try_lock().is_ok());
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = claimed.map(|(file, _)| file);
     }
 
     /// Reads the state; None if there is no file.
@@ -251,12 +293,37 @@ impl StateFile {
     /// Replaces the file with the present state; `is_last` as for [`write()`].
     ///
     /// # Errors
-    /// Those of the file system. The former file is still there.
+    /// Those of the file system, or another collector uses the file. The former file is
+    /// still there.
     pub fn save(&self, owner: &Owner, is_last: bool, locked: &mut Locked<'_>) -> io::Result<()> {
-        replace(&self.path, ".new", Durability::Synced, |file| {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_unused(held.as_ref())?;
+        let mut new = None;
+        replace(&self.path, ".pap-new", Durability::Synced, |file| {
+            // Where there are no locks, nothing is said of other collectors.
+            let _ = file.try_lock();
+            new = Some(file.try_clone()?);
             let mut out = BufWriter::with_capacity(64 * 1024, file);
             write(owner, is_last, locked, &mut out)
-        })
+        })?;
+        *held = new;
+        Ok(())
+    }
+
+    /// Checks that no other collector saves its state here.
+    fn check_unused(&self, held: Option<&File>) -> io::Result<()> {
+        let Ok((file, about)) = open(&self.path, OpenOptions::new().read(true)) else { return Ok(()) };
+        let ours = held.map(File::metadata).transpose()?;
+        if ours.is_some_and(|ours| (ours.dev(), ours.ino()) == (about.dev(), about.ino())) {
+            return Ok(());
+        }
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "another collector uses this STATE_FILE; give each its own",
+            )),
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+        }
     }
 }
 
@@ -364,6 +431,26 @@ mod tests {
         assert!(matches!(read("other", whole.as_slice()), Err(Unusable::Foreign(_))));
         let newer = String::from_utf8(whole).unwrap().replacen("\"version\":1", "\"version\":2", 1);
         assert!(matches!(read("c", newer.as_bytes()), Err(Unusable::Foreign(_))));
+    }
+
+    /// Bytes that never end and hold no line.
+    struct Endless;
+
+    impl io::Read for Endless {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            buffer.fill(0);
+            Ok(buffer.len())
+        }
+    }
+
+    #[test]
+    fn what_never_ends_is_no_state() {
+        let endless = |start: &'static [u8]| BufReader::new(start.chain(Endless));
+        let whole = text(&busy(), at(20));
+        let head: Vec<u8> = whole.iter().copied().take_while(|&byte| byte != b'\n').chain(*b"\n").collect();
+        for start in [&b""[..], b"{", b"\n", head.leak()] {
+            assert!(matches!(read("c", endless(start)), Err(Unusable::Broken(_))), "{start:?}");
+        }
     }
 
     proptest! {

@@ -57,6 +57,9 @@ impl StateKeeper {
             is_failing: AtomicBool::default(),
             saves: Default::default(),
         };
+        if let Some((file, _)) = &keeper.file {
+            file.claim();
+        }
         if let Some(state) = handed {
             match state_file::read(&keeper.owner.cluster_id, BufReader::new(state)) {
                 Ok(saved) => return keeper.restored(shared, saved, Resume::Continued),

@@ -7,10 +7,10 @@
 //! passed over by whoever reads. docs/trace-format.md describes the format.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, rename};
+use std::fs::{self, File, Metadata, OpenOptions, rename};
 use std::io::{self, Write as _};
 use std::mem;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -115,7 +115,14 @@ impl TraceWriter {
     }
 
     fn write(&mut self, parts: &Parts) {
-        let ends_file = self.file.as_ref().is_some_and(|&(_, length)| length >= self.full);
+        let is_gone = self.file.as_ref().is_some_and(|(file, _)| self.is_elsewhere(file));
+        if is_gone {
+            log::warn!(
+                "the trace {} was removed or renamed, so a new one begins; HEARTBEAT_TRACE_MAX_MB bounds it without help",
+                self.path.display()
+            );
+        }
+        let ends_file = is_gone || self.file.as_ref().is_some_and(|&(_, length)| length >= self.full);
         let wish = Wish { ends_file, ..Wish::default() };
         let mut cut = parts.shared.cut_trace(wish, mem::take(&mut self.spare));
         seal(&mut cut.bytes);
@@ -137,6 +144,16 @@ impl TraceWriter {
         self.spare = cut.bytes;
         self.spare.clear();
         self.spare.shrink_to(KEPT);
+    }
+
+    /// Whether another file, or none, is at the path by now.
+    fn is_elsewhere(&self, file: &File) -> bool {
+        let number = |about: Metadata| (about.dev(), about.ino());
+        match (fs::metadata(&self.path), file.metadata()) {
+            (Ok(there), Ok(ours)) => number(there) != number(ours),
+            (Err(error), _) => error.kind() == io::ErrorKind::NotFound,
+            (_, Err(_)) => false,
+        }
     }
 
     fn complain(&self, parts: &Parts, why: &dyn std::fmt::Display) {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
+use nix::sys::signal::raise;
 use pap_core::agent_id::AgentId;
 use pap_core::registry::AgentView;
 use pap_core::time::Wall;
@@ -17,6 +18,7 @@ use pap_process::stop::Stop;
 use pap_process::threads::spawn;
 use rustix::termios::tcgetwinsize;
 use serde::Deserialize;
+use unicode_width::UnicodeWidthChar as _;
 
 use super::listing::{self, Part};
 use crate::ask::Collector;
@@ -83,10 +85,13 @@ pub fn show(access: Access) -> Result<(), String> {
         return write(&(lines.join("\n") + "\n"));
     }
     let stop = std::sync::Arc::new(Stop::default());
-    let signals = Signals::take(&[Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT]);
+    let ends = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+    let signals = Signals::take(&[&ends[..], &[Signal::SIGTSTP]].concat());
     let (signals, asked) = (signals.map_err(|error| error.to_string())?, stop.clone());
     spawn("signals", move || {
-        signals.next(|_| ());
+        while signals.next(|_| ()).signal == Signal::SIGTSTP {
+            pause();
+        }
         asked.stop();
     })
     .map_err(|error| error.to_string())?;
@@ -114,6 +119,15 @@ pub fn show(access: Access) -> Result<(), String> {
     };
     // The terminal is given back even if the view could not be written.
     write(CLOSE).and(result)
+}
+
+/// Gives the terminal back while the shell lets this process stand still.
+fn pause() {
+    let mut out = io::stdout().lock();
+    // If it cannot be written, there is no screen to be given back.
+    let _ = out.write_all(CLOSE.as_bytes()).and_then(|()| out.flush());
+    let _ = raise(Signal::SIGSTOP);
+    let _ = out.write_all(OPEN.as_bytes()).and_then(|()| out.flush());
 }
 
 /// Asks for all that a view shows.
@@ -234,11 +248,21 @@ fn draw(lines: &[String], width: usize, height: usize) -> Result<(), String> {
         if number > 0 {
             screen += END_OF_LINE;
         }
-        screen.extend(line.chars().take(width));
+        screen += fitting(line, width);
     }
     screen += END_OF_LINE;
     screen += END_OF_SCREEN;
     write(&screen)
+}
+
+/// As much of a line as fits into so many cells. Many characters take two, some none.
+fn fitting(line: &str, width: usize) -> &str {
+    let mut cells = 0;
+    let end = line.char_indices().find(|(_, character)| {
+        cells += character.width().unwrap_or(0);
+        cells > width
+    });
+    end.map_or(line, |(at, _)| &line[..at])
 }
 
 fn write(text: &str) -> Result<(), String> {
@@ -246,4 +270,17 @@ fn write(text: &str) -> Result<(), String> {
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
         .map_err(|error| format!("cannot write: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_fits_by_its_cells() {
+        assert_eq!(fitting("agent", 80), "agent");
+        assert_eq!(fitting("agent", 3), "age");
+        assert_eq!(fitting("\u{65e5}\u{672c}\u{8a9e}", 5), "\u{65e5}\u{672c}");
+        assert_eq!(fitting("e\u{301}x", 1), "e\u{301}");
+    }
 }

@@ -5,7 +5,7 @@ use pap_core::heartbeat::MAX_TEXT;
 use pap_process::logging::{LOG_FORMAT, RUST_LOG};
 use pap_process::settings::Fallback::{Required, Value, Words};
 use pap_process::settings::Kind::{
-    Address, BaseUrl, BaseUrls, Certificates, Choice, File, Number, Secret, Socket, Text, Url,
+    Address, BaseUrl, BaseUrls, Certificates, Choice, File, Number, Secret, SecretText, Socket, Text, Url,
 };
 
 use crate::emitter::settings::{HEARTBEAT_INTERVAL, HEARTBEAT_MODE};
@@ -39,9 +39,9 @@ pap_process::settings! {
     /// or instead of it; a path in front of /api/v2/alerts is part of the URL
     ALERTMANAGER_URL: BaseUrls(8), Words("none");
     /// the user name that the collector sends to each Alertmanager, with ALERTMANAGER_PASSWORD
-    ALERTMANAGER_USER: Secret, Words("none");
+    ALERTMANAGER_USER: SecretText, Words("none");
     /// the password of ALERTMANAGER_USER
-    ALERTMANAGER_PASSWORD: Secret, Words("none");
+    ALERTMANAGER_PASSWORD: SecretText, Words("none");
     /// the bearer token that the collector sends to each Alertmanager, instead of a user name
     ALERTMANAGER_KEY: Secret, Words("none");
     /// certificates that are trusted besides the built-in roots, for the Alertmanagers: of a CA,

@@ -223,7 +223,7 @@ impl fmt::Display for StatusFile {
 }
 
 fn write(path: &Path, status: &Status) -> io::Result<()> {
-    let beside = format!(".{}", std::process::id());
+    let beside = format!(".pap-{}", std::process::id());
     replace(path, &beside, Durability::Cached, |file| Ok(serde_json::to_writer(file, status)?))
 }
 
@@ -263,7 +263,8 @@ mod tests {
         assert!(files.read().unwrap_err().contains("No such file"));
         let precious = directory.path().join("precious");
         fs::write(&precious, "x").unwrap();
-        std::os::unix::fs::symlink(&precious, format!("{}.{}", path.display(), std::process::id())).unwrap();
+        std::os::unix::fs::symlink(&precious, format!("{}.pap-{}", path.display(), std::process::id()))
+            .unwrap();
         files.write(&status()).unwrap();
         assert_eq!(files.read(), Ok(status()));
         assert_eq!(fs::read_to_string(&precious).unwrap(), "x");

@@ -6,12 +6,16 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::support::{Answer, Collector, PATIENCE, command, said, until, uuid};
+use crate::support::{Answer, Collector, PATIENCE, command, let_pass, said, until, uuid};
 
 /// A folder, and the path of a socket in it.
 fn place() -> (tempfile::TempDir, String) {
@@ -213,7 +217,9 @@ fn top_shows_the_silent_first_and_what_happens() {
     script.args(["-qfec", &program, "/dev/null"]).env_clear().env("ADMIN_SOCKET", &socket);
     script.env("PATH", std::env::var("PATH").unwrap()).env("SHELL", "/bin/sh");
     let mut top = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let (mut out, mut seen) = (top.stdout.take().unwrap(), String::new());
+    let mut out = top.stdout.take().unwrap();
+    let mut seen = String::new();
+    // What was seen up to this text is forgotten.
     let mut read_until = |what: &str| {
         let mut piece = [0; 4096];
         while !seen.contains(what) {
@@ -221,7 +227,8 @@ fn top_shows_the_silent_first_and_what_happens() {
             assert!(length > 0, "no {what} in {seen:?}");
             seen.push_str(&String::from_utf8_lossy(&piece[..length]));
         }
-        seen.clone()
+        let end = seen.find(what).unwrap() + what.len();
+        seen.drain(..end).collect::<String>()
     };
     assert!(read_until("2 agents, 0 dead").starts_with("\u{1b}[?1049h"));
     read_until("the-silent is suspect");
@@ -231,7 +238,27 @@ fn top_shows_the_silent_first_and_what_happens() {
     collector.beat("the-silent", "SLEEP", 25.0);
     read_until("the-silent is back");
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", top.id())).unwrap();
-    kill(Pid::from_raw(children.trim().parse().unwrap()), Signal::SIGINT).unwrap();
-    assert!(read_until("\u{1b}[?1049l").ends_with("\u{1b}[?1049l"));
+    let pid = Pid::from_raw(children.trim().parse().unwrap());
+    // Ctrl-Z gives the terminal back, and fg takes it again. script(1) stands still with
+    // the program and must be told to go on.
+    let (script, is_over) =
+        (Pid::from_raw(i32::try_from(top.id()).unwrap()), Arc::new(AtomicBool::new(false)));
+    let going_on = {
+        let is_over = Arc::clone(&is_over);
+        thread::spawn(move || {
+            while !is_over.load(Ordering::SeqCst) {
+                kill(script, Signal::SIGCONT).unwrap();
+                let_pass(Duration::from_millis(20));
+            }
+        })
+    };
+    kill(pid, Signal::SIGTSTP).unwrap();
+    read_until("\u{1b}[?1049l");
+    read_until("\u{1b}[?1049h");
+    read_until("2 agents, 0 dead");
+    is_over.store(true, Ordering::SeqCst);
+    going_on.join().unwrap();
+    kill(pid, Signal::SIGINT).unwrap();
+    read_until("\u{1b}[?1049l");
     assert!(top.wait().unwrap().success());
 }

@@ -72,7 +72,7 @@ fn files() -> Vec<(String, bool, Start)> {
             match &setting.kind {
                 Kind::File => all.push((setting.name.to_owned(), false, command)),
                 Kind::Certificates => all.push((setting.name.to_owned(), true, command)),
-                Kind::Secret => all.push((setting.file().unwrap().0, true, command)),
+                Kind::Secret | Kind::SecretText => all.push((setting.file().unwrap().0, true, command)),
                 _ => {}
             }
         }

@@ -264,6 +264,29 @@ fn what_is_no_trace_is_said_and_left_alone_and_heartbeats_go_on() {
 }
 
 #[test]
+fn a_trace_that_is_removed_or_renamed_goes_on_in_a_new_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let (trace, moved) = (directory.path().join("trace"), directory.path().join("moved"));
+    let mut collector = Collector::start(&[("HEARTBEAT_TRACE", trace.to_str().unwrap())]);
+    let has_some = || report_now(&trace).is_some_and(|report| report["heartbeats"].as_u64().unwrap() > 0);
+    let beat_until_some = || {
+        collector.poll("heartbeats are recorded", || {
+            collector.beat("a", "SLEEP", 5.0);
+            has_some()
+        });
+    };
+    beat_until_some();
+    fs::rename(&trace, &moved).unwrap();
+    beat_until_some();
+    fs::remove_file(&trace).unwrap();
+    beat_until_some();
+    assert_eq!(collector.logged("was removed or renamed"), 2);
+    collector.signal("INT");
+    assert_eq!(collector.wait(), Some(0));
+    assert!(report(&moved, &[])["heartbeats"].as_u64().unwrap() > 0);
+}
+
+#[test]
 fn the_json_of_a_report_is_json_whatever_an_agent_is_called() {
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("trace");

@@ -420,3 +420,24 @@ fn without_a_state_a_restart_forgets_and_says_so() {
     );
     collector.await_log(said::NOT_SAVED);
 }
+
+#[test]
+fn two_collectors_on_one_state_file_are_told_and_the_first_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    let variables = [("STATE_FILE", path.to_str().unwrap()), ("STATE_INTERVAL_MS", "10")];
+    let is_saved = |collector: &Collector| collector.get("/health").json()["state"]["saved"].clone();
+    let first = Collector::start(&variables);
+    first.beat("a", "SLEEP", 5.0);
+    first.poll("it is saved", || is_saved(&first) == true);
+    let second = Collector::start(&variables);
+    second.beat("b", "SLEEP", 5.0);
+    second.await_log("another collector uses this STATE_FILE");
+    assert_eq!(is_saved(&second), false);
+    let saved = std::fs::read_to_string(&path).unwrap();
+    assert!(saved.contains(r#""id":"a""#) && !saved.contains(r#""id":"b""#), "{saved}");
+    // When the first has gone, the second has the file.
+    drop(first);
+    second.poll("it is saved", || is_saved(&second) == true);
+    assert!(std::fs::read_to_string(&path).unwrap().contains(r#""id":"b""#));
+}

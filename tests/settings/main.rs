@@ -69,11 +69,11 @@ fn the_files_in_docs_are_what_the_tables_give() {
 /// A value other than the default.
 fn example(setting: &Setting, certificates: &str) -> String {
     match &setting.kind {
-        Kind::Text(_) | Kind::Secret => "example".into(),
+        Kind::Text(_) | Kind::Secret | Kind::SecretText => "example".into(),
         Kind::Number(range) => range.end().to_string(),
         Kind::Address => "127.0.0.1".into(),
         Kind::Choice(words) => (*words.last().unwrap()).into(),
-        Kind::File | Kind::Socket => "/nowhere/example".into(),
+        Kind::File | Kind::Socket => format!("/nowhere/{}", setting.name),
         Kind::LogFilter => "warn".into(),
         Kind::Url(_) | Kind::BaseUrl => "http://example.org/x".into(),
         Kind::BaseUrls(_) => "http://example.org/x,https://example.org".into(),
@@ -117,7 +117,7 @@ fn every_setting_arrives_from_the_environment_and_as_a_flag() {
                 for setting in &settings {
                     let shown = lines.iter().find(|(name, _)| *name == setting.name).unwrap().1;
                     let given = match setting.kind {
-                        Kind::Secret => "(hidden)".into(),
+                        Kind::Secret | Kind::SecretText => "(hidden)".into(),
                         Kind::Certificates => "(1 certificates)".into(),
                         _ => example(setting, pem),
                     };

@@ -90,6 +90,7 @@ pub fn values(setting: &Setting) -> Values {
         | Kind::Address
         | Kind::LogFilter
         | Kind::Secret
+        | Kind::SecretText
         | Kind::Url(_)
         | Kind::BaseUrl
         | Kind::BaseUrls(_) => Values::Unknown,

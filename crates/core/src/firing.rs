@@ -36,6 +36,15 @@ const EARLY: u32 = 8;
 /// An ended condition that a target does not take is kept for at least this long.
 const KEEP_ENDED: Duration = Duration::from_secs(15 * 60);
 
+/// The status of a post that a server, or a proxy before it, finds too large.
+const TOO_LARGE: u16 = 413;
+
+/// Whether a refusal may be about one of the alerts, or about their number. Others are
+/// about the URL.
+pub const fn may_be_one_alert(code: u16) -> bool {
+    matches!(code, 400 | TOO_LARGE | 422)
+}
+
 /// To how many targets everything is told, and how often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repeat {
@@ -96,16 +105,36 @@ pub struct Batch {
 }
 
 /// One Alertmanager.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Target {
     /// It has taken everything up to this number.
     taken: u64,
+    /// The most alerts in its next post. After a refusal it is halved, so that one alert
+    /// that it does not take hides no other.
+    size: usize,
+    /// What this grows back to: less than [`BATCH`] where a post was too large.
+    most: usize,
     attempts: u32,
     not_before: Tick,
     is_under_way: bool,
     /// Since when there is something that it has not taken.
     behind_since: Option<Tick>,
     tally: Tally,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self {
+            taken: 0,
+            size: BATCH,
+            most: BATCH,
+            attempts: 0,
+            not_before: Tick::MIN,
+            is_under_way: false,
+            behind_since: None,
+            tally: Tally::default(),
+        }
+    }
 }
 
 /// Counts of one target.
@@ -267,7 +296,7 @@ impl Firing {
         if to.is_under_way || now.tick < to.not_before {
             return None;
         }
-        let (alerts, last) = self.untold(now, to.taken);
+        let (alerts, last) = self.untold(now, to.taken, to.size);
         if alerts.is_empty() {
             self.took(target, last);
             return None;
@@ -276,8 +305,9 @@ impl Firing {
         Some(Batch { alerts, target, last })
     }
 
-    /// Takes note of how a post ended. A target that refused the alerts for good gets
-    /// those that still hold with the next repeat.
+    /// Takes note of how a post ended. What a target refused for good it gets once more in
+    /// smaller posts. An alert that it refused alone it gets with the next repeat, if it
+    /// still holds.
     pub fn settle(&mut self, now: Tick, batch: &Batch, outcome: Outcome) {
         let count = batch.alerts.len() as u64;
         let target = &mut self.targets[batch.target];
@@ -286,6 +316,14 @@ impl Firing {
             Outcome::Taken => {
                 target.tally.taken += count;
                 true
+            }
+            Outcome::Refused(code) if may_be_one_alert(code) && count > 1 => {
+                target.tally.failed += 1;
+                target.size = batch.alerts.len() / 2;
+                if code == TOO_LARGE {
+                    target.most = target.size;
+                }
+                return;
             }
             Outcome::Refused(_) => {
                 target.tally.refused += count;
@@ -300,6 +338,7 @@ impl Firing {
         };
         target.tally.is_reachable = Some(is_settled);
         if is_settled {
+            target.size = target.most.min(2 * target.size);
             (target.attempts, target.not_before) = (0, Tick::MIN);
             self.took(batch.target, batch.last);
         }
@@ -411,16 +450,16 @@ impl Firing {
         }
     }
 
-    /// The next alerts with a number above `taken`, and the number up to which they
-    /// go.
-    fn untold(&mut self, now: Now, taken: u64) -> (Vec<Told>, u64) {
-        let holding = self.holding.range(taken + 1..).take(BATCH).map(|(&number, _)| (number, false));
-        let ended = self.ended.range(taken + 1..).take(BATCH).map(|(&number, _)| (number, true));
+    /// The next alerts with a number above `taken`, at most `size`, and the number up to
+    /// which they go.
+    fn untold(&mut self, now: Now, taken: u64, size: usize) -> (Vec<Told>, u64) {
+        let holding = self.holding.range(taken + 1..).take(size).map(|(&number, _)| (number, false));
+        let ended = self.ended.range(taken + 1..).take(size).map(|(&number, _)| (number, true));
         let mut numbers: Vec<(u64, bool)> = holding.chain(ended).collect();
         numbers.sort_unstable();
-        numbers.truncate(BATCH);
+        numbers.truncate(size);
         // What began and ended untold has left numbers that nothing has.
-        let is_all = numbers.len() < BATCH;
+        let is_all = numbers.len() < size;
         let last = numbers.last().filter(|_| !is_all).map_or(self.newest, |&(number, _)| number);
         let ahead = u64::try_from((self.every * ENDS_AFTER).as_millis()).unwrap_or(u64::MAX);
         let mut alerts = Vec::with_capacity(numbers.len());

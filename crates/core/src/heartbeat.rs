@@ -214,8 +214,14 @@ impl<'a> Heartbeat<'a> {
         let name = match wire.agent_name {
             Member::Missing => None,
             Member::Text(name) if name.is_empty() => None,
-            Member::Text(name) if name.len() <= MAX_TEXT => Some(name),
-            Member::Text(_) | Member::Number(_) | Member::Other => return Err(HeartbeatError::Name),
+            Member::Text(name) => {
+                let name = without_nul(name);
+                if name.len() > MAX_TEXT {
+                    return Err(HeartbeatError::Name);
+                }
+                Some(name)
+            }
+            Member::Number(_) | Member::Other => return Err(HeartbeatError::Name),
         };
         Ok(Self { mode, uptime, name })
     }
@@ -228,6 +234,12 @@ impl<'a> Heartbeat<'a> {
             name: self.name.map(|name| name.into_owned().into()),
         }
     }
+}
+
+/// Databases take no NUL: a station that answers an error to it would never hear of the
+/// agent's death.
+fn without_nul(name: Cow<'_, str>) -> Cow<'_, str> {
+    if name.contains('\0') { name.replace('\0', "\u{fffd}").into() } else { name }
 }
 
 #[cfg(test)]
@@ -262,6 +274,8 @@ mod tests {
         let named = |json: &str| beat(json).unwrap().name.map(Cow::into_owned);
         let cut = r#"{"agent_name":"x\ud83d","mode":"IDLE","uptime_seconds":1}"#;
         assert_eq!(named(cut).as_deref(), Some("x\u{fffd}"));
+        let nul = r#"{"agent_name":"x\u0000","mode":"IDLE","uptime_seconds":1}"#;
+        assert_eq!(named(nul).as_deref(), Some("x\u{fffd}"));
         let key = r#"{"\udc00":"\ud83d","agent_name":"\ud83d\ude00","mode":"IDLE","uptime_seconds":1}"#;
         assert_eq!(named(key).as_deref(), Some("\u{1f600}"));
         // A replacement character has three bytes.

@@ -228,6 +228,44 @@ fn a_target_that_refuses_or_fails_changes_nothing_for_another() {
 }
 
 #[test]
+fn a_refused_post_hides_no_alert_but_the_one_that_is_at_fault() {
+    // A proxy takes at most 100 alerts in a post; or one agent's alert is never taken.
+    for (most, culprit) in [(100, None), (usize::MAX, Some("agent 77"))] {
+        let mut registry = registry(1, 10_000);
+        for agent in 0..1000 {
+            let agent = format!("agent {agent}");
+            beat(&mut registry, seconds(0), &agent, Mode::Emergency, &agent);
+        }
+        let post_all = |registry: &mut Registry, now: Now| {
+            let (mut taken, mut posts) = (Vec::new(), 0);
+            while let Some(batch) = registry.firing_mut().next(now, 0) {
+                posts += 1;
+                let said = said(&batch);
+                let code = if said.len() > most { 413 } else { 400 };
+                let is_refused =
+                    said.len() > most || said.iter().any(|(_, agent, _)| Some(&**agent) == culprit);
+                let outcome = if is_refused { Outcome::Refused(code) } else { Outcome::Taken };
+                registry.firing_mut().settle(now.tick, &batch, outcome);
+                if !is_refused {
+                    taken.extend(said);
+                }
+            }
+            registry.audit();
+            (taken.len(), posts)
+        };
+        let all = 1000 - usize::from(culprit.is_some());
+        let (taken, posts) = post_all(&mut registry, seconds(0));
+        assert_eq!(taken, all);
+        assert!(posts < 40, "{posts}");
+        for agent in 0..1000 {
+            let agent = format!("agent {agent}");
+            beat(&mut registry, seconds(1), &agent, Mode::Idle, &agent);
+        }
+        assert_eq!(post_all(&mut registry, seconds(1)).0, all, "and all ends");
+    }
+}
+
+#[test]
 fn what_a_target_never_takes_has_a_maximum() {
     let mut registry = registry(2, 10);
     for time in 0..100 {

@@ -52,6 +52,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// It is no socket that listens for TCP connections.
 pub fn adopt(descriptor: OwnedFd) -> io::Result<TcpListener> {
     let socket = Socket::from(descriptor);
+    if socket.local_addr()?.as_socket().is_none() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the inherited socket is none of TCP"));
+    }
     if !socket.is_listener()? {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the inherited descriptor does not listen"));
     }

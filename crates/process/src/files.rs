@@ -178,9 +178,9 @@ pub enum Durability {
 /// Replaces the file at `path` with what `write` writes. A reader finds the former
 /// content or the new content, never a part of it, even after a crash. If `path` is a
 /// symbolic link, it stays one, and what it leads to is replaced. The new content is
-/// first written beside it, to a file with `suffix` behind its name. A file that is
-/// there already was left by a crash or by somebody else: it is removed, and a link is
-/// not followed.
+/// first written beside it, to a file with `suffix` behind its name. The suffix is one
+/// that only we use: a file that is there already was left by a crash and is removed,
+/// and a link is not followed.
 ///
 /// # Errors
 /// The file system's own, or `path` is something else than a regular file. The former

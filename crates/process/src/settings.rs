@@ -63,6 +63,8 @@ pub enum Kind {
     LogFilter,
     /// A key, never shown. It may also come from the file that `<NAME>_FILE` names.
     Secret,
+    /// A user name or a password: as a key, but of any text.
+    SecretText,
     /// An http:// or https:// URL. The text is added to the description of this kind.
     #[cfg(feature = "client")]
     Url(&'static str),
@@ -145,7 +147,7 @@ impl Setting {
     /// The variable that names a file with the value, and the flag of this variable.
     /// Only keys have them.
     pub fn file(&self) -> Option<(String, String)> {
-        matches!(self.kind, Kind::Secret)
+        matches!(self.kind, Kind::Secret | Kind::SecretText)
             .then(|| (format!("{}_FILE", self.name), format!("{}-file", self.flag())))
     }
 
@@ -162,6 +164,7 @@ impl Setting {
                                 info,pap_collector=debug; with /text behind it, only lines with this text"
                 .into(),
             Kind::Secret => format!("1 to {MAX_KEY} visible ASCII characters"),
+            Kind::SecretText => format!("1 to {MAX_KEY} bytes of text without control characters"),
             #[cfg(feature = "client")]
             Kind::Url(also) => format!("an http:// or https:// URL without a user name and a fragment{also}"),
             #[cfg(feature = "client")]
@@ -189,6 +192,7 @@ impl Setting {
             Kind::File | Kind::Socket => is_text,
             Kind::LogFilter => is_log_filter(raw),
             Kind::Secret => raw.len() <= MAX_KEY && raw.bytes().all(|byte| byte.is_ascii_graphic()),
+            Kind::SecretText => is_text && raw.len() <= MAX_KEY && !raw.chars().any(char::is_control),
             #[cfg(feature = "client")]
             Kind::Url(_) => Url::parse(raw).is_ok(),
             #[cfg(feature = "client")]

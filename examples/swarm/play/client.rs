@@ -12,6 +12,8 @@ use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use pap_process::url::Url;
+
 use super::answer::parse;
 
 /// How long an agent waits for an answer.
@@ -30,13 +32,16 @@ pub struct Server {
 
 impl Server {
     pub fn find(url: &str) -> Result<Self, String> {
-        let rest = url.strip_prefix("http://").ok_or(format!("{url}: allowed: http://HOST:PORT"))?;
+        let wrong = |why: &str| format!("{url}: allowed: http://HOST:PORT ({why})");
+        let base = Url::base(url).map_err(|error| wrong(&error.to_string()))?;
+        let rest = base.as_str().strip_prefix("http://").ok_or_else(|| wrong("it speaks no TLS"))?;
         let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        // The parser has left out the default port.
         let has_port = host.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok());
         let named = if has_port { host.to_owned() } else { format!("{host}:80") };
         let mut found = named.to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
         let address = found.next().ok_or(format!("{host} has no address"))?;
-        Ok(Self { address, host: host.to_owned(), prefix: path.trim_end_matches('/').to_owned() })
+        Ok(Self { address, host: host.to_owned(), prefix: path.to_owned() })
     }
 
     /// The bytes of a request about an agent.
