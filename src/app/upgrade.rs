@@ -46,6 +46,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// What a hand-over says about a connection, besides its descriptor.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 pub struct About {
     /// Bytes that were read and are not answered.
     read: Vec<u8>,

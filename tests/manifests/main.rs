@@ -440,6 +440,8 @@ fn systemd_takes_the_units() {
     assert!(verify(&beside.replace("RuntimeDirectory=", "RunDirectory=")).is_err());
 
     for unit in ["systemd/pap-collector.service", "systemd/pap-heartbeat@.service"] {
+        let start_limit = file(unit).lines().filter(|&line| line == "StartLimitIntervalSec=0").count();
+        assert_eq!(start_limit, 1, "{unit}: a trouble of seconds must not end it for good");
         let exposed = exposure(Path::new(&here(unit)));
         println!("{unit}: exposure {exposed}");
         assert!(exposed <= 1.5, "{exposed}");

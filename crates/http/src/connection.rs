@@ -81,7 +81,7 @@ impl Connection {
         let Carried { input, output, has_asked, said_continue, lingers, .. } = carried;
         let request_since = carried.request_age.map(|age| now - age);
         let ending = carried.is_ending.then_some(Ending::Said);
-        Self { input, output, request_since, has_asked, said_continue, ending, lingers, ..Self::default() }
+        Self { input, output, request_since, has_asked, ending, lingers, said_continue, ..Self::default() }
     }
 
     /// What another program image needs of it.

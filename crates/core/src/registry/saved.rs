@@ -175,7 +175,9 @@ impl Registry {
             agents.iter_mut().for_each(SavedAgent::spare);
         }
         let grace = self.rules.grace;
-        agents.iter_mut().for_each(|agent| agent.hold_no_longer_than_due(now.tick, grace));
+        for agent in &mut agents {
+            agent.hold_no_longer_than_due(now.tick, grace);
+        }
         // The agent that falls due first must join its due queue first.
         agents.sort_by_key(|agent| std::cmp::Reverse(waited(agent)));
         let no_room = agents.len().saturating_sub(self.rules.max_agents);
