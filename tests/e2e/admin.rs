@@ -142,7 +142,7 @@ fn without_descriptors_it_pauses_and_heartbeats_do_not() {
     until("no connection is accepted", || {
         let mut probe = connect(&socket).unwrap();
         probe.write_all(b"GET /ready HTTP/1.1\r\nHost: c\r\n\r\n").unwrap();
-        probe.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+        probe.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         probe.read(&mut [0]).is_err()
     });
     drop(crowd);
