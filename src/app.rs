@@ -374,6 +374,9 @@ fn announce(config: &Config, server: &Server, continues: bool) {
             server.most_connections()
         );
     }
+    if let Some(limit) = limits::low_descriptor_limit() {
+        log::warn!("only {limit} descriptors are allowed, so hardly a client is answered; raise the limit (ulimit -n)");
+    }
     for warning in &config.warnings {
         log::warn!("{warning}");
     }

@@ -25,6 +25,11 @@ pub fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
+/// The limit on descriptors, if it is too low for more than a few connections.
+pub fn low_descriptor_limit() -> Option<u64> {
+    getrlimit(Resource::Nofile).current.filter(|&limit| limit < OTHER_DESCRIPTORS + LEAST)
+}
+
 /// The most connections to keep: as many as are `configured`, or else as many as
 /// the memory of the container allows. The limit on descriptors may lower either;
 /// each observer takes one descriptor more.
