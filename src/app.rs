@@ -375,7 +375,9 @@ fn announce(config: &Config, server: &Server, continues: bool) {
         );
     }
     if let Some(limit) = limits::low_descriptor_limit() {
-        log::warn!("only {limit} descriptors are allowed, so hardly a client is answered; raise the limit (ulimit -n)");
+        log::warn!(
+            "only {limit} descriptors are allowed, so hardly a client is answered; raise the limit (ulimit -n)"
+        );
     }
     for warning in &config.warnings {
         log::warn!("{warning}");
