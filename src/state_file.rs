@@ -28,10 +28,12 @@ const VERSION: u32 = 1;
 /// How many agents are copied each time the lock is held.
 const STEP: usize = 1024;
 
-/// The longest first line and the longest other one, in bytes. The last line has what
-/// has ended and not every Alertmanager has taken.
+/// The longest first line and the longest other one, in bytes, but for the last: it has
+/// what has ended and not every Alertmanager has taken.
 const LONGEST_HEAD: u64 = 4096;
-const LONGEST_LINE: u64 = 64 * 1024 * 1024;
+const LONGEST_LINE: u64 = 1024 * 1024;
+/// What the last line begins with.
+const END: &str = r#"{"end""#;
 
 /// One bounded step on the registry.
 pub type Step<'a> = dyn FnMut(&Registry, Now) + 'a;
@@ -232,9 +234,12 @@ impl<R: BufRead> Lines<R> {
             Some(_) => return Err(Unusable::Broken("a line is no JSON object".into())),
         }
         let mut line = String::new();
-        let read = self.0.by_ref().take(longest).read_line(&mut line);
+        let mut read = self.0.by_ref().take(longest).read_line(&mut line);
+        if line.len() as u64 == longest && line.starts_with(END) {
+            read = self.0.read_line(&mut line);
+        }
         match read {
-            Ok(length) if length as u64 == longest => Err(Unusable::Broken("a line is too long".into())),
+            Ok(_) if line.len() as u64 == longest => Err(Unusable::Broken("a line is too long".into())),
             Ok(_) => Ok(Some(line)),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 Err(Unusable::Broken("a line is not UTF-8".into()))

@@ -6,14 +6,14 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use nix::sys::signal::raise;
+use nix::sys::signal::{SigSet, raise};
 use pap_core::agent_id::AgentId;
 use pap_core::registry::AgentView;
 use pap_core::time::Wall;
 use pap_core::verdict::Verdict;
 use pap_process::clock::wall;
 use pap_process::escape::for_terminal;
-use pap_process::signals::{Signal, Signals};
+use pap_process::signals::{Signal, Signals, is_ignored};
 use pap_process::stop::Stop;
 use pap_process::threads::spawn;
 use rustix::termios::tcgetwinsize;
@@ -85,8 +85,9 @@ pub fn show(access: Access) -> Result<(), String> {
         return write(&(lines.join("\n") + "\n"));
     }
     let stop = std::sync::Arc::new(Stop::default());
-    let ends = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
-    let signals = Signals::take(&[&ends[..], &[Signal::SIGTSTP]].concat());
+    let mut taken = vec![Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
+    taken.extend(Some(Signal::SIGTSTP).filter(|&signal| !is_ignored(signal)));
+    let signals = Signals::take(&taken);
     let (signals, asked) = (signals.map_err(|error| error.to_string())?, stop.clone());
     spawn("signals", move || {
         while signals.next(|_| ()).signal == Signal::SIGTSTP {
@@ -126,7 +127,10 @@ fn pause() {
     let mut out = io::stdout().lock();
     // If it cannot be written, there is no screen to be given back.
     let _ = out.write_all(CLOSE.as_bytes()).and_then(|()| out.flush());
-    let _ = raise(Signal::SIGSTOP);
+    // The signal itself, and not SIGSTOP: where no shell could let us go on, the kernel
+    // drops it.
+    let stop: SigSet = [Signal::SIGTSTP].into_iter().collect();
+    let _ = raise(Signal::SIGTSTP).and_then(|()| stop.thread_unblock()).and_then(|()| stop.thread_block());
     let _ = out.write_all(OPEN.as_bytes()).and_then(|()| out.flush());
 }
 

@@ -44,9 +44,10 @@ impl Access {
             let allowed = format!("an http:// or https:// URL ({why})");
             ConfigError::new("--url", Some(&hide(url.unwrap_or_default())), &allowed)
         };
+        let url = url.map(Url::base).transpose().map_err(wrong)?;
         Ok(Self {
-            url: url.map(Url::base).transpose().map_err(wrong)?,
-            socket: from.path(&ADMIN_SOCKET)?,
+            socket: if url.is_none() { from.path(&ADMIN_SOCKET)? } else { None },
+            url,
             bind: from.value_if_any(&COLLECTOR_BIND)?,
             port: from.value(&COLLECTOR_PORT)?,
             key: None,

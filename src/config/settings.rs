@@ -5,7 +5,8 @@ use pap_core::heartbeat::MAX_TEXT;
 use pap_process::logging::{LOG_FORMAT, RUST_LOG};
 use pap_process::settings::Fallback::{Required, Value, Words};
 use pap_process::settings::Kind::{
-    Address, BaseUrl, BaseUrls, Certificates, Choice, File, Number, Secret, SecretText, Socket, Text, Url,
+    Address, BaseUrl, BaseUrls, Certificates, Choice, File, Link, Number, Secret, SecretText, Socket, Text,
+    Url,
 };
 
 use crate::emitter::settings::{HEARTBEAT_INTERVAL, HEARTBEAT_MODE};
@@ -51,7 +52,7 @@ pap_process::settings! {
     /// that is not repeated ends after four of these times
     ALERTMANAGER_REPEAT_MS: Number(1000..=3_600_000), Value("60000");
     /// the URL at which people reach this collector; alerts at an Alertmanager link to it
-    COLLECTOR_URL: Url(""), Words("http://, this host's name and COLLECTOR_PORT");
+    COLLECTOR_URL: Link, Words("http://, this host's name and COLLECTOR_PORT");
     /// kept for compatibility: the longest that the collector waits before it looks for
     /// silence; it sleeps at most one second in any case, so values from 1000 on change nothing
     ZOMBIE_CHECK_INTERVAL_MS: Number(1..=3_600_000), Value("10000");

@@ -75,7 +75,7 @@ fn example(setting: &Setting, certificates: &str) -> String {
         Kind::Choice(words) => (*words.last().unwrap()).into(),
         Kind::File | Kind::Socket => format!("/nowhere/{}", setting.name),
         Kind::LogFilter => "warn".into(),
-        Kind::Url(_) | Kind::BaseUrl => "http://example.org/x".into(),
+        Kind::Url(_) | Kind::Link | Kind::BaseUrl => "http://example.org/x".into(),
         Kind::BaseUrls(_) => "http://example.org/x,https://example.org".into(),
         Kind::Certificates => certificates.into(),
     }

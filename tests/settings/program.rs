@@ -92,6 +92,7 @@ pub fn values(setting: &Setting) -> Values {
         | Kind::Secret
         | Kind::SecretText
         | Kind::Url(_)
+        | Kind::Link
         | Kind::BaseUrl
         | Kind::BaseUrls(_) => Values::Unknown,
     }

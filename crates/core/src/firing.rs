@@ -36,6 +36,8 @@ const EARLY: u32 = 8;
 /// An ended condition that a target does not take is kept for at least this long.
 const KEEP_ENDED: Duration = Duration::from_secs(15 * 60);
 
+/// Who refuses so many alerts alone, and takes none, refuses all.
+const MOST_ALONE: u32 = 16;
 /// The status of a post that a server, or a proxy before it, finds too large.
 const TOO_LARGE: u16 = 413;
 
@@ -112,8 +114,12 @@ pub struct Target {
     /// The most alerts in its next post. After a refusal it is halved, so that one alert
     /// that it does not take hides no other.
     size: usize,
-    /// What this grows back to: less than [`BATCH`] where a post was too large.
+    /// What this grows back to: less than [`BATCH`] for a while where a post was too
+    /// large.
     most: usize,
+    /// Alerts that it refused alone since it took any. From [`MOST_ALONE`] on it does not
+    /// get each alert alone any more.
+    refused_alone: u32,
     attempts: u32,
     not_before: Tick,
     is_under_way: bool,
@@ -128,6 +134,7 @@ impl Default for Target {
             taken: 0,
             size: BATCH,
             most: BATCH,
+            refused_alone: 0,
             attempts: 0,
             not_before: Tick::MIN,
             is_under_way: false,
@@ -315,9 +322,14 @@ impl Firing {
         let is_settled = match outcome {
             Outcome::Taken => {
                 target.tally.taken += count;
+                target.refused_alone = 0;
+                target.most = BATCH.min(target.most + 1);
+                target.size = target.most.min(2 * target.size);
                 true
             }
-            Outcome::Refused(code) if may_be_one_alert(code) && count > 1 => {
+            Outcome::Refused(code)
+                if may_be_one_alert(code) && count > 1 && target.refused_alone < MOST_ALONE =>
+            {
                 target.tally.failed += 1;
                 target.size = batch.alerts.len() / 2;
                 if code == TOO_LARGE {
@@ -327,6 +339,10 @@ impl Firing {
             }
             Outcome::Refused(_) => {
                 target.tally.refused += count;
+                target.refused_alone = target.refused_alone.saturating_add(1);
+                if target.refused_alone >= MOST_ALONE {
+                    target.size = target.most;
+                }
                 true
             }
             Outcome::Failed(_, asked) => {
@@ -338,7 +354,6 @@ impl Firing {
         };
         target.tally.is_reachable = Some(is_settled);
         if is_settled {
-            target.size = target.most.min(2 * target.size);
             (target.attempts, target.not_before) = (0, Tick::MIN);
             self.took(batch.target, batch.last);
         }

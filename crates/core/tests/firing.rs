@@ -266,6 +266,32 @@ fn a_refused_post_hides_no_alert_but_the_one_that_is_at_fault() {
 }
 
 #[test]
+fn who_refuses_everything_gets_few_posts_and_who_took_too_little_gets_more_again() {
+    let mut registry = registry(1, 10_000);
+    for agent in 0..5000 {
+        beat(&mut registry, seconds(0), &format!("agent {agent}"), Mode::Emergency, "x");
+    }
+    let post_all = |registry: &mut Registry, now: Now, outcome: &dyn Fn(usize) -> Outcome| {
+        let mut sizes = Vec::new();
+        while let Some(batch) = registry.firing_mut().next(now, 0) {
+            sizes.push(batch.alerts.len());
+            registry.firing_mut().settle(now.tick, &batch, outcome(batch.alerts.len()));
+        }
+        sizes
+    };
+    let posts = post_all(&mut registry, seconds(0), &|_| Outcome::Refused(400)).len();
+    assert!(posts < 60, "{posts}");
+    // A wrong limit that is mended is forgotten.
+    let limit = |most: usize| move |count| if count > most { Outcome::Refused(413) } else { Outcome::Taken };
+    assert!(post_all(&mut registry, seconds(60), &limit(20)).iter().max() >= Some(&20));
+    for round in 2..10 {
+        post_all(&mut registry, seconds(60 * round), &limit(usize::MAX));
+    }
+    let sizes = post_all(&mut registry, seconds(600), &limit(usize::MAX));
+    assert_eq!((sizes.len(), sizes[0]), (20, BATCH), "{sizes:?}");
+}
+
+#[test]
 fn what_a_target_never_takes_has_a_maximum() {
     let mut registry = registry(2, 10);
     for time in 0..100 {

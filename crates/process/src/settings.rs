@@ -68,6 +68,9 @@ pub enum Kind {
     /// An http:// or https:// URL. The text is added to the description of this kind.
     #[cfg(feature = "client")]
     Url(&'static str),
+    /// An http:// or https:// URL for people.
+    #[cfg(feature = "client")]
+    Link,
     /// An http:// or https:// URL at whose end paths are added.
     #[cfg(feature = "client")]
     BaseUrl,
@@ -168,6 +171,8 @@ impl Setting {
             #[cfg(feature = "client")]
             Kind::Url(also) => format!("an http:// or https:// URL without a user name and a fragment{also}"),
             #[cfg(feature = "client")]
+            Kind::Link => "an http:// or https:// URL without a user name".into(),
+            #[cfg(feature = "client")]
             Kind::BaseUrl => "an http:// or https:// URL without a user name, a query and a fragment".into(),
             #[cfg(feature = "client")]
             Kind::BaseUrls(most) => format!(
@@ -195,6 +200,8 @@ impl Setting {
             Kind::SecretText => is_text && raw.len() <= MAX_KEY && !raw.chars().any(char::is_control),
             #[cfg(feature = "client")]
             Kind::Url(_) => Url::parse(raw).is_ok(),
+            #[cfg(feature = "client")]
+            Kind::Link => Url::link(raw).is_ok(),
             #[cfg(feature = "client")]
             Kind::BaseUrl => Url::base(raw).is_ok(),
             #[cfg(feature = "client")]

@@ -12,8 +12,8 @@ use fluent_uri::component::Host;
 const LONGEST_NAME: usize = 253;
 const LONGEST_LABEL: usize = 63;
 
-/// An http:// or https:// URL without a user name and without a fragment. Where it is
-/// shown, its query is hidden, as it may hold a key.
+/// An http:// or https:// URL without a user name. Where it is shown, its query is hidden,
+/// as it may hold a key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Url(String);
 
@@ -39,6 +39,18 @@ impl Url {
     /// # Errors
     /// No server can be called by it.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
+        let url = Self::link(text)?;
+        if url.0.contains('#') {
+            return Err(UrlError("it has a fragment (#...), which is never sent"));
+        }
+        Ok(url)
+    }
+
+    /// A URL for people, normalised. It may have a fragment.
+    ///
+    /// # Errors
+    /// It leads nowhere.
+    pub fn link(text: &str) -> Result<Self, UrlError> {
         let uri = Uri::parse(text)
             .map_err(|_| UrlError("it has characters that a URL must write as %XX, or no scheme"))?;
         if !["http", "https"].iter().any(|scheme| uri.scheme().as_str().eq_ignore_ascii_case(scheme)) {
@@ -48,9 +60,6 @@ impl Url {
         let Some(authority) = uri.authority() else { return Err(UrlError("it has no host")) };
         if authority.has_userinfo() {
             return Err(UrlError("it has a user name or password; keys have settings of their own"));
-        }
-        if uri.has_fragment() {
-            return Err(UrlError("it has a fragment (#...), which is never sent"));
         }
         match authority.host_parsed() {
             Host::Ipv4(_) | Host::Ipv6(_) => {}
@@ -199,6 +208,7 @@ mod tests {
         let url = Url::parse("https://s/x?token=hush").unwrap();
         assert_eq!(url.as_str(), "https://s/x?token=hush");
         assert_eq!(format!("{url} {url:?}"), "https://s/x?(hidden) \"https://s/x?(hidden)\"");
+        assert_eq!(Url::link("https://s/d?x=1#panel").unwrap().as_str(), "https://s/d?x=1#panel");
         assert_eq!(hide("ftp://s/x?token=hush"), "ftp://s/x?(hidden)");
         assert_eq!(hide("http://me:hu/sh@s/"), "(hidden)");
         assert_eq!(hide("tcp://10.0.0.1:80"), "tcp://10.0.0.1:80");

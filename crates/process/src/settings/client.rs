@@ -23,7 +23,11 @@ impl Reader<'_> {
         fill: impl FnOnce(&str) -> String,
     ) -> Result<Option<Url>, ConfigError> {
         let Some(raw) = self.given(setting.name) else { return Ok(None) };
-        let parse = if matches!(setting.kind, Kind::BaseUrl) { Url::base } else { Url::parse };
+        let parse = match setting.kind {
+            Kind::BaseUrl => Url::base,
+            Kind::Link => Url::link,
+            _ => Url::parse,
+        };
         let url = parse(&fill(&raw)).map_err(|why| setting.wrong_as(&hide(&raw), &why))?;
         self.show(setting, &url);
         Ok(Some(url))
@@ -51,15 +55,18 @@ impl Reader<'_> {
         setting: &'static Setting,
     ) -> Result<Vec<Certificate<'static>>, ConfigError> {
         let Some((path, pem)) = self.file(setting.name)? else { return Ok(Vec::new()) };
-        let mut certificates = Vec::new();
+        let (mut certificates, mut unusable) = (Vec::new(), None);
         for item in parse_pem(&pem) {
             if let PemItem::Certificate(certificate) = item.map_err(|_| setting.wrong(&path))? {
-                check_root(&certificate).map_err(|why| setting.wrong_as(&path, &why))?;
-                certificates.push(certificate);
+                // A bundle may hold an odd one that nobody needs.
+                match check_root(&certificate) {
+                    Ok(()) => certificates.push(certificate),
+                    Err(why) => unusable = Some(setting.wrong_as(&path, &why)),
+                }
             }
         }
         if certificates.is_empty() {
-            return Err(setting.wrong(&path));
+            return Err(unusable.unwrap_or_else(|| setting.wrong(&path)));
         }
         self.show(setting, &format!("({} certificates)", certificates.len()));
         Ok(certificates)
