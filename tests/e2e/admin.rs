@@ -94,7 +94,7 @@ fn what_a_crash_left_behind_is_replaced_and_nothing_else() {
     let variables = [("CLUSTER_ID", "c"), ("COLLECTOR_PORT", "0"), ("ADMIN_SOCKET", socket.as_str())];
     fs::write(&socket, "mine").unwrap();
     let (code, _, trouble) = run(&variables, &[]);
-    assert!(code == 78 && trouble.contains("ADMIN_SOCKET") && trouble.contains("no socket"), "{trouble}");
+    assert!(code == 78 && trouble.contains("ADMIN_SOCKET") && trouble.contains("regular file"), "{trouble}");
     assert_eq!(fs::read_to_string(&socket).unwrap(), "mine");
     fs::remove_file(&socket).unwrap();
 

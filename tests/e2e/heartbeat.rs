@@ -96,7 +96,7 @@ fn a_planned_stop_raises_no_alert() {
 fn exit_codes_and_signals_pass_through() {
     let variables = [("PAP_AGENT_ID", "a"), ("PAP_COLLECTOR_URL", "http://127.0.0.1:1")];
     let run = |words: &[&str]| {
-        let arguments = [&["--status-file", "/dev/null/nowhere", "--"], words].concat();
+        let arguments = [&["--status-file", "/nowhere/status", "--"], words].concat();
         crate::agent::command(&variables, &arguments).stderr(Stdio::null()).status().unwrap().code()
     };
     assert_eq!(run(&["sh", "-c", "exit 7"]), Some(7));
@@ -156,7 +156,7 @@ fn what_it_was_started_with_does_not_matter() {
     ];
     let shell = |script: &str| {
         let mut command = Command::new("sh");
-        command.args(["-c", script]).envs(variables).env("PAP_STATUS_FILE", "/dev/null/nowhere");
+        command.args(["-c", script]).envs(variables).env("PAP_STATUS_FILE", "/nowhere/status");
         command.stdin(Stdio::null());
         Running::spawn(&mut command)
     };
@@ -509,7 +509,7 @@ fn it_is_a_good_first_process() {
     let mut command = unshare(&[crate::agent::program().as_str(), "--", "sh", "-c", script]);
     let variables = [("PAP_AGENT_ID", "one"), ("PAP_COLLECTOR_URL", &url), URGENT];
     let mut running = Running::spawn(
-        command.envs(variables).env("PAP_STATUS_FILE", "/dev/null/nowhere").stdin(Stdio::null()),
+        command.envs(variables).env("PAP_STATUS_FILE", "/nowhere/status").stdin(Stdio::null()),
     );
     running.await_log(said::STATUS_CANNOT_BE_KEPT);
     running.await_log("tidy");
