@@ -311,6 +311,12 @@ mod tests {
     }
 
     #[test]
+    fn the_state_and_the_trace_are_two_files() {
+        let bad = error(&[("STATE_FILE", "/nowhere/x"), ("HEARTBEAT_TRACE", "/nowhere/x")]);
+        assert!(bad.starts_with("HEARTBEAT_TRACE=") && bad.contains("STATE_FILE"), "{bad}");
+    }
+
+    #[test]
     fn no_secret_is_shown() {
         let bad = error(&[("STATION_ALERT_KEY", "hush\nhush")]);
         assert!(bad.contains("STATION_ALERT_KEY") && !bad.contains("hush"), "{bad}");

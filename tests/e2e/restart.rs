@@ -122,7 +122,9 @@ fn an_upgrade_in_place_keeps_the_port_the_process_and_the_silence() {
     assert!(station.wait_until(PATIENCE, |posts| !dead(posts).is_empty()));
     let silence = last.elapsed();
     assert!(silence >= Duration::from_millis(10_500), "dead too early: {silence:?}");
-    assert_eq!(station.taken("AGENT_DEATH")[0].body["details"]["last_seen"], last_seen);
+    let details = station.taken("AGENT_DEATH")[0].body["details"].clone();
+    assert_eq!(details["last_seen"], last_seen);
+    assert!(details["awake_since"].as_str() < last_seen.as_str(), "nothing slept in the upgrades: {details}");
     assert_eq!(dead(&station.posts()), [silent]);
     assert_eq!(collector.child.id(), id);
     assert_eq!(collector.get(&format!("/agents/{sleeping}")).json()["agent"]["consecutive_heartbeats"], 1);

@@ -117,8 +117,8 @@ pub struct Target {
     /// What this grows back to: less than [`BATCH`] for a while where a post was too
     /// large.
     most: usize,
-    /// Alerts that it refused alone since it took any. From [`MOST_ALONE`] on it does not
-    /// get each alert alone any more.
+    /// Alerts that it refused alone since it took any, or had all. From [`MOST_ALONE`] on
+    /// it does not get each alert alone until then.
     refused_alone: u32,
     attempts: u32,
     not_before: Tick,
@@ -339,7 +339,7 @@ impl Firing {
             }
             Outcome::Refused(_) => {
                 target.tally.refused += count;
-                target.refused_alone = target.refused_alone.saturating_add(1);
+                target.refused_alone += u32::from(count == 1);
                 if target.refused_alone >= MOST_ALONE {
                     target.size = target.most;
                 }
@@ -355,6 +355,9 @@ impl Firing {
         target.tally.is_reachable = Some(is_settled);
         if is_settled {
             (target.attempts, target.not_before) = (0, Tick::MIN);
+            if batch.last == self.newest {
+                target.refused_alone = 0;
+            }
             self.took(batch.target, batch.last);
         }
     }

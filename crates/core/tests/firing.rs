@@ -292,6 +292,33 @@ fn who_refuses_everything_gets_few_posts_and_who_took_too_little_gets_more_again
 }
 
 #[test]
+fn a_long_refusal_hides_nothing_that_comes_later() {
+    // One alert alone is refused for twenty repeats; or all are, as the URL is wrong.
+    for former in [400, 404] {
+        let mut registry = registry(1, 100);
+        beat(&mut registry, seconds(0), "culprit", Mode::Emergency, "culprit");
+        let post_all = |registry: &mut Registry, now: Now, code: Option<u16>| {
+            let mut taken = Vec::new();
+            while let Some(batch) = registry.firing_mut().next(now, 0) {
+                let said = said(&batch);
+                let is_at_fault = said.iter().any(|(_, agent, _)| agent == "culprit");
+                let code = code.or(is_at_fault.then_some(400));
+                registry.firing_mut().settle(now.tick, &batch, code.map_or(Outcome::Taken, Outcome::Refused));
+                if code.is_none() {
+                    taken.extend(said);
+                }
+            }
+            taken.len()
+        };
+        for round in 0..20 {
+            assert_eq!(post_all(&mut registry, seconds(60 * round), Some(former)), 0);
+        }
+        beat(&mut registry, seconds(1201), "another", Mode::Emergency, "another");
+        assert_eq!(post_all(&mut registry, seconds(1260), None), 1, "after {former}");
+    }
+}
+
+#[test]
 fn what_a_target_never_takes_has_a_maximum() {
     let mut registry = registry(2, 10);
     for time in 0..100 {

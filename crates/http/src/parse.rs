@@ -82,21 +82,18 @@ impl Refused {
         }
     }
 
-    /// What of the request is at fault: a header, a part, or all of it; and what is
-    /// demanded of it.
-    pub const fn fault(self) -> (&'static str, &'static str) {
+    /// What of the request is at fault: a header, a part, or all of it.
+    pub const fn field(self) -> &'static str {
         match self {
-            Self::Version => ("version", "must be HTTP/1.0 or HTTP/1.1"),
-            Self::Malformed => ("request", "must be of HTTP/1.1"),
-            Self::LongTarget => ("target", "must have at most 8192 bytes"),
-            Self::LargeHead => ("head", "must have at most 16384 bytes in 100 lines"),
-            Self::Host => ("Host", "must be there once"),
-            Self::Length => ("Content-Length", "must be one number, without Transfer-Encoding"),
-            Self::Coding => ("Transfer-Encoding", "must end in chunked, and needs HTTP/1.1"),
-            Self::UnknownCoding => ("Transfer-Encoding", "must be chunked"),
-            Self::LongBody => ("body", "must have at most 1024 bytes"),
-            Self::Expectation => ("Expect", "must be 100-continue, or left out"),
-            Self::Timeout => ("request", "must be complete within 10 s"),
+            Self::Malformed | Self::Timeout => "request",
+            Self::Version => "version",
+            Self::LongTarget => "target",
+            Self::LargeHead => "head",
+            Self::Host => "Host",
+            Self::Length => "Content-Length",
+            Self::Coding | Self::UnknownCoding => "Transfer-Encoding",
+            Self::LongBody => "body",
+            Self::Expectation => "Expect",
         }
     }
 }

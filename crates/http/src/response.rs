@@ -108,8 +108,7 @@ impl Response {
 
     /// The answer to a request that is not taken.
     pub fn refusal(why: Refused) -> Self {
-        let (field, reason) = why.fault();
-        Self::fault(why.status(), why.words(), field, reason)
+        Self::fault(why.status(), why.words(), why.field(), why.words())
     }
 }
 

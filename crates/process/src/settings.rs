@@ -20,8 +20,6 @@ pub use flags::{Flags, describe, split};
 pub use reader::{Reader, Source};
 
 use crate::escape::for_terminal;
-#[cfg(feature = "client")]
-use crate::url::Url;
 
 /// The longest key, in bytes.
 const MAX_KEY: usize = 4096;
@@ -169,14 +167,16 @@ impl Setting {
             Kind::Secret => format!("1 to {MAX_KEY} visible ASCII characters"),
             Kind::SecretText => format!("1 to {MAX_KEY} bytes of text without control characters"),
             #[cfg(feature = "client")]
-            Kind::Url(also) => format!("an http:// or https:// URL without a user name and a fragment{also}"),
+            Kind::Url(also) => {
+                format!("an http:// or https:// URL with neither user name nor fragment{also}")
+            }
             #[cfg(feature = "client")]
             Kind::Link => "an http:// or https:// URL without a user name".into(),
             #[cfg(feature = "client")]
-            Kind::BaseUrl => "an http:// or https:// URL without a user name, a query and a fragment".into(),
+            Kind::BaseUrl => "an http:// or https:// URL without user name, query and fragment".into(),
             #[cfg(feature = "client")]
             Kind::BaseUrls(most) => format!(
-                "1 to {most} http:// or https:// URLs, comma separated, without a user name, a query and a fragment"
+                "1 to {most} http:// or https:// URLs, comma separated, without user name, query and fragment"
             ),
             #[cfg(feature = "client")]
             Kind::Certificates => "a file of PEM certificates, at least one".into(),
@@ -199,13 +199,9 @@ impl Setting {
             Kind::Secret => raw.len() <= MAX_KEY && raw.bytes().all(|byte| byte.is_ascii_graphic()),
             Kind::SecretText => is_text && raw.len() <= MAX_KEY && !raw.chars().any(char::is_control),
             #[cfg(feature = "client")]
-            Kind::Url(_) => Url::parse(raw).is_ok(),
-            #[cfg(feature = "client")]
-            Kind::Link => Url::link(raw).is_ok(),
-            #[cfg(feature = "client")]
-            Kind::BaseUrl => Url::base(raw).is_ok(),
-            #[cfg(feature = "client")]
-            Kind::BaseUrls(most) => client::bases(raw, *most).is_ok(),
+            Kind::Url(_) | Kind::Link | Kind::BaseUrl | Kind::BaseUrls(_) => {
+                client::urls(&self.kind, raw).is_ok()
+            }
             #[cfg(feature = "client")]
             Kind::Certificates => is_text,
         }

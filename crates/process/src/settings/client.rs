@@ -6,10 +6,18 @@ use super::{ConfigError, Kind, Reader, Setting};
 use crate::client::check_root;
 use crate::url::{Url, UrlError, hide};
 
-/// The base URLs in a list with commas, at most this many.
-pub(super) fn bases(text: &str, most: usize) -> Result<Vec<Url>, UrlError> {
-    let urls: Vec<_> = text.split(',').map(|part| Url::base(part.trim())).collect::<Result<_, _>>()?;
-    if urls.len() > most { Err(UrlError::TOO_MANY) } else { Ok(urls) }
+/// The URL in a value of this kind; for [`Kind::BaseUrls`] all that are in the list.
+pub(super) fn urls(kind: &Kind, raw: &str) -> Result<Vec<Url>, UrlError> {
+    let one = |url| vec![url];
+    match kind {
+        Kind::Link => Url::link(raw).map(one),
+        Kind::BaseUrl => Url::base(raw).map(one),
+        Kind::BaseUrls(most) => {
+            let urls = raw.split(',').map(|part| Url::base(part.trim())).collect::<Result<Vec<_>, _>>()?;
+            if urls.len() > *most { Err(UrlError::TOO_MANY) } else { Ok(urls) }
+        }
+        _ => Url::parse(raw).map(one),
+    }
 }
 
 impl Reader<'_> {
@@ -22,15 +30,7 @@ impl Reader<'_> {
         setting: &'static Setting,
         fill: impl FnOnce(&str) -> String,
     ) -> Result<Option<Url>, ConfigError> {
-        let Some(raw) = self.given(setting.name) else { return Ok(None) };
-        let parse = match setting.kind {
-            Kind::BaseUrl => Url::base,
-            Kind::Link => Url::link,
-            _ => Url::parse,
-        };
-        let url = parse(&fill(&raw)).map_err(|why| setting.wrong_as(&hide(&raw), &why))?;
-        self.show(setting, &url);
-        Ok(Some(url))
+        Ok(self.filled_urls(setting, fill)?.pop())
     }
 
     /// A list of base URLs; empty if none is given.
@@ -38,10 +38,17 @@ impl Reader<'_> {
     /// # Errors
     /// There are too many, or one of them cannot be called.
     pub fn urls(&mut self, setting: &'static Setting) -> Result<Vec<Url>, ConfigError> {
+        self.filled_urls(setting, str::to_owned)
+    }
+
+    fn filled_urls(
+        &mut self,
+        setting: &'static Setting,
+        fill: impl FnOnce(&str) -> String,
+    ) -> Result<Vec<Url>, ConfigError> {
         let Some(raw) = self.given(setting.name) else { return Ok(Vec::new()) };
-        let most = if let Kind::BaseUrls(most) = setting.kind { most } else { 1 };
-        let urls = bases(&raw, most).map_err(|why| setting.wrong_as(&hide(&raw), &why))?;
-        let shown: Vec<_> = urls.iter().map(Url::as_str).collect();
+        let urls = urls(&setting.kind, &fill(&raw)).map_err(|why| setting.wrong_as(&hide(&raw), &why))?;
+        let shown: Vec<_> = urls.iter().map(ToString::to_string).collect();
         self.show(setting, &shown.join(","));
         Ok(urls)
     }
