@@ -132,6 +132,9 @@ impl Api {
 
 impl Service for Api {
     const NAME: &'static str = "pap-collector";
+    const MAX_BODY: usize = 1024;
+    const LANES: usize = 4;
+    const MAX_WAITING: usize = 32;
 
     fn call(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Next {
         let arrived = self.0.uptime();
@@ -155,7 +158,7 @@ impl Service for Api {
         if let Refused::Length
         | Refused::Coding
         | Refused::UnknownCoding
-        | Refused::LongBody
+        | Refused::LongBody(_)
         | Refused::Expectation = why
         {
             // Only heartbeats have bodies, so a refused body is a refused heartbeat.

@@ -6,7 +6,7 @@ use pap_http::parse::{Parsed, Room, parse};
 
 /// How long the request is that these bytes begin with; none where there is none.
 fn whole(bytes: &[u8]) -> Option<usize> {
-    match parse(bytes, &mut Room::default()) {
+    match parse(bytes, &mut Room::new(&mut [0; 1024])) {
         Parsed::Whole { length, request, .. } => {
             assert!(request.body.len() <= 1024);
             Some(length)

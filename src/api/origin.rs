@@ -111,7 +111,8 @@ mod tests {
     /// Whether a handshake with these lines comes from a page of ours.
     fn ours(lines: &str) -> bool {
         let text = format!("GET /observe HTTP/1.1\r\n{}\r\n\r\n", lines.replace('\n', "\r\n"));
-        let mut room = Room::default();
+        let mut body = [];
+        let mut room = Room::new(&mut body);
         let Parsed::Whole { request, .. } = parse(text.as_bytes(), &mut room) else { panic!("{lines}") };
         is_ours(&request)
     }

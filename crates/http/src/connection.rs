@@ -138,7 +138,9 @@ pub struct Desk<'a, S> {
     pub stamp: &'a str,
     /// Where answers go.
     pub out: &'a mut Vec<u8>,
-    /// For bodies whose length is not known yet.
+    /// For the body of a request that comes in chunks.
+    pub body: &'a mut [u8],
+    /// For bodies of answers whose length is not known yet.
     pub scratch: &'a mut Vec<u8>,
     /// Connections are to end after their next answer.
     pub says_close: bool,
@@ -161,7 +163,7 @@ impl Connection {
             if rest.is_empty() {
                 break;
             }
-            let mut room = Room::default();
+            let mut room = Room::new(&mut *desk.body);
             match parse(rest, &mut room) {
                 Parsed::Partial { wants_continue } => {
                     if wants_continue && !self.said_continue {

@@ -25,7 +25,7 @@ use slab::Slab;
 use crate::common::{Command, Common, Counted, Handle, Place};
 use crate::connection::Connection;
 use crate::order::{Linked, Links, Order, Queue, Slot};
-use crate::parse::MAX_REQUEST;
+use crate::parse::max_request;
 use crate::patience::Wait;
 use crate::service::{Closed, Service};
 use turn::TURN_READ;
@@ -100,6 +100,8 @@ pub struct Edge<S> {
     crowded_until: Option<Tick>,
     buffer: Vec<u8>,
     out: Vec<u8>,
+    /// For bodies that come in chunks.
+    body: Vec<u8>,
     scratch: Vec<u8>,
     stamp: (u64, String),
     is_stopping: bool,
@@ -138,7 +140,8 @@ impl<S: Service> Edge<S> {
             line: VecDeque::new(),
             exhausted_until: None,
             crowded_until: None,
-            buffer: vec![0; 2 * MAX_REQUEST + TURN_READ],
+            buffer: vec![0; 2 * max_request(S::MAX_BODY) + TURN_READ],
+            body: vec![0; S::MAX_BODY],
             out: Vec::new(),
             scratch: Vec::new(),
             stamp: (u64::MAX, String::new()),

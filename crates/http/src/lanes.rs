@@ -19,10 +19,6 @@ use crate::request::Version;
 use crate::response::{After, Content, Length, write_stamp, write_stream_head, write_whole};
 use crate::service::{Closed, Service};
 
-/// Threads.
-pub const LANES: usize = 4;
-/// Requests that may wait for one; more are told to come back.
-pub const MOST_WAITING: usize = 32;
 /// A client may take so long over an answer, progress or not,
 const LONGEST: Duration = Duration::from_secs(30);
 /// and so long where others wait for a lane.

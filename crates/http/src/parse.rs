@@ -1,5 +1,6 @@
 //! What of a client's bytes is a request (RFC 9112), and which requests are taken.
 
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 use httparse::{Error, Header, Status};
@@ -13,10 +14,12 @@ pub const MAX_HEAD: usize = 16 * 1024;
 pub const MAX_LINES: usize = 100;
 /// The longest target that is taken, in bytes.
 pub const MAX_TARGET: usize = 8 * 1024;
-/// The longest body that is taken, in bytes of content.
-pub const MAX_BODY: usize = 1024;
-/// The largest request, framing of chunks included.
-pub const MAX_REQUEST: usize = MAX_HEAD + MAX_BODY + MAX_FRAMING;
+/// The largest request with a body of at most `max_body` bytes, framing of chunks
+/// included.
+pub const fn max_request(max_body: usize) -> usize {
+    MAX_HEAD + max_body + MAX_FRAMING
+}
+
 /// Empty lines that may stand before a request (RFC 9112 §2.2).
 const MAX_EMPTY_LINES: usize = 8;
 
@@ -40,8 +43,8 @@ pub enum Refused {
     Coding,
     /// 501: a transfer coding that is not known (RFC 9112 §6.1).
     UnknownCoding,
-    /// 413: its body is longer than 1,024 bytes.
-    LongBody,
+    /// 413: its body is longer than so many bytes.
+    LongBody(usize),
     /// 417: something other than a 100 is expected (RFC 9110 §10.1.1).
     Expectation,
     /// 408: it was not complete in time, or gave way to others.
@@ -54,7 +57,7 @@ impl Refused {
         match self {
             Self::Malformed | Self::Host | Self::Length | Self::Coding => 400,
             Self::Timeout => 408,
-            Self::LongBody => 413,
+            Self::LongBody(_) => 413,
             Self::LongTarget => 414,
             Self::Expectation => 417,
             Self::LargeHead => 431,
@@ -64,8 +67,8 @@ impl Refused {
     }
 
     /// What is wrong, and what is allowed.
-    pub const fn words(self) -> &'static str {
-        match self {
+    pub fn words(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::Version => "Only HTTP/1.0 and HTTP/1.1 are spoken",
             Self::Malformed => "This is not a request of HTTP/1.1",
             Self::LongTarget => "A target must have at most 8192 bytes",
@@ -76,10 +79,10 @@ impl Refused {
             }
             Self::Coding => "Transfer-Encoding must end in chunked, and needs HTTP/1.1",
             Self::UnknownCoding => "The only transfer coding that is understood is chunked",
-            Self::LongBody => "A body must have at most 1024 bytes",
+            Self::LongBody(most) => return Cow::Owned(format!("A body must have at most {most} bytes")),
             Self::Expectation => "The only expectation that is understood is 100-continue",
             Self::Timeout => "The request was not complete in time",
-        }
+        })
     }
 
     /// What of the request is at fault: a header, a part, or all of it.
@@ -92,7 +95,7 @@ impl Refused {
             Self::Host => "Host",
             Self::Length => "Content-Length",
             Self::Coding | Self::UnknownCoding => "Transfer-Encoding",
-            Self::LongBody => "body",
+            Self::LongBody(_) => "body",
             Self::Expectation => "Expect",
         }
     }
@@ -124,12 +127,13 @@ pub enum Parsed<'a> {
 /// Room for what a request borrows.
 pub struct Room<'a> {
     headers: [MaybeUninit<Header<'a>>; MAX_LINES],
-    body: [u8; MAX_BODY],
+    body: &'a mut [u8],
 }
 
-impl Default for Room<'_> {
-    fn default() -> Self {
-        Self { headers: [const { MaybeUninit::uninit() }; MAX_LINES], body: [0; MAX_BODY] }
+impl<'a> Room<'a> {
+    /// Room for requests whose bodies are no longer than `body`.
+    pub fn new(body: &'a mut [u8]) -> Self {
+        Self { headers: [const { MaybeUninit::uninit() }; MAX_LINES], body }
     }
 }
 
@@ -170,7 +174,8 @@ pub fn parse<'a>(bytes: &'a [u8], room: &'a mut Room<'a>) -> Parsed<'a> {
     if !is_host_right(headers, version) {
         return refused(Refused::Host);
     }
-    let framing = match framing(headers, version) {
+    let max_body = content.len();
+    let framing = match framing(headers, version, max_body) {
         Ok(framing) => framing,
         Err(why) => return refused(why),
     };
@@ -185,7 +190,7 @@ pub fn parse<'a>(bytes: &'a [u8], room: &'a mut Room<'a>) -> Parsed<'a> {
         Framing::Length(length) => (&rest[..length], length),
         Framing::Chunked => match decode(rest, content) {
             Decoded::Partial => return partial(),
-            Decoded::TooLong => return refused(Refused::LongBody),
+            Decoded::TooLong => return refused(Refused::LongBody(max_body)),
             Decoded::Malformed => return refused(Refused::Malformed),
             Decoded::Whole { consumed, length } => (&content[..length], consumed),
         },
@@ -256,7 +261,7 @@ fn is_host_right(headers: &[Header<'_>], version: Version) -> bool {
 }
 
 /// How the body is framed (RFC 9112 §6.3).
-fn framing(headers: &[Header<'_>], version: Version) -> Result<Framing, Refused> {
+fn framing(headers: &[Header<'_>], version: Version, max_body: usize) -> Result<Framing, Refused> {
     let mut lengths = values(headers, "Content-Length");
     let (length, another) = (lengths.next(), lengths.next());
     let has_coding = values(headers, "Transfer-Encoding").next().is_some();
@@ -272,7 +277,7 @@ fn framing(headers: &[Header<'_>], version: Version) -> Result<Framing, Refused>
     }
     // Too long, or too long even to be a number.
     let length = std::str::from_utf8(length).ok().and_then(|text| text.parse().ok());
-    length.filter(|&length| length <= MAX_BODY).map(Framing::Length).ok_or(Refused::LongBody)
+    length.filter(|&length| length <= max_body).map(Framing::Length).ok_or(Refused::LongBody(max_body))
 }
 
 fn coding(headers: &[Header<'_>], version: Version) -> Result<(), Refused> {
@@ -304,7 +309,7 @@ mod tests {
     type Taken = (String, Vec<u8>, usize);
 
     fn take(bytes: &[u8]) -> Result<Option<Taken>, Refused> {
-        match parse(bytes, &mut Room::default()) {
+        match parse(bytes, &mut Room::new(&mut [0; 1024])) {
             Parsed::Partial { .. } => Ok(None),
             Parsed::Refused(why) => Err(why),
             Parsed::Whole { request, length, .. } => {
@@ -355,9 +360,9 @@ mod tests {
             );
         }
         for (lines, refused) in [
-            (&["Content-Length: 1025"][..], Refused::LongBody),
-            (&["Content-Length: 100000000000000"], Refused::LongBody),
-            (&["Content-Length: 99999999999999999999999"], Refused::LongBody),
+            (&["Content-Length: 1025"][..], Refused::LongBody(1024)),
+            (&["Content-Length: 100000000000000"], Refused::LongBody(1024)),
+            (&["Content-Length: 99999999999999999999999"], Refused::LongBody(1024)),
             (&["Content-Length: +5"], Refused::Length),
             (&["Content-Length: -5"], Refused::Length),
             (&["Content-Length:"], Refused::Length),
@@ -390,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_100_is_wanted_where_the_body_is_waited_for() {
-        let wants = |bytes: &str| match parse(bytes.as_bytes(), &mut Room::default()) {
+        let wants = |bytes: &str| match parse(bytes.as_bytes(), &mut Room::new(&mut [0; 1024])) {
             Parsed::Partial { wants_continue } => wants_continue,
             _ => panic!("a part of a request"),
         };
@@ -438,7 +443,7 @@ mod tests {
     fn connections_persist_as_their_client_wants() {
         let persists = |version: &str, lines: &str| {
             let text = format!("GET / HTTP/{version}\r\nHost: a\r\n{lines}\r\n");
-            matches!(parse(text.as_bytes(), &mut Room::default()), Parsed::Whole { persists: true, .. })
+            matches!(parse(text.as_bytes(), &mut Room::new(&mut [0; 1024])), Parsed::Whole { persists: true, .. })
         };
         assert!(persists("1.1", "") && persists("1.1", "Connection: Upgrade, HTTP2-Settings\r\n"));
         assert!(!persists("1.1", "Connection: x\r\nConnection: y, CLOSE\r\n"));

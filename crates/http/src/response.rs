@@ -108,7 +108,7 @@ impl Response {
 
     /// The answer to a request that is not taken.
     pub fn refusal(why: Refused) -> Self {
-        Self::fault(why.status(), why.words(), why.field(), why.words())
+        Self::fault(why.status(), &why.words(), why.field(), &why.words())
     }
 }
 

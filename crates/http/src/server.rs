@@ -16,7 +16,7 @@ use pap_process::threads::Threads;
 use crate::common::{Command, Common, Handle, Item, Park, Parked};
 pub use crate::connection::Carried;
 use crate::edge::Edge;
-use crate::lanes::{self, LANES, MOST_WAITING};
+use crate::lanes;
 use crate::service::{Service, States};
 
 /// A connection that another program image has handed over.
@@ -60,7 +60,7 @@ impl<S: Service> Server<S> {
     /// The system has no descriptors left, or a listener is none.
     pub fn new(service: Arc<S>, listeners: Vec<TcpListener>, loops: usize, most: usize) -> io::Result<Self> {
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
-        let (lanes, items) = bounded(MOST_WAITING);
+        let (lanes, items) = bounded(S::MAX_WAITING);
         let common = Arc::new(Common::new(service, most, lanes));
         let (mut edges, mut handles) = (Vec::new(), Vec::new());
         for number in 0..loops {
@@ -97,7 +97,7 @@ impl<S: Service> Server<S> {
         for (number, edge) in edges.into_iter().enumerate() {
             threads.spawn(&format!("edge-{number}"), move || edge.run())?;
         }
-        for number in 0..LANES {
+        for number in 0..S::LANES {
             let (common, items, end) = (Arc::clone(&self.common), items.clone(), self.lanes_end.clone());
             threads.spawn(&format!("lane-{number}"), move || lanes::run(&common, &items, &end))?;
         }

@@ -13,6 +13,16 @@ pub trait Service: Send + Sync + 'static {
     /// What `Server` says in every answer.
     const NAME: &'static str;
 
+    /// The longest body of a request that is taken, in bytes of content.
+    const MAX_BODY: usize;
+
+    /// How many lanes there are: threads that give the answers which may be big or have
+    /// to be waited for.
+    const LANES: usize;
+
+    /// How many requests may wait for a lane; more are told to come back.
+    const MAX_WAITING: usize;
+
     /// Answers a request on the thread of the event loop, or says who does. It
     /// must not wait: everybody's next request waits for it.
     fn call(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Next;

@@ -66,7 +66,8 @@ mod tests {
 
     fn asked(lines: &str) -> Result<String, u16> {
         let text = format!("GET /observe HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
-        let mut room = Room::default();
+        let mut body = [];
+        let mut room = Room::new(&mut body);
         let Parsed::Whole { request, .. } = parse(text.as_bytes(), &mut room) else { panic!("a request") };
         let accepted = accept(&request, "p").map_err(|answer| answer.status)?;
         Ok(String::from_utf8(accepted.to_bytes()).unwrap())

@@ -34,6 +34,9 @@ struct Mirror {
 
 impl Service for Mirror {
     const NAME: &'static str = "mirror";
+    const MAX_BODY: usize = 1024;
+    const LANES: usize = 4;
+    const MAX_WAITING: usize = 32;
 
     fn call(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Next {
         self.calls.fetch_add(1, Ordering::SeqCst);

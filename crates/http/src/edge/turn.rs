@@ -94,11 +94,13 @@ impl<S: Service> Edge<S> {
         let now = self.common.service.now();
         self.refresh_stamp(self.common.service.wall());
         let (mut out, mut scratch) = (std::mem::take(&mut self.out), std::mem::take(&mut self.scratch));
+        let mut body = std::mem::take(&mut self.body);
         let common = Arc::clone(&self.common);
         let mut desk = Desk {
             service: &*common.service,
             stamp: &self.stamp.1,
             out: &mut out,
+            body: &mut body,
             scratch: &mut scratch,
             says_close: common.says_close(),
             now,
@@ -132,7 +134,7 @@ impl<S: Service> Edge<S> {
             }
         };
         out.clear();
-        (self.out, self.scratch) = (out, scratch);
+        (self.out, self.scratch, self.body) = (out, scratch, body);
         if is_alive {
             self.settle(slot, done > 0, now);
         }
@@ -256,6 +258,7 @@ impl<S: Service> Edge<S> {
             service: &*common.service,
             stamp: &self.stamp.1,
             out: &mut out,
+            body: &mut [],
             scratch: &mut self.scratch,
             says_close: true,
             now: common.service.now(),
