@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use ureq::http::HeaderMap;
 use ureq::tls::Certificate;
 
 use crate::config;
@@ -12,7 +11,6 @@ use crate::state_file::Owner;
 use pap_core::alert::{Alert, Severity};
 use pap_core::delivery::Reply;
 use pap_process::client;
-use pap_process::clock::wall;
 use pap_process::escape::in_json;
 use pap_process::url::Url;
 
@@ -119,7 +117,7 @@ impl Post {
         match request.send(body) {
             Ok(response) => {
                 let code = response.status().as_u16();
-                let reply = Reply::Status { code, retry_after: retry_after(response.headers()) };
+                let reply = Reply::Status { code, retry_after: client::retry_after(response.headers()) };
                 Told { reply, remark: client::excerpt(response) }
             }
             Err(error) => Told::nothing(client::trouble(&error)),
@@ -127,7 +125,9 @@ impl Post {
     }
 }
 
-fn agent(roots: &[Certificate<'static>], senders: usize) -> ureq::Agent {
+/// A client whose requests take at most 10 seconds, with at most `senders` under way at
+/// once.
+pub(crate) fn agent(roots: &[Certificate<'static>], senders: usize) -> ureq::Agent {
     let config = client::config(concat!("pap-collector/", env!("CARGO_PKG_VERSION")))
         .timeout_resolve(Some(CONNECT_TIMEOUT))
         .timeout_connect(Some(CONNECT_TIMEOUT))
@@ -136,36 +136,4 @@ fn agent(roots: &[Certificate<'static>], senders: usize) -> ureq::Agent {
         .max_idle_connections_per_host(senders)
         .max_idle_age(KEEP_IDLE);
     client::agent(config, roots)
-}
-
-/// `Retry-After` in either of its forms (RFC 9110 §10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get("retry-after")?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let at = httpdate::parse_http_date(value).ok()?;
-    Some(at.duration_since(wall().into()).unwrap_or_default())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::SystemTime;
-
-    use super::*;
-
-    #[test]
-    fn retry_after_is_read_in_both_forms() {
-        let read = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("Retry-After", value.parse().unwrap());
-            retry_after(&headers)
-        };
-        assert_eq!(read("7"), Some(Duration::from_secs(7)));
-        let soon = SystemTime::from(wall()) + Duration::from_secs(100);
-        let seconds = read(&httpdate::fmt_http_date(soon)).unwrap().as_secs();
-        assert!((98..=100).contains(&seconds), "{seconds}");
-        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
-        assert_eq!(read("soon"), None);
-    }
 }

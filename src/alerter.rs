@@ -15,6 +15,8 @@ use pap_process::throttle::Throttle;
 pub struct Posting {
     /// Where alerts go.
     pub station: AlertClient,
+    /// The setting to look at when the station's URL is wrong.
+    pub url_name: &'static str,
     /// What was last wrong, by the status of the station's answer; limits the log.
     pub troubles: Throttle<Option<u16>>,
 }
@@ -23,7 +25,7 @@ pub struct Posting {
 /// this is; the watchdog looks at each of them.
 pub fn run(parts: &Parts, posting: &Posting, number: usize, alerts: &Receiver<Alert>) {
     let Parts { shared, metrics, vitals, .. } = parts;
-    let Posting { station, troubles } = posting;
+    let Posting { station, .. } = posting;
     for alert in alerts {
         vitals.posting(number, shared.clock().uptime());
         let told = panics::contain(|| station.tell(&alert)).unwrap_or_else(Told::nothing);
@@ -33,7 +35,7 @@ pub fn run(parts: &Parts, posting: &Posting, number: usize, alerts: &Receiver<Al
         match outcome {
             Outcome::Taken => {
                 metrics.alert_delivery.record(shared.clock().now().tick.since(alert.at.tick));
-                troubles.clear();
+                posting.troubles.clear();
                 if !station.is_log() {
                     let (id, kind, name) = (&alert.agent, alert.kind().as_str(), &alert.name);
                     log::info!(agent_uuid:% = id; "{kind} of {name} told to the station");
@@ -44,24 +46,24 @@ pub fn run(parts: &Parts, posting: &Posting, number: usize, alerts: &Receiver<Al
                 "the station refused {} for good with {code}: {}", alert.kind().as_str(), told.remark
             ),
             Outcome::Failed(failure, _) => {
-                log_failure(shared.clock().uptime(), troubles, &alert, failure, &told);
+                log_failure(shared.clock().uptime(), posting, &alert, failure, &told);
             }
         }
     }
 }
 
-fn log_failure(now: Uptime, troubles: &Throttle<Option<u16>>, alert: &Alert, failure: Failure, told: &Told) {
+fn log_failure(now: Uptime, posting: &Posting, alert: &Alert, failure: Failure, told: &Told) {
     let answer = match told.reply {
         pap_core::delivery::Reply::Status { code, .. } => Some(code),
         pap_core::delivery::Reply::None => None,
     };
     let advice = match failure {
-        Failure::Misconfigured(401 | 403) => "; check STATION_ALERT_KEY",
-        Failure::Misconfigured(_) => "; check STATION_ALERT_URL",
-        Failure::Unreachable | Failure::Busy => "",
+        Failure::Misconfigured(401 | 403) => "; check STATION_ALERT_KEY".to_owned(),
+        Failure::Misconfigured(_) => format!("; check {}", posting.url_name),
+        Failure::Unreachable | Failure::Busy => String::new(),
     };
     let answer_text = answer.map_or_else(|| "no answer".to_owned(), |code| format!("answer {code}"));
-    let level = if troubles.is_news(answer, now) { log::Level::Warn } else { log::Level::Debug };
+    let level = if posting.troubles.is_news(answer, now) { log::Level::Warn } else { log::Level::Debug };
     log::log!(
         level, agent_uuid:% = alert.agent;
         "{} is not told yet and will be tried again: {answer_text}: {}{advice}", alert.kind().as_str(), told.remark

@@ -33,10 +33,12 @@ use crate::alert_client::AlertClient;
 use crate::alerter::{self, Posting};
 use crate::alertmanager::{Alertmanager, own_url};
 use crate::api::Api;
+use crate::config::settings::STATION_ALERT_URL;
 use crate::config::{Alertmanagers, Config};
 use crate::limits;
 use crate::parts::Parts;
 use crate::readiness::Phase;
+use crate::station_link::StationLink;
 use crate::trace_writer::TraceWriter;
 use crate::{VERSION, sweeper};
 pub use orders::signals;
@@ -227,6 +229,11 @@ fn start(
     }
     let (watched, watching) = (Arc::clone(&doors.server), Arc::clone(parts));
     threads.spawn("watch", move || edge_watch::run(&watched, &watching))?;
+    if let Some(access) = &config.cluster {
+        let (link, parts) = (StationLink::new(config, access), Arc::clone(parts));
+        // It is not joined: at the end of the process it may still wait for the station.
+        spawn("station", move || link.run(&parts))?;
+    }
     if let Some(interval) = parts.keeper.interval() {
         let parts = Arc::clone(parts);
         threads.spawn("state", move || parts.keeper.run(&parts.shared, &parts.stop, interval))?;
@@ -250,7 +257,8 @@ fn start_senders(config: &Config, parts: &Arc<Parts>) -> io::Result<Sender<Alert
     let count = config.rules.outbox.senders;
     let (senders, alerts) = bounded(count);
     let station = AlertClient::new(config, parts.keeper.owner().clone());
-    let posting = Arc::new(Posting { station, troubles: Throttle::default() });
+    let url_name = config.station.as_ref().map_or(STATION_ALERT_URL.name, |station| station.url_name);
+    let posting = Arc::new(Posting { station, url_name, troubles: Throttle::default() });
     for number in 0..count {
         let (parts, posting, alerts) = (Arc::clone(parts), Arc::clone(&posting), alerts.clone());
         spawn(&format!("alerter-{number}"), move || alerter::run(&parts, &posting, number, &alerts))?;
@@ -343,6 +351,9 @@ fn announce(config: &Config, server: &Server, continues: bool) {
         ),
         None if config.alertmanagers.is_some() => log::info!("alerts: to no station"),
         None => log::info!("alerts: to this log only, no station is configured"),
+    }
+    if let Some(station) = &config.cluster {
+        log::info!("registration and beats: to {}", station.url);
     }
     if let Some(Alertmanagers { urls, every, .. }) = &config.alertmanagers {
         let urls = urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");

@@ -5,6 +5,7 @@ mod access;
 mod admission;
 mod alertmanagers;
 pub mod settings;
+mod station;
 mod switches;
 
 use std::net::IpAddr;
@@ -16,36 +17,27 @@ use ureq::tls::Certificate;
 
 use crate::emitter::config::collector;
 use crate::emitter::{Identity, Rhythm, Targets};
-use pap_core::agent_id::{AgentId, path_segment};
+use pap_core::agent_id::AgentId;
 use pap_core::outbox::Limits;
 use pap_core::registry::Rules;
 use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
 use pap_process::settings::{ConfigError, Flags, Reader, Secret, Source};
 use pap_process::url::Url;
 use settings::{
-    ADMIN_SOCKET, AGENT_RETENTION_MS, ALERT_QUEUE_MAX_SIZE, ALERT_QUEUE_TTL_MS, ALERT_RECOVERY,
-    ALERT_SENDERS, CLUSTER_ID, CLUSTER_NAME, COLLECTOR_API_KEY, COLLECTOR_BIND, COLLECTOR_HTTP_WORKERS,
-    COLLECTOR_MAX_AGENTS, COLLECTOR_MAX_CONNECTIONS, COLLECTOR_MAX_OBSERVERS, COLLECTOR_PORT, COLLECTOR_URL,
-    HEARTBEAT_GRACE_MS, HEARTBEAT_TRACE, HEARTBEAT_TRACE_MAX_MB, MASS_SILENCE_HOLD_MS, PAP_AGENT_ID,
-    PAP_COLLECTOR_KEY, PAP_COLLECTOR_URL, SETTINGS, SHUTDOWN_GRACE_MS, STATE_FILE, STATE_INTERVAL_MS,
-    STATION_ALERT_KEY, STATION_ALERT_URL, STATION_CA_FILE, ZOMBIE_CHECK_INTERVAL_MS,
+    ADMIN_SOCKET, AGENT_RETENTION_MS, ALERT_QUEUE_MAX_SIZE, ALERT_QUEUE_TTL_MS, ALERT_SENDERS, CLUSTER_ID,
+    CLUSTER_NAME, COLLECTOR_API_KEY, COLLECTOR_BIND, COLLECTOR_HTTP_WORKERS, COLLECTOR_MAX_AGENTS,
+    COLLECTOR_MAX_CONNECTIONS, COLLECTOR_MAX_OBSERVERS, COLLECTOR_PORT, COLLECTOR_URL, HEARTBEAT_GRACE_MS,
+    HEARTBEAT_TRACE, HEARTBEAT_TRACE_MAX_MB, MASS_SILENCE_HOLD_MS, PAP_AGENT_ID, PAP_COLLECTOR_KEY,
+    PAP_COLLECTOR_URL, SETTINGS, SHUTDOWN_GRACE_MS, STATE_FILE, STATE_INTERVAL_MS, STATION_CA_FILE,
+    ZOMBIE_CHECK_INTERVAL_MS,
 };
+use station::Station;
 
 pub use access::Access;
 pub use admission::{Admission, Goodbyes};
 pub use alertmanagers::Alertmanagers;
+pub use station::StationAccess;
 pub use switches::{Replay, Subcommand, Switches, Task};
-
-/// Where alerts go.
-#[derive(Clone, Debug)]
-pub struct StationAccess {
-    /// The whole URL of the alerts endpoint.
-    pub url: Url,
-    /// Sent as `Authorization: Bearer KEY`.
-    pub key: Secret,
-    /// Certificates trusted besides the built-in roots.
-    pub roots: Vec<Certificate<'static>>,
-}
 
 /// Where the state survives a restart.
 #[derive(Clone, Debug)]
@@ -91,8 +83,11 @@ pub struct Config {
     pub api_key: Option<Secret>,
     /// Whose heartbeats and goodbyes are taken.
     pub admission: Admission,
-    /// The station; None when no alert is posted to one.
+    /// Where alerts are posted; None when no alert is posted to a station.
     pub station: Option<StationAccess>,
+    /// This cluster at a pap-station, where the collector registers and beats; None
+    /// without one.
+    pub cluster: Option<StationAccess>,
     /// The Alertmanagers; None without one.
     pub alertmanagers: Option<Alertmanagers>,
     /// Where people reach this collector, if that is set.
@@ -146,7 +141,8 @@ impl Config {
         let roots = from.certificates(&STATION_CA_FILE)?;
         let parent = parent(&mut from, &cluster_id, &cluster_name, &roots, &mut warnings)?;
         let alertmanagers = alertmanagers::read(&mut from, &mut warnings)?;
-        let station = station(&mut from, &cluster_id, roots, alertmanagers.is_some(), &mut warnings)?;
+        let has_alertmanager = alertmanagers.is_some();
+        let station = Station::read(&mut from, &cluster_id, &roots, has_alertmanager, &mut warnings)?;
         let interval = from.millis(&STATE_INTERVAL_MS)?;
         let state = from.path(&STATE_FILE)?.map(|path| StateConfig { path, interval });
         let most = from.value::<u64>(&HEARTBEAT_TRACE_MAX_MB)? * 1_000_000;
@@ -163,7 +159,8 @@ impl Config {
             bind: from.value_if_any(&COLLECTOR_BIND)?,
             api_key,
             admission,
-            station,
+            station: station.alerts,
+            cluster: station.cluster,
             alertmanagers,
             collector_url: from.url(&COLLECTOR_URL, str::to_owned)?,
             longest_sleep: from.millis(&ZOMBIE_CHECK_INTERVAL_MS)?,
@@ -172,7 +169,7 @@ impl Config {
                 grace: from.value_if_any(&HEARTBEAT_GRACE_MS)?.map(Duration::from_millis),
                 mass_silence_hold: from.millis(&MASS_SILENCE_HOLD_MS)?,
                 retention: from.millis(&AGENT_RETENTION_MS)?,
-                recovery_alerts: from.value(&ALERT_RECOVERY)?,
+                recovery_alerts: station.recoveries,
                 outbox: Limits {
                     queue: from.value(&ALERT_QUEUE_MAX_SIZE)?,
                     ttl: from.millis(&ALERT_QUEUE_TTL_MS)?,
@@ -217,26 +214,6 @@ fn parent(
     let id = AgentId::new(&id).map_err(|_| PAP_AGENT_ID.wrong(&id))?;
     let targets = Targets { collector: Some(url), collector_key, station: None, roots: roots.to_vec() };
     Ok(Some(Parent { identity: Identity { id, name: cluster_name.to_owned() }, rhythm, targets }))
-}
-
-fn station(
-    from: &mut Reader<'_>,
-    cluster_id: &str,
-    roots: Vec<Certificate<'static>>,
-    has_alertmanager: bool,
-    warnings: &mut Vec<String>,
-) -> Result<Option<StationAccess>, ConfigError> {
-    let encoded = path_segment(cluster_id);
-    let url = from.url(&STATION_ALERT_URL, |raw| raw.replace("{cluster_id}", &encoded))?;
-    let missing = match (url, from.secret(&STATION_ALERT_KEY)?) {
-        (Some(url), Some(key)) => return Ok(Some(StationAccess { url, key, roots })),
-        (None, None) => return Ok(None),
-        (Some(_), None) => &STATION_ALERT_KEY,
-        (None, Some(_)) => &STATION_ALERT_URL,
-    };
-    let so = if has_alertmanager { "no station gets alerts" } else { "alerts are only logged" };
-    warnings.push(format!("{} is not set, so {so}; set it to post them to the station", missing.name));
-    Ok(None)
 }
 
 #[cfg(test)]

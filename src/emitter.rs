@@ -3,11 +3,13 @@
 //! `pap-heartbeat` runs one for an agent that cannot send heartbeats itself. A
 //! collector runs one to be an agent of its parent collector. [`Pace`] decides when
 //! a heartbeat is due, a [`LivenessSource`] whether the agent lives, and [`targets`]
-//! posts the heartbeat. This file is the loop.
+//! posts the heartbeat. This file is the loop. [`machine`] sends heartbeats of a machine
+//! instead, in a loop of its own.
 
 pub mod command;
 pub mod config;
 pub mod liveness;
+pub mod machine;
 mod mode_file;
 pub mod program;
 pub mod settings;

@@ -13,6 +13,7 @@
 //! has their one mutex. [`pap_http`] takes requests and [`api`] answers them,
 //! [`sweeper`] waits for deadlines, [`dispatch`] hands out alerts, [`alerter`] and
 //! [`alert_client`] post them, [`alertmanager`] tells Alertmanagers what is true,
+//! [`station_link`] registers at a pap-station and sends it beats,
 //! [`observers`] tells the observers what happens,
 //! [`emitter`] sends heartbeats.
 
@@ -36,6 +37,7 @@ pub mod readiness;
 pub mod shared;
 pub mod state_file;
 pub mod state_keeper;
+pub mod station_link;
 pub mod sweeper;
 pub mod trace_writer;
 pub mod vitals;

@@ -134,12 +134,25 @@ labels! {
     }
 }
 
+labels! {
+    /// How a beat to the station ended.
+    BeatResult {
+        /// The station took it.
+        Taken = "taken",
+        /// The station answered that it does not want it, or not with this key.
+        Refused = "refused",
+        /// There was no answer, or the station could not take it then.
+        Failed = "failed",
+    }
+}
+
 /// What threads count outside the registry.
 #[derive(Debug)]
 pub struct Metrics {
     requests: Vec<Histogram>,
     refusals: Vec<AtomicU64>,
     closed: Vec<AtomicU64>,
+    station_beats: Vec<AtomicU64>,
     /// Records of heartbeats that are missing in the trace.
     pub trace_dropped: AtomicU64,
     /// From an event until the station took its alert, or the log did.
@@ -159,6 +172,7 @@ impl Default for Metrics {
             requests: Route::ALL.iter().map(|_| Histogram::new(&FAST)).collect(),
             refusals: zeros(Refusal::ALL.len()),
             closed: zeros(Closed::ALL.len()),
+            station_beats: zeros(BeatResult::ALL.len()),
             trace_dropped: AtomicU64::new(0),
             alert_delivery: Histogram::new(&SLOW),
             alertmanager_delivery: Histogram::new(&SLOW),
@@ -182,6 +196,11 @@ impl Metrics {
     /// Counts a connection that we closed.
     pub fn closed(&self, why: Closed) {
         self.closed[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a beat to the station.
+    pub fn station_beat(&self, result: BeatResult) {
+        self.station_beats[result as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -398,6 +417,11 @@ impl Text {
             "Time from an event until the station took its alert.",
         );
         self.histogram("alert_delivery_seconds", &[], &metrics.alert_delivery);
+        self.family("station_beats_total", "counter", "Beats to STATION_URL, by result.");
+        for &result in BeatResult::ALL {
+            let count = metrics.station_beats[result as usize].load(Ordering::Relaxed);
+            self.sample("station_beats_total", &[("result", result.as_str())], count);
+        }
     }
 
     fn state(&mut self, saving: Saving) {

@@ -21,9 +21,9 @@ _pap_heartbeat() {
     case $previous in
         --heartbeat-mode) mapfile -t COMPREPLY < <(compgen -W 'IDLE EMERGENCY SLEEP' -- "$current"); return ;;
         --log-format) mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$current"); return ;;
-        --pap-agent-key-file | --pap-collector-key-file | --pap-ca-file | --pid-file | --mode-file | --status-file) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
-        --pap-agent-id | --pap-agent-name | --pap-agent-key | --pap-collector-url | --pap-collector-key | --pap-station-url | --heartbeat-interval | --probe | --probe-timeout-ms | --emergency-after | --rust-log) COMPREPLY=(); return ;;
+        --pap-agent-key-file | --pap-collector-key-file | --pap-ca-file | --pid-file | --mode-file | --status-file | --pap-machine-key-file) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
+        --pap-agent-id | --pap-agent-name | --pap-agent-key | --pap-collector-url | --pap-collector-key | --pap-station-url | --heartbeat-interval | --probe | --probe-timeout-ms | --emergency-after | --station-url | --pap-machine-id | --pap-machine-key | --rust-log) COMPREPLY=(); return ;;
     esac
-    mapfile -t COMPREPLY < <(compgen -W '--pap-agent-id --pap-agent-name --pap-agent-key --pap-agent-key-file --pap-collector-url --pap-collector-key --pap-collector-key-file --pap-station-url --pap-ca-file --heartbeat-mode --heartbeat-interval --probe --probe-timeout-ms --pid-file --emergency-after --mode-file --status-file --rust-log --log-format --help --check --status --check-config --version --' -- "$current")
+    mapfile -t COMPREPLY < <(compgen -W '--pap-agent-id --pap-agent-name --pap-agent-key --pap-agent-key-file --pap-collector-url --pap-collector-key --pap-collector-key-file --pap-station-url --pap-ca-file --heartbeat-mode --heartbeat-interval --probe --probe-timeout-ms --pid-file --emergency-after --mode-file --status-file --station-url --pap-machine-id --pap-machine-key --pap-machine-key-file --rust-log --log-format --help --check --status --machine --check-config --version --' -- "$current")
 }
 complete -F _pap_heartbeat pap-heartbeat

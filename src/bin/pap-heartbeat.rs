@@ -1,15 +1,16 @@
 //! Parse, run, exit code: sends the heartbeats of an agent that cannot do so itself.
 
+use std::ffi::OsString;
 use std::process::exit;
 use std::time::Duration;
 
 use pap_collector::emitter::config::Config;
 use pap_collector::emitter::settings::SETTINGS;
 use pap_collector::emitter::switches::Switches;
-use pap_collector::emitter::{command, program};
+use pap_collector::emitter::{command, machine, program};
 use pap_process::cli::{self, BAD_CONFIG, IO_ERROR, UNWELL, environment, say};
 use pap_process::clock::monotonic;
-use pap_process::logging::Log;
+use pap_process::logging::{Log, LogFormat};
 use pap_process::settings::Flags;
 use pap_process::signals::Signals;
 
@@ -19,26 +20,47 @@ fn main() {
     let (arguments, command) = cli::split_command();
     exit(match cli::parse::<Switches>(NAME, SETTINGS, &arguments) {
         Ok((switches, _)) if switches.version => say(&format!("{NAME} {}", pap_collector::VERSION)),
-        Ok((switches, flags)) if switches.check || switches.status => status(&flags, switches.status),
-        Ok((switches, flags)) => match Config::new(&flags, &environment, command) {
-            Ok(config) if switches.check_config => say(config.to_text().trim_end()),
-            Ok(config) => run(&config),
-            Err(error) => complain(&error.to_string(), BAD_CONFIG),
+        Ok((switches, flags)) => match switches.misplaced(command.is_some()) {
+            Some(why) => complain(why, BAD_CONFIG),
+            None => start(&switches, &flags, command),
         },
         Err(early) => cli::show(NAME, &early),
     })
 }
 
-fn run(config: &Config) -> i32 {
+fn start(switches: &Switches, flags: &Flags, command: Option<Vec<OsString>>) -> i32 {
+    if switches.check || switches.status {
+        return status(flags, switches.status);
+    }
+    if switches.machine {
+        return match machine::Config::new(flags, &environment) {
+            Ok(config) if switches.check_config => say(config.to_text().trim_end()),
+            Ok(config) => run(&config.log_filter, config.log_format, |log, signals| {
+                machine::run(&config, log, &signals)
+            }),
+            Err(error) => complain(&error.to_string(), BAD_CONFIG),
+        };
+    }
+    match Config::new(flags, &environment, command) {
+        Ok(config) if switches.check_config => say(config.to_text().trim_end()),
+        Ok(config) => {
+            run(&config.log_filter, config.log_format, |log, signals| program::run(&config, log, signals))
+        }
+        Err(error) => complain(&error.to_string(), BAD_CONFIG),
+    }
+}
+
+/// Takes signals, starts the log, and does the work.
+fn run(filter: &str, format: LogFormat, work: impl FnOnce(&Log, Signals) -> i32) -> i32 {
     let signals = match Signals::take(&command::signals()) {
         Ok(signals) => signals,
         Err(error) => return complain(&format!("cannot take signals: {error}"), IO_ERROR),
     };
-    let log = match Log::start(&config.log_filter, config.log_format) {
+    let log = match Log::start(filter, format) {
         Ok(log) => log,
         Err(error) => return complain(&format!("cannot start the log: {error}"), IO_ERROR),
     };
-    let code = program::run(config, &log, signals);
+    let code = work(&log, signals);
     log.flush_within(Duration::from_millis(500));
     code
 }

@@ -28,10 +28,13 @@ pap_process::settings! {
     /// whose goodbyes are taken: everyone's, those with HEARTBEAT_API_KEY, or none (off); with
     /// off, an agent that stops is found dead
     GOODBYE: Choice(&["open", "key", "off"]), Words("key if HEARTBEAT_API_KEY is set, else open");
+    /// a pap-station, where the collector registers, beats, and posts its alerts unless
+    /// STATION_ALERT_URL is set; it needs STATION_ALERT_KEY
+    STATION_URL: BaseUrl, Words("none");
     /// where alerts are posted; without this URL or without STATION_ALERT_KEY, and without ALERTMANAGER_URL,
     /// they are only logged
-    STATION_ALERT_URL: Url(", in which {cluster_id} is filled in"), Words("none");
-    /// the key that the collector sends with each alert
+    STATION_ALERT_URL: Url(", in which {cluster_id} is filled in"), Words("a path below STATION_URL, or none");
+    /// the key that the collector sends to the station, with each alert and to STATION_URL
     STATION_ALERT_KEY: Secret, Words("none");
     /// certificates that are trusted besides the built-in roots, for the station and
     /// for a parent collector: of a CA, or of the server itself
@@ -67,7 +70,7 @@ pap_process::settings! {
     /// after it
     ALERT_QUEUE_TTL_MS: Number(1..=86_400_000), Value("300000");
     /// whether to post AGENT_RECOVERED when an agent is back whose death was told
-    ALERT_RECOVERY: Choice(&["false", "true"]), Value("false");
+    ALERT_RECOVERY: Choice(&["false", "true"]), Words("false; true if alerts go to STATION_URL");
     /// the most alerts that are posted at the same time; never two for one agent
     ALERT_SENDERS: Number(1..=64), Value("4");
     /// how long a dead agent is remembered, in milliseconds

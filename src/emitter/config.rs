@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::machine;
 use super::settings::{
     HEARTBEAT_INTERVAL, HEARTBEAT_MODE, PAP_AGENT_ID, PAP_AGENT_KEY, PAP_AGENT_NAME, PAP_CA_FILE,
     PAP_COLLECTOR_KEY, PAP_COLLECTOR_URL, PAP_EMERGENCY_AFTER, PAP_MODE_FILE, PAP_PID_FILE, PAP_PROBE,
@@ -124,6 +125,7 @@ impl Config {
         }
         let status_file = status_file(&mut from, |_| Ok(id.clone()))?;
         from.show(&PAP_STATUS_FILE, &status_file);
+        machine::read(&mut from)?;
         Ok(Self {
             rhythm: Rhythm::read(&mut from, &mut warnings)?,
             targets,

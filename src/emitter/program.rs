@@ -27,12 +27,7 @@ const FLUSH: Duration = Duration::from_millis(500);
 /// Sends heartbeats until the command ends or a signal asks for the stop. Returns the
 /// exit code.
 pub fn run(config: &Config, log: &Log, signals: Signals) -> i32 {
-    let panic_log = log.clone();
-    on_panic_of_ours(move |panic| {
-        log::error!("{panic}");
-        panic_log.flush_within(FLUSH);
-        process::exit(BUG);
-    });
+    end_on_panic(log);
     let (told, events) = bounded(MOST_EVENTS);
     let Config { identity, rhythm, targets, liveness, .. } = config;
     let source: Box<dyn LivenessSource> = match liveness {
@@ -60,6 +55,16 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> i32 {
         .mode_file(config.mode_file.clone().map(ModeFile::new))
         .status_file(config.status_file.clone(), identity)
         .run(&events)
+}
+
+/// A panic in a thread of ours ends the process.
+pub(super) fn end_on_panic(log: &Log) {
+    let log = log.clone();
+    on_panic_of_ours(move |panic| {
+        log::error!("{panic}");
+        log.flush_within(FLUSH);
+        process::exit(BUG);
+    });
 }
 
 /// Starts the command and a thread that passes signals on to it.

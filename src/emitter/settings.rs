@@ -39,5 +39,11 @@ pap_process::settings! {
     PAP_MODE_FILE as "mode-file": File, Words("none");
     /// where the status is kept for --check and --status
     PAP_STATUS_FILE as "status-file": File, Words("a file in /run, else in /tmp, named after the agent");
+    /// with --machine, the pap-station that takes the heartbeats of this machine
+    STATION_URL: BaseUrl, Words("none; --machine needs it");
+    /// with --machine, the id that this machine has at the station
+    PAP_MACHINE_ID: Number(1..=i64::MAX.unsigned_abs()), Words("none; --machine needs it");
+    /// with --machine, the key of this machine, sent only to STATION_URL
+    PAP_MACHINE_KEY: Secret, Words("none; --machine needs it");
     shared RUST_LOG, LOG_FORMAT;
 }

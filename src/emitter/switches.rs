@@ -6,7 +6,7 @@ use argh::{ArgsInfo, FromArgs};
 /// --probe, --pid-file, or a command after "--": it says whether the agent
 /// lives.
 #[derive(FromArgs, ArgsInfo, Debug)]
-#[argh(usage = "[SETTINGS] [--check | --status | --check-config | --version] [-- COMMAND ...]")]
+#[argh(usage = "[SETTINGS] [--check | --status | --machine | --check-config | --version] [-- COMMAND ...]")]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Switches {
     /// ask whether a heartbeat of this agent was taken within two intervals,
@@ -16,10 +16,28 @@ pub struct Switches {
     /// print the status of the agent's heartbeats
     #[argh(switch)]
     pub status: bool,
+    /// send heartbeats of this machine to STATION_URL, instead of those of an agent
+    #[argh(switch)]
+    pub machine: bool,
     /// print the effective configuration, secrets hidden, and exit
     #[argh(switch)]
     pub check_config: bool,
     /// print the version and exit
     #[argh(switch)]
     pub version: bool,
+}
+
+impl Switches {
+    /// Why these do not go together, if they do not.
+    pub const fn misplaced(&self, has_command: bool) -> Option<&'static str> {
+        if self.machine && (self.check || self.status) {
+            return Some(
+                "--check and --status ask about an agent; with --machine the station says what it heard",
+            );
+        }
+        if self.machine && has_command {
+            return Some("with --machine no command is run: leave out -- and what is behind it");
+        }
+        None
+    }
 }

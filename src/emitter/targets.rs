@@ -53,10 +53,10 @@ pub struct Sent {
     pub trouble: String,
 }
 
-/// One target, for one agent.
-struct Target {
-    /// Where the agent's heartbeats are posted.
-    url: Url,
+/// One target, for one agent or for this machine.
+pub(super) struct Target {
+    /// Where the heartbeats are posted.
+    pub url: Url,
     /// What is sent as `Authorization`.
     authorization: Option<String>,
     /// The setting to look at when the target does not know who we are.
@@ -64,7 +64,7 @@ struct Target {
 }
 
 impl Target {
-    fn new(url: Url, key: Option<&Secret>, key_name: &'static str) -> Self {
+    pub fn new(url: Url, key: Option<&Secret>, key_name: &'static str) -> Self {
         Self { url, authorization: key.map(|key| format!("Bearer {}", key.reveal())), key_name }
     }
 
@@ -194,16 +194,16 @@ impl Sender {
 }
 
 /// Why a post was not taken.
-struct Failed {
+pub(super) struct Failed {
     /// Whether another try at once may succeed.
     is_passing: bool,
     /// No answer came in time, so the target may still take it.
     is_timeout: bool,
-    why: String,
+    pub why: String,
 }
 
 /// One post.
-fn post(agent: &ureq::Agent, target: &Target, body: &[u8]) -> Result<(), Failed> {
+pub(super) fn post(agent: &ureq::Agent, target: &Target, body: &[u8]) -> Result<(), Failed> {
     let mut request = agent.post(target.url.as_str()).header("Content-Type", "application/json");
     if let Some(authorization) = &target.authorization {
         request = request.header("Authorization", authorization);

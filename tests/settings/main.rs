@@ -17,7 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use pap_process::settings::{Fallback, Kind, Setting};
+use pap_process::settings::{Fallback, GoDuration, Kind, Setting};
 use program::{COLLECTOR, HEARTBEAT, Program, programs};
 
 fn here(path: &str) -> PathBuf {
@@ -71,6 +71,7 @@ fn example(setting: &Setting, certificates: &str) -> String {
     match &setting.kind {
         Kind::Text(_) | Kind::Secret | Kind::SecretText => "example".into(),
         Kind::Number(range) => range.end().to_string(),
+        Kind::Duration(range) => GoDuration(*range.end()).to_string(),
         Kind::Address => "127.0.0.1".into(),
         Kind::Choice(words) => (*words.last().unwrap()).into(),
         Kind::File | Kind::Socket => format!("/nowhere/{}", setting.name),

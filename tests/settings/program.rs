@@ -87,6 +87,7 @@ pub fn values(setting: &Setting) -> Values {
         Kind::File | Kind::Socket | Kind::Certificates => Values::Files,
         Kind::Text(_)
         | Kind::Number(_)
+        | Kind::Duration(_)
         | Kind::Address
         | Kind::LogFilter
         | Kind::Secret
@@ -185,11 +186,13 @@ fn heartbeat() -> Program {
             "pap-heartbeat posts heartbeats to PAP_COLLECTOR_URL, and to PAP_STATION_URL when the collector takes nothing. It sends a heartbeat only while the agent lives. To know that, it needs a liveness source: --probe, --pid-file, or a command after --. Without one, a heartbeat only means that pap-heartbeat itself runs.",
             "With a command it runs the command, passes signals on and exits with the command's code, so it can be process 1 of a container.",
             "Before a planned stop it says goodbye to the collector, so no alert follows. A stop is planned if the command ended with 0, or if a signal asked for it.",
+            "With --machine it sends heartbeats of this machine instead, every 10 seconds, to the pap-station at STATION_URL, as PAP_MACHINE_ID and with PAP_MACHINE_KEY. It needs no agent and no collector then.",
         ],
         synopsis: &[
             "[SETTINGS] [-- COMMAND [ARGUMENT ...]]",
             "[SETTINGS] --check-config",
             "[SETTINGS] --check | --status",
+            "[SETTINGS] --machine [--check-config]",
             "--help | --version",
         ],
         own: emitter::switches::Switches::get_args_info(),

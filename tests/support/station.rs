@@ -16,6 +16,7 @@ const MAX_BODY: usize = 10_000;
 #[derive(Clone, Debug)]
 pub struct Post {
     pub at: Instant,
+    pub method: String,
     pub path: String,
     pub authorization: Option<String>,
     pub length: usize,
@@ -59,6 +60,8 @@ impl Post {
 pub enum Answer {
     Status(u16),
     StatusWith(u16, String),
+    /// A 200 with this body.
+    Json(Value),
     /// Gives no answer for this long, then closes the connection.
     Silence(Duration),
 }
@@ -142,17 +145,22 @@ impl Station {
             let (status, header) = match &answer {
                 Answer::Status(status) => (*status, String::new()),
                 Answer::StatusWith(status, header) => (*status, format!("{header}\r\n")),
+                Answer::Json(_) => (200, String::new()),
                 Answer::Silence(_) => (0, String::new()),
             };
             post.status = status;
             self.posts.0.lock().unwrap().push(post);
             self.posts.1.notify_all();
-            if let Answer::Silence(longest) = answer {
-                // Holds the connection open until the client gives up.
-                let _ = crossbeam_channel::never::<()>().recv_timeout(longest);
-                return Ok(());
-            }
-            let body = if status < 300 { "{\"ok\":true}" } else { "{\"error\":\"no\"}" };
+            let body = match answer {
+                Answer::Silence(longest) => {
+                    // Holds the connection open until the client gives up.
+                    let _ = crossbeam_channel::never::<()>().recv_timeout(longest);
+                    return Ok(());
+                }
+                Answer::Json(body) => body.to_string(),
+                _ if status < 300 => "{\"ok\":true}".to_owned(),
+                _ => "{\"error\":\"no\"}".to_owned(),
+            };
             let length = body.len();
             write!(
                 stream.get_mut(),
@@ -170,7 +178,8 @@ fn read_post(stream: &mut BufReader<impl Read>) -> io::Result<Option<Post>> {
     if stream.read_line(&mut line)? == 0 {
         return Ok(None);
     }
-    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut words = line.split(' ').map(str::to_owned);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let (mut length, mut authorization) = (0, None);
     loop {
         let mut header = String::new();
@@ -185,5 +194,5 @@ fn read_post(stream: &mut BufReader<impl Read>) -> io::Result<Option<Post>> {
     let mut body = vec![0; length];
     stream.read_exact(&mut body)?;
     let body = serde_json::from_slice(&body).unwrap_or_default();
-    Ok(Some(Post { at: Instant::now(), path, authorization, length, body, status: 0 }))
+    Ok(Some(Post { at: Instant::now(), method, path, authorization, length, body, status: 0 }))
 }

@@ -8,6 +8,7 @@
 //! - [`outbox`]: what the station must still be told, and which alert goes next
 //! - [`alert`]: an alert as it crosses the wire; [`delivery`]: what the station's answer to it means
 //! - [`firing`]: what is true and told to Alertmanagers again and again
+//! - [`link`]: when a collector registers at a pap-station, and when it sends its next beat
 //! - [`pace`]: when an agent sends its next heartbeat, and to which targets
 //! - [`fanout`]: which observer watches what, and which messages wait for it
 //! - [`trace`]: a record of heartbeats, in bytes; [`replay`]: what such a record says of a grace
@@ -22,6 +23,7 @@ pub mod due_queues;
 pub mod fanout;
 pub mod firing;
 pub mod heartbeat;
+pub mod link;
 pub mod outbox;
 pub mod pace;
 pub mod registry;

@@ -443,7 +443,10 @@ mod tests {
     fn connections_persist_as_their_client_wants() {
         let persists = |version: &str, lines: &str| {
             let text = format!("GET / HTTP/{version}\r\nHost: a\r\n{lines}\r\n");
-            matches!(parse(text.as_bytes(), &mut Room::new(&mut [0; 1024])), Parsed::Whole { persists: true, .. })
+            matches!(
+                parse(text.as_bytes(), &mut Room::new(&mut [0; 1024])),
+                Parsed::Whole { persists: true, .. }
+            )
         };
         assert!(persists("1.1", "") && persists("1.1", "Connection: Upgrade, HTTP2-Settings\r\n"));
         assert!(!persists("1.1", "Connection: x\r\nConnection: y, CLOSE\r\n"));

@@ -4,6 +4,7 @@
 //! is read, and for a short time.
 
 mod heads;
+mod retry_after;
 mod tls;
 
 use std::io::Read as _;
@@ -14,10 +15,11 @@ use ureq::config::ConfigBuilder;
 use ureq::http::Response;
 use ureq::tls::Certificate;
 use ureq::typestate::AgentScope;
-use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::resolver::{DefaultResolver, Resolver};
 use ureq::unversioned::transport::{Connector as _, TcpConnector};
 
 use heads::Tidying;
+pub use retry_after::retry_after;
 use tls::Tls;
 pub(crate) use tls::check_root;
 
@@ -48,8 +50,17 @@ pub fn config(user_agent: &'static str) -> ConfigBuilder<AgentScope> {
 /// A client with this configuration, which trusts these certificates besides the
 /// built-in roots (see `tls`), and takes answers with any head (see `heads`).
 pub fn agent(config: ConfigBuilder<AgentScope>, roots: &[Certificate<'static>]) -> Agent {
+    agent_with(config, roots, DefaultResolver::default())
+}
+
+/// The same, with a resolver that decides which addresses are connected to.
+pub fn agent_with(
+    config: ConfigBuilder<AgentScope>,
+    roots: &[Certificate<'static>],
+    resolver: impl Resolver,
+) -> Agent {
     let connector = TcpConnector::default().chain(Tls::new(roots)).chain(Tidying);
-    Agent::with_parts(config.build(), connector, DefaultResolver::default())
+    Agent::with_parts(config.build(), connector, resolver)
 }
 
 /// HTTP clients that keep no connections open. A connection may die between two

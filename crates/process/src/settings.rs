@@ -4,18 +4,22 @@
 //!
 //! - this file: what a setting is, which values it takes, and the error for a wrong value
 //! - `flags`: the settings among the arguments, and the part of `--help` about them
+//! - `duration`: durations in Go's notation
 //! - `reader`: values from flags and the environment, and the values in effect
 //! - `client` (feature `client`): URLs and certificates
 
 #[cfg(feature = "client")]
 mod client;
+mod duration;
 mod flags;
 mod reader;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
+pub use duration::GoDuration;
 pub use flags::{Flags, describe, split};
 pub use reader::{Reader, Source};
 
@@ -49,6 +53,8 @@ pub enum Kind {
     Text(usize),
     /// A whole number in this range.
     Number(RangeInclusive<u64>),
+    /// A duration in this range, in Go's notation.
+    Duration(RangeInclusive<Duration>),
     /// An IP address.
     Address,
     /// One of these words.
@@ -157,6 +163,11 @@ impl Setting {
         match &self.kind {
             Kind::Text(longest) => format!("1 to {longest} bytes of text without control characters"),
             Kind::Number(range) => format!("a whole number from {} to {}", range.start(), range.end()),
+            Kind::Duration(range) => format!(
+                "a duration such as 1m30s, from {} to {}",
+                GoDuration(*range.start()),
+                GoDuration(*range.end())
+            ),
             Kind::Address => "an IP address such as 127.0.0.1 or ::1, or nothing for all".into(),
             Kind::Choice(words) => words.join(", "),
             Kind::File => "the path of a regular file, or of none yet; links are followed".into(),
@@ -191,6 +202,9 @@ impl Setting {
             Kind::Number(range) => {
                 let digits = raw.bytes().all(|byte| byte.is_ascii_digit());
                 digits && raw.parse().is_ok_and(|number| range.contains(&number))
+            }
+            Kind::Duration(range) => {
+                raw.parse::<GoDuration>().is_ok_and(|GoDuration(duration)| range.contains(&duration))
             }
             Kind::Address => raw.parse::<IpAddr>().is_ok(),
             Kind::Choice(words) => words.contains(&raw),

@@ -206,6 +206,7 @@ mod tests {
         let body = serde_json::json!({ "type": "AGENT_DEATH", "agent_uuid": agents[0].id });
         let post = |&at: &u64| Post {
             at: start + s(at),
+            method: String::new(),
             path: String::new(),
             authorization: None,
             length: 0,

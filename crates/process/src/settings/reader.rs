@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{ConfigError, Fallback, Flags, Kind, Secret, Setting, Table};
+use super::{ConfigError, Fallback, Flags, GoDuration, Kind, Secret, Setting, Table};
 use crate::files::{Expected, check, read_whole};
 
 /// The environment: from the name of a variable to its value.
@@ -84,6 +84,14 @@ impl<'a> Reader<'a> {
     /// The value is not allowed, or there is neither a value nor a default.
     pub fn millis(&mut self, setting: &'static Setting) -> Result<Duration, ConfigError> {
         self.value(setting).map(Duration::from_millis)
+    }
+
+    /// A duration in Go's notation.
+    ///
+    /// # Errors
+    /// The value is not allowed, or there is neither a value nor a default.
+    pub fn duration(&mut self, setting: &'static Setting) -> Result<Duration, ConfigError> {
+        self.value(setting).map(|GoDuration(duration)| duration)
     }
 
     /// The path of a file or socket that is there or may be made.
