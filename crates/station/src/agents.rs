@@ -1,0 +1,252 @@
+//! Agents that beat at the station, because their collector does not answer: judged by the
+//! collector's own rules.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pap_core::agent_id::AgentId;
+use pap_core::alert::{Alert, Details};
+use pap_core::delivery::Outcome;
+use pap_core::heartbeat::{Heartbeat, Mode};
+use pap_core::outbox::Limits;
+use pap_core::registry::{AgentView, Filter, Full, Received, Registry, Resume, Rules, SavedAgent};
+use pap_core::time::{Now, Tick, Wall};
+use pap_process::clock::Clock;
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use crate::event::Event;
+use crate::incidents::{self, AgentFacts, Closer, Subject};
+use crate::store::{Store, StoreError};
+
+/// How long a dead agent is remembered.
+const RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// Verdicts passed, or agents looked at, while the lock is held.
+const BUDGET: usize = 256;
+/// Under which name the agents are stored.
+const SNAPSHOT: &str = "agents";
+
+struct Guarded {
+    registry: Registry,
+    /// Those in mode EMERGENCY, and those that have left it and are not told yet.
+    in_emergency: BTreeSet<AgentId>,
+    calm: Vec<AgentId>,
+    /// Something has changed since the agents were last stored.
+    is_changed: bool,
+}
+
+/// The agents that beat at the station.
+pub struct Agents(Mutex<Guarded>);
+
+impl Agents {
+    /// Nobody is known yet.
+    pub fn new(max_agents: usize) -> Self {
+        let registry = Registry::new(Rules {
+            max_agents,
+            grace: None,
+            mass_silence_hold: Duration::ZERO,
+            retention: RETENTION,
+            recovery_alerts: true,
+            outbox: Limits { queue: 1000, ttl: Duration::from_secs(3600), senders: BUDGET },
+        });
+        let (in_emergency, calm) = (BTreeSet::new(), Vec::new());
+        Self(Mutex::new(Guarded { registry, in_emergency, calm, is_changed: false }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Guarded> {
+        // A panic in a thread of ours ends the process.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a heartbeat.
+    ///
+    /// # Errors
+    /// There is no room for another agent.
+    pub fn beat(
+        &self,
+        clock: &Clock,
+        id: &AgentId,
+        beat: &Heartbeat<'_>,
+        from: Option<IpAddr>,
+    ) -> Result<Received, Full> {
+        let mut guarded = self.lock();
+        let received = guarded.registry.beat_from(clock.now(), id, beat, from)?;
+        guarded.is_changed = true;
+        if beat.mode == Mode::Emergency {
+            if !guarded.in_emergency.contains(id) {
+                guarded.in_emergency.insert(id.clone());
+            }
+        } else if guarded.in_emergency.remove(id) {
+            guarded.calm.push(id.clone());
+        }
+        Ok(received)
+    }
+
+    /// Passes the verdicts that are due. Returns whether more are due already.
+    pub fn sweep(&self, now: Now) -> bool {
+        let mut guarded = self.lock();
+        let swept = guarded.registry.sweep(now, BUDGET);
+        guarded.is_changed |= swept.steps > 0 || swept.forgotten > 0;
+        for change in &swept.changes {
+            log::info!(agent_uuid:% = change.agent.agent_uuid; "an agent that beats here is {}", change.agent.status.as_str());
+        }
+        swept.more
+    }
+
+    /// When the next verdict is due.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        self.lock().registry.next_deadline()
+    }
+
+    /// One agent.
+    pub fn view(&self, now: Now, id: &AgentId) -> Option<AgentView> {
+        self.lock().registry.view(now, id)
+    }
+
+    /// All agents, by their ids, at most `limit`; and how many there are.
+    pub fn list(&self, clock: &Clock, limit: usize) -> (Vec<AgentView>, usize) {
+        let mut ids = Vec::new();
+        let mut from = Some(0);
+        while let Some(start) = from {
+            from = self.lock().registry.scan(&Filter::default(), start, BUDGET, &mut ids);
+        }
+        let total = ids.len();
+        ids.sort_unstable();
+        ids.truncate(limit);
+        (ids.iter().filter_map(|id| self.view(clock.now(), id)).collect(), total)
+    }
+
+    /// How many agents are known, and how many of them are dead.
+    pub fn counts(&self) -> (usize, usize) {
+        let stats = self.lock().registry.stats();
+        (stats.total(), stats.unhealthy())
+    }
+
+    /// What is to be told next.
+    pub fn owed(&self, clock: &Clock) -> (Vec<Alert>, Vec<AgentId>) {
+        let mut guarded = self.lock();
+        let now = clock.now();
+        let alerts = std::iter::from_fn(|| guarded.registry.next_alert(now)).collect();
+        (alerts, std::mem::take(&mut guarded.calm))
+    }
+
+    /// Takes note of what was told, or was not.
+    pub fn settle(&self, clock: &Clock, alerts: &[Alert], calm: Vec<AgentId>, is_told: bool) {
+        let mut guarded = self.lock();
+        let now = clock.now();
+        let outcome = if is_told { Outcome::Taken } else { failed() };
+        for alert in alerts {
+            guarded.registry.settle(now, alert, outcome);
+        }
+        if !is_told {
+            guarded.calm.extend(calm);
+        }
+        guarded.is_changed = true;
+    }
+
+    /// Stores the agents if something has changed.
+    ///
+    /// # Errors
+    /// They are not stored.
+    pub fn save(&self, clock: &Clock, wall: Wall, store: &Store) -> Result<(), StoreError> {
+        if !std::mem::replace(&mut self.lock().is_changed, false) {
+            return Ok(());
+        }
+        let mut all = Vec::new();
+        let mut from = Some(0);
+        while let Some(start) = from {
+            from = self.lock().registry.save(clock.now(), start, BUDGET, &mut all);
+        }
+        let json = serde_json::to_string(&all).unwrap_or_default();
+        let stored = store.write(move |connection| {
+            connection.execute(
+                "INSERT INTO snapshot (name, at, body) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (name) DO UPDATE SET at = ?2, body = ?3",
+                params![SNAPSHOT, wall.0, json],
+            )
+        });
+        if stored.is_err() {
+            self.lock().is_changed = true;
+        }
+        stored.map(drop)
+    }
+
+    /// Knows the stored agents again. Each gets a full deadline.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn restore(&self, now: Now, connection: &Connection) -> rusqlite::Result<usize> {
+        let sql = "SELECT body FROM snapshot WHERE name = ?1";
+        let json: Option<String> = connection.query_row(sql, [SNAPSHOT], |row| row.get(0)).optional()?;
+        let Some(json) = json else { return Ok(0) };
+        let agents: Vec<SavedAgent> = serde_json::from_str(&json).map_err(|error| {
+            rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
+        })?;
+        let count = agents.len();
+        let mut guarded = self.lock();
+        let without_room = guarded.registry.restore(now, agents, Resume::Killed);
+        let (mut ids, mut from) = (Vec::new(), Some(0));
+        let filter = Filter { mode: Some(Mode::Emergency), ..Filter::default() };
+        while let Some(start) = from {
+            from = guarded.registry.scan(&filter, start, BUDGET, &mut ids);
+        }
+        guarded.in_emergency.extend(ids);
+        Ok(count - without_room)
+    }
+}
+
+fn failed() -> Outcome {
+    pap_core::delivery::Reply::None.outcome()
+}
+
+fn subject(alert: &Alert) -> Subject {
+    let (mode, uptime, last_seen) = match &alert.details {
+        Details::Death(death) => (Some(death.mode), Some(death.uptime_before_death), Some(death.last_seen)),
+        Details::Emergency(emergency) => {
+            (Some(Mode::Emergency), Some(emergency.uptime_seconds), Some(alert.at.wall))
+        }
+        Details::Restart(restart) => (Some(restart.mode), Some(restart.new_uptime), Some(alert.at.wall)),
+        Details::Recovered(recovered) => (Some(recovered.mode), None, Some(alert.at.wall)),
+    };
+    Subject::Agent(
+        None,
+        AgentFacts {
+            agent_uuid: alert.agent.to_string(),
+            agent_name: alert.name.clone(),
+            mode: mode.map(|mode| mode.as_str().to_owned()),
+            uptime_seconds: uptime,
+            last_seen: last_seen.map(|at| at.to_string()),
+        },
+    )
+}
+
+/// Stores what follows from what an agent did here.
+///
+/// # Errors
+/// Nothing is stored.
+pub fn conclude(connection: &Connection, now: Wall, alert: &Alert) -> rusqlite::Result<()> {
+    let subject = subject(alert);
+    let details = serde_json::to_value(&alert.details).unwrap_or_default();
+    match &alert.details {
+        Details::Death(_) => incidents::open(connection, now, Event::AgentDead, &subject, &details).map(drop),
+        Details::Emergency(_) => {
+            incidents::open(connection, now, Event::AgentEmergency, &subject, &details).map(drop)
+        }
+        Details::Restart(_) => incidents::tell(connection, now, Event::AgentRestarted, None, &subject),
+        Details::Recovered(_) => {
+            incidents::close(connection, now, Event::AgentDead, &subject, Closer::Over).map(drop)
+        }
+    }
+}
+
+/// Closes the emergency of an agent that left the mode.
+///
+/// # Errors
+/// Nothing is stored.
+pub fn calm(connection: &Connection, now: Wall, id: &AgentId) -> rusqlite::Result<()> {
+    let facts =
+        AgentFacts { agent_uuid: id.to_string(), agent_name: id.to_string(), ..AgentFacts::default() };
+    let subject = Subject::Agent(None, facts);
+    incidents::close(connection, now, Event::AgentEmergency, &subject, Closer::Over).map(drop)
+}

@@ -1,0 +1,401 @@
+//! Alerts that were posted: stored once, and what follows from them.
+
+use pap_core::time::Wall;
+use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter, types};
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::alert::{Alert, Type};
+use crate::clusters::{self, Absent, Admission};
+use crate::event::Event;
+use crate::ids;
+use crate::incidents::{self, AgentFacts, Closer, ClusterName, Subject, raw};
+use crate::store::Conditions;
+
+/// An alert that is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its id here.
+    pub uuid: String,
+    /// It was not stored before.
+    pub is_new: bool,
+}
+
+/// Stores an alert and what follows from it: incidents, events and deliveries. The same
+/// alert again changes nothing and has the same id.
+///
+/// # Errors
+/// Nothing is stored.
+pub fn take(
+    connection: &Connection,
+    now: Wall,
+    cluster_id: &str,
+    alert: &Alert,
+    admission: Admission,
+) -> rusqlite::Result<Result<Stored, Absent>> {
+    let cluster = match clusters::admit(connection, now, cluster_id, admission)? {
+        Ok(cluster) => cluster,
+        Err(absent) => return Ok(Err(absent)),
+    };
+    if let Some(uuid) = known(connection, cluster.row, alert)? {
+        return Ok(Ok(Stored { uuid, is_new: false }));
+    }
+    let incident = conclude(connection, now, &cluster, alert)?;
+    let uuid = ids::uuid();
+    let details = alert.details.as_ref().map(|details| Value::Object(details.clone()).to_string());
+    connection
+        .prepare_cached(
+            "INSERT INTO alert (uuid, cluster, event_id, type, agent, agent_name, severity, details, timestamp,
+             received_at, incident) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        )?
+        .execute(params![
+            uuid,
+            cluster.row,
+            alert.event_id,
+            alert.kind.name(),
+            alert.agent,
+            alert.name,
+            alert.severity,
+            details,
+            alert.timestamp.0,
+            now.0,
+            incident
+        ])?;
+    connection
+        .prepare_cached(
+            "UPDATE cluster SET last_alert_at = ?2, last_seen_at = ?2, updated_at = ?2 WHERE id = ?1",
+        )?
+        .execute(params![cluster.row, now.0])?;
+    Ok(Ok(Stored { uuid, is_new: true }))
+}
+
+/// The id of this alert if it is stored.
+fn known(connection: &Connection, cluster: i64, alert: &Alert) -> rusqlite::Result<Option<String>> {
+    match &alert.event_id {
+        Some(event_id) => connection
+            .prepare_cached("SELECT uuid FROM alert WHERE cluster = ?1 AND event_id = ?2")?
+            .query_row(params![cluster, event_id], |row| row.get(0))
+            .optional(),
+        None => connection
+            .prepare_cached(
+                "SELECT uuid FROM alert WHERE cluster = ?1 AND agent = ?2 AND type = ?3 AND timestamp = ?4
+                 AND event_id IS NULL",
+            )?
+            .query_row(params![cluster, alert.agent, alert.kind.name(), alert.timestamp.0], |row| row.get(0))
+            .optional(),
+    }
+}
+
+/// What follows from an alert. Returns the incident that it belongs to.
+fn conclude(
+    connection: &Connection,
+    now: Wall,
+    cluster: &ClusterName,
+    alert: &Alert,
+) -> rusqlite::Result<Option<i64>> {
+    let subject = Subject::Agent(Some(cluster.clone()), facts(alert));
+    let details = alert.details.clone().map_or_else(|| Value::Object(serde_json::Map::new()), Value::Object);
+    let is_over = |opening| close_if_older(connection, now, opening, &subject, alert.timestamp);
+    match alert.kind {
+        // It was tried for so long that the agent was heard since.
+        Type::Death if is_heard_since(connection, cluster, alert)? => Ok(None),
+        Type::Death => {
+            let (incident, _) = incidents::open(connection, now, Event::AgentDead, &subject, &details)?;
+            if alert.is_of_mass_silence() {
+                let cluster = Subject::Cluster(cluster.clone());
+                incidents::open(connection, now, Event::MassSilence, &cluster, &details)?;
+            }
+            Ok(Some(incident))
+        }
+        // Each of the others is the word of a living agent. Collectors of the original send
+        // no recovery, so it has to do for one.
+        Type::Emergency => {
+            is_over(Event::AgentDead)?;
+            end_mass_silence(connection, now, cluster)?;
+            let (incident, _) = incidents::open(connection, now, Event::AgentEmergency, &subject, &details)?;
+            Ok(Some(incident))
+        }
+        Type::Restart | Type::Recovered => {
+            let death = is_over(Event::AgentDead)?;
+            end_mass_silence(connection, now, cluster)?;
+            let mode = alert.text("mode");
+            let emergency = if mode.is_some_and(|mode| mode != "EMERGENCY") {
+                is_over(Event::AgentEmergency)?
+            } else {
+                None
+            };
+            if alert.kind == Type::Restart {
+                incidents::tell(connection, now, Event::AgentRestarted, None, &subject)?;
+            }
+            Ok(death.or(emergency))
+        }
+    }
+}
+
+/// A collector says of an agent that it is healthy, in this mode.
+///
+/// # Errors
+/// Nothing is stored.
+pub fn is_healthy(
+    connection: &Connection,
+    now: Wall,
+    cluster: &ClusterName,
+    agent: &str,
+    mode: Option<&str>,
+) -> rusqlite::Result<()> {
+    let name = connection
+        .prepare_cached(
+            "SELECT agent_name FROM incident WHERE cluster = ?1 AND agent = ?2 AND closed_at IS NULL LIMIT 1",
+        )?
+        .query_row(params![cluster.row, agent], |row| row.get(0))
+        .optional()?;
+    let Some(agent_name) = name else { return Ok(()) };
+    let facts = AgentFacts {
+        agent_uuid: agent.into(),
+        agent_name,
+        mode: mode.map(Into::into),
+        ..AgentFacts::default()
+    };
+    let subject = Subject::Agent(Some(cluster.clone()), facts);
+    incidents::close(connection, now, Event::AgentDead, &subject, Closer::Over)?;
+    if mode.is_some_and(|mode| mode != "EMERGENCY") {
+        incidents::close(connection, now, Event::AgentEmergency, &subject, Closer::Over)?;
+    }
+    end_mass_silence(connection, now, cluster)
+}
+
+/// The agents in the open incidents of a cluster, of which its collector is asked.
+///
+/// # Errors
+/// They cannot be read.
+pub fn agents_in_incidents(connection: &Connection, cluster: &ClusterName) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT DISTINCT agent FROM incident WHERE cluster = ?1 AND closed_at IS NULL AND agent <> '' LIMIT 1000",
+    )?;
+    let rows = statement.query_map([cluster.row], |row| row.get(0))?;
+    rows.collect()
+}
+
+/// Closes an incident that opened with an older alert.
+fn close_if_older(
+    connection: &Connection,
+    now: Wall,
+    opening: Event,
+    subject: &Subject,
+    timestamp: Wall,
+) -> rusqlite::Result<Option<i64>> {
+    let Some(row) = incidents::find_open(connection, opening, subject)? else { return Ok(None) };
+    let newest: Option<u64> = connection
+        .prepare_cached("SELECT max(timestamp) FROM alert WHERE incident = ?1")?
+        .query_row([row], |row| row.get(0))?;
+    if newest.is_some_and(|newest| newest > timestamp.0) {
+        return Ok(None);
+    }
+    incidents::close(connection, now, opening, subject, Closer::Over)
+}
+
+/// Whether a later alert is the word of a living agent.
+fn is_heard_since(connection: &Connection, cluster: &ClusterName, alert: &Alert) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM alert WHERE cluster = ?1 AND agent = ?2 AND timestamp > ?3
+             AND type <> 'AGENT_DEATH')",
+        )?
+        .query_row(params![cluster.row, alert.agent, alert.timestamp.0], |row| row.get(0))
+}
+
+/// Closes the mass silence of a cluster when the last of its deaths is closed.
+///
+/// # Errors
+/// Nothing is stored.
+pub fn end_mass_silence(connection: &Connection, now: Wall, cluster: &ClusterName) -> rusqlite::Result<()> {
+    let subject = Subject::Cluster(cluster.clone());
+    if incidents::find_open(connection, Event::MassSilence, &subject)?.is_none() {
+        return Ok(());
+    }
+    let is_on: bool = connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM incident WHERE cluster = ?1 AND kind = 'agent.dead'
+             AND closed_at IS NULL AND json_extract(details, '$.mass_silence'))",
+        )?
+        .query_row([cluster.row], |row| row.get(0))?;
+    if !is_on {
+        incidents::close(connection, now, Event::MassSilence, &subject, Closer::Over)?;
+    }
+    Ok(())
+}
+
+fn facts(alert: &Alert) -> AgentFacts {
+    let mode = match alert.kind {
+        Type::Emergency => Some("EMERGENCY"),
+        _ => alert.text("mode"),
+    };
+    let uptime = match alert.kind {
+        Type::Death => alert.number("uptime_before_death"),
+        Type::Restart => alert.number("new_uptime"),
+        Type::Emergency | Type::Recovered => alert.number("uptime_seconds"),
+    };
+    let last_seen = match alert.kind {
+        Type::Death => alert.text("last_seen").map(Into::into),
+        _ => Some(alert.timestamp.to_string()),
+    };
+    AgentFacts {
+        agent_uuid: alert.agent.clone(),
+        agent_name: alert.name.clone(),
+        mode: mode.map(Into::into),
+        uptime_seconds: uptime,
+        last_seen,
+    }
+}
+
+/// Which alerts are listed.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// At most so many.
+    pub limit: u32,
+    /// Those older than this one.
+    pub after: Option<String>,
+    /// Only acknowledged ones, or only others.
+    pub acknowledged: Option<bool>,
+    /// Only of this severity.
+    pub severity: Option<String>,
+    /// Only of this type.
+    pub kind: Option<String>,
+    /// Only those whose incident is open, or only others.
+    pub open: Option<bool>,
+}
+
+/// An alert as it is shown.
+#[derive(Debug, Serialize)]
+pub struct AlertView {
+    uuid: String,
+    alert_type: String,
+    agent_uuid: String,
+    agent_name: String,
+    severity: String,
+    details: Option<Box<RawValue>>,
+    event_id: Option<String>,
+    incident: Option<String>,
+    open: bool,
+    acknowledged: bool,
+    acknowledged_by: Option<String>,
+    acknowledged_at: Option<Wall>,
+    note: Option<String>,
+    alert_timestamp: Wall,
+    created_at: Wall,
+}
+
+/// The alerts of a cluster, the newest first.
+///
+/// # Errors
+/// They cannot be read.
+pub fn list(connection: &Connection, cluster: i64, listing: &Listing) -> rusqlite::Result<Vec<AlertView>> {
+    let mut conditions = Conditions::default();
+    conditions.and_with("a.cluster = ?", cluster);
+    if let Some(after) = &listing.after {
+        conditions.and_with("a.id < ifnull((SELECT id FROM alert WHERE uuid = ?), 0)", after.clone());
+    }
+    match listing.acknowledged {
+        Some(true) => conditions.and("a.acknowledged_at IS NOT NULL"),
+        Some(false) => conditions.and("a.acknowledged_at IS NULL"),
+        None => {}
+    }
+    if let Some(severity) = &listing.severity {
+        conditions.and_with("a.severity = ?", severity.clone());
+    }
+    if let Some(kind) = &listing.kind {
+        conditions.and_with("a.type = ?", kind.clone());
+    }
+    match listing.open {
+        Some(true) => conditions.and("i.uuid IS NOT NULL AND i.closed_at IS NULL"),
+        Some(false) => conditions.and("(i.uuid IS NULL OR i.closed_at IS NOT NULL)"),
+        None => {}
+    }
+    let limit = conditions.value(listing.limit);
+    let sql = format!(
+        "SELECT a.uuid, a.type, a.agent, a.agent_name, a.severity, a.details, a.event_id, i.uuid,
+         i.uuid IS NOT NULL AND i.closed_at IS NULL, a.acknowledged_at, a.acknowledged_by, a.note,
+         a.timestamp, a.received_at FROM alert a LEFT JOIN incident i ON i.id = a.incident
+         WHERE {} ORDER BY a.id DESC LIMIT {limit}",
+        conditions.text()
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = statement.query_map(params_from_iter(conditions.values()), |row| {
+        let acknowledged_at = row.get::<_, Option<u64>>(9)?.map(Wall);
+        let has_details = row.get_ref(5)? != types::ValueRef::Null;
+        Ok(AlertView {
+            uuid: row.get(0)?,
+            alert_type: row.get(1)?,
+            agent_uuid: row.get(2)?,
+            agent_name: row.get(3)?,
+            severity: row.get(4)?,
+            details: if has_details { Some(raw(row, 5)?) } else { None },
+            event_id: row.get(6)?,
+            incident: row.get(7)?,
+            open: row.get(8)?,
+            acknowledged: acknowledged_at.is_some(),
+            acknowledged_by: row.get(10)?,
+            acknowledged_at,
+            note: row.get(11)?,
+            alert_timestamp: Wall(row.get(12)?),
+            created_at: Wall(row.get(13)?),
+        })
+    })?;
+    rows.collect()
+}
+
+/// Who acknowledges, when, and what they say; None takes it back.
+pub type Acknowledgement = Option<(String, Wall, Option<String>)>;
+
+/// Acknowledges an alert, and its incident with it. Returns whether there is such an alert.
+///
+/// # Errors
+/// It cannot be stored.
+pub fn acknowledge(
+    connection: &Connection,
+    uuid: &str,
+    acknowledgement: &Acknowledgement,
+) -> rusqlite::Result<bool> {
+    let (by, at, note) = split(acknowledgement);
+    let changed = connection.execute(
+        "UPDATE alert SET acknowledged_by = ?2, acknowledged_at = ?3, note = ?4 WHERE uuid = ?1",
+        params![uuid, by, at, note],
+    )?;
+    connection.execute(
+        "UPDATE incident SET acknowledged_by = ?2, acknowledged_at = ?3, note = ?4
+         WHERE id = (SELECT incident FROM alert WHERE uuid = ?1)",
+        params![uuid, by, at, note],
+    )?;
+    Ok(changed > 0)
+}
+
+/// Acknowledges an incident, and its alerts with it. Returns whether there is such an
+/// incident.
+///
+/// # Errors
+/// It cannot be stored.
+pub fn acknowledge_incident(
+    connection: &Connection,
+    uuid: &str,
+    acknowledgement: &Acknowledgement,
+) -> rusqlite::Result<bool> {
+    let (by, at, note) = split(acknowledgement);
+    let changed = connection.execute(
+        "UPDATE incident SET acknowledged_by = ?2, acknowledged_at = ?3, note = ?4 WHERE uuid = ?1",
+        params![uuid, by, at, note],
+    )?;
+    connection.execute(
+        "UPDATE alert SET acknowledged_by = ?2, acknowledged_at = ?3, note = ?4
+         WHERE incident = (SELECT id FROM incident WHERE uuid = ?1)",
+        params![uuid, by, at, note],
+    )?;
+    Ok(changed > 0)
+}
+
+fn split(acknowledgement: &Acknowledgement) -> (Option<&str>, Option<u64>, Option<&str>) {
+    match acknowledgement {
+        Some((by, at, note)) => (Some(by), Some(at.0), note.as_deref()),
+        None => (None, None, None),
+    }
+}

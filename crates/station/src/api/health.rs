@@ -1,0 +1,58 @@
+//! Whether the station is well, and what it counts.
+
+use std::sync::Arc;
+
+use pap_http::response::Response;
+use pap_http::service::States;
+use serde_json::json;
+
+use super::call::{Call, store_failed};
+use crate::VERSION;
+use crate::metrics::Gauges;
+use crate::station::Station;
+
+/// `GET /health`
+pub fn health(station: &Station) -> Response {
+    let (agents, dead) = station.agents.counts();
+    Response::json(
+        200,
+        &json!({
+            "status": "healthy", "version": VERSION, "uptime": station.clock.uptime().reading().as_secs(),
+            "agents": { "total": agents, "dead": dead }, "telegram": station.notifier.has_telegram(),
+        }),
+    )
+}
+
+/// `GET /ready`
+pub fn ready(station: &Station) -> Response {
+    match station.trouble() {
+        None => Response::json(200, &json!({ "ready": true })),
+        Some(reason) => Response::json(503, &json!({ "ready": false, "reason": reason })),
+    }
+}
+
+/// `GET /metrics`
+pub fn metrics(station: &Arc<Station>, _: &Call, connections: States) -> Response {
+    let gauges = station.store.read(|connection| {
+        let count = |sql: &str| connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, u64>(0));
+        Ok(Gauges {
+            uptime: station.clock.uptime().reading().as_secs(),
+            connections,
+            clusters: count("SELECT count(*) FROM cluster WHERE deleted_at IS NULL")?,
+            incidents: count("SELECT count(*) FROM incident WHERE closed_at IS NULL")?,
+            owed: count("SELECT count(*) FROM delivery WHERE state = 'owed'")?,
+            agents: station.agents.counts(),
+            machines: [
+                count("SELECT count(*) FROM machine WHERE status = 'unknown'")?,
+                count("SELECT count(*) FROM machine WHERE status = 'online'")?,
+                count("SELECT count(*) FROM machine WHERE status = 'offline'")?,
+            ],
+        })
+    });
+    match gauges {
+        Ok(gauges) => {
+            Response::text("text/plain; version=0.0.4; charset=utf-8", station.metrics.render(&gauges))
+        }
+        Err(error) => store_failed(&error),
+    }
+}

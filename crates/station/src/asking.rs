@@ -1,0 +1,128 @@
+//! Asks collectors of their agents by their own heartbeats, which works behind NAT: the
+//! answer to a heartbeat holds the ids, and the next heartbeat what is known of them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pap_core::time::Uptime;
+
+/// Ids in one question.
+const MAX_IDS: usize = 1000;
+/// How often a collector is asked of agents whose incidents are open. Collectors of the
+/// original say nothing when an agent is back.
+pub const FOLLOW_UP: Duration = Duration::from_secs(30);
+
+/// What a collector says of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Whether it is alive.
+    pub healthy: bool,
+    /// Its mode.
+    pub mode: Option<String>,
+}
+
+#[derive(Default)]
+struct Questions {
+    /// Agents that beat here, of which every collector is asked.
+    wanted: BTreeSet<String>,
+    /// What was said of them, by agent and cluster.
+    said: HashMap<(String, String), Said>,
+    /// Which clusters were asked of which agents.
+    asked: BTreeSet<(String, String)>,
+    /// When each cluster was last asked of those in its open incidents.
+    followed_up: HashMap<String, Uptime>,
+}
+
+/// The questions that wait for heartbeats of collectors.
+#[derive(Default)]
+pub struct Asking(Mutex<Questions>);
+
+impl Asking {
+    fn lock(&self) -> MutexGuard<'_, Questions> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on collectors are asked of this agent.
+    pub fn want(&self, agent: &str) {
+        self.lock().wanted.insert(agent.into());
+    }
+
+    /// They are asked of it no more.
+    pub fn forget(&self, agent: &str) {
+        let mut questions = self.lock();
+        questions.wanted.remove(agent);
+        questions.said.retain(|(of, _), _| of != agent);
+        questions.asked.retain(|(of, _)| of != agent);
+    }
+
+    /// What a heartbeat of a cluster's collector is answered with: a collector answers at
+    /// once, so it is asked of each agent once, and every [`FOLLOW_UP`] of those in its open
+    /// incidents.
+    pub fn questions(&self, cluster_id: &str, of_incidents: Vec<String>, now: Uptime) -> Vec<String> {
+        let mut questions = self.lock();
+        let mut ids = Vec::new();
+        let is_due = questions.followed_up.get(cluster_id).is_none_or(|at| now.since(*at) >= FOLLOW_UP);
+        if is_due && !of_incidents.is_empty() {
+            questions.followed_up.insert(cluster_id.into(), now);
+            ids = of_incidents;
+        }
+        let wanted: Vec<_> = questions.wanted.iter().take(MAX_IDS).cloned().collect();
+        for agent in wanted {
+            let question = (agent, cluster_id.to_owned());
+            if !questions.said.contains_key(&question) {
+                ids.push(question.0.clone());
+                questions.asked.insert(question);
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        ids.truncate(MAX_IDS);
+        ids
+    }
+
+    /// A collector has answered: with what it knows; of the others it knows nothing.
+    pub fn answer(&self, cluster_id: &str, said: &[(String, Said)]) {
+        let mut questions = self.lock();
+        let asked: Vec<_> =
+            questions.asked.iter().filter(|(_, cluster)| cluster == cluster_id).cloned().collect();
+        for (agent, cluster) in asked {
+            let known = said.iter().find(|(id, _)| *id == agent).map(|(_, said)| said.clone());
+            let said = known.unwrap_or(Said { healthy: false, mode: None });
+            questions.said.insert((agent, cluster), said);
+        }
+    }
+
+    /// What a cluster's collector has said of an agent since it was asked.
+    pub fn said(&self, agent: &str, cluster_id: &str) -> Option<Said> {
+        self.lock().said.get(&(agent.to_owned(), cluster_id.to_owned())).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collector_that_was_asked_and_says_nothing_knows_nothing() {
+        let (asking, at) = (Asking::default(), |seconds| Uptime::new(Duration::from_secs(seconds)));
+        let ask = |ids: &[&str], seconds| {
+            asking.questions("c", ids.iter().map(|id| (*id).to_owned()).collect(), at(seconds))
+        };
+        asking.want("a");
+        asking.want("b");
+        asking.answer("c", &[]);
+        assert_eq!(asking.said("a", "c"), None, "it was not asked");
+        assert_eq!(ask(&["x", "a"], 0), ["a", "b", "x"]);
+        let well = Said { healthy: true, mode: Some("IDLE".into()) };
+        asking.answer("c", &[("a".into(), well.clone())]);
+        assert_eq!(asking.said("a", "c"), Some(well));
+        assert_eq!(asking.said("b", "c"), Some(Said { healthy: false, mode: None }));
+        assert_eq!(ask(&["x"], 1), [""; 0], "it was asked a moment ago");
+        assert_eq!(ask(&["x"], 30), ["x"]);
+        asking.forget("a");
+        assert_eq!(asking.said("a", "c"), None);
+        asking.want("a");
+        assert_eq!(ask(&[], 31), ["a"]);
+    }
+}

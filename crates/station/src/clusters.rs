@@ -1,0 +1,385 @@
+//! Clusters: registered by hand, by their collectors, or by a first word of theirs.
+
+use pap_core::time::Wall;
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::event::Event;
+use crate::incidents::{self, AgentFacts, Closer, ClusterName, Subject};
+
+/// The longest id, in bytes.
+const MAX_ID: usize = 100;
+
+/// Whether this can be a cluster's id: a letter or digit, then letters, digits, `.`, `-`
+/// and `_`. It stands in paths, in names of containers and in labels.
+pub fn is_id(id: &str) -> bool {
+    id.len() <= MAX_ID
+        && id.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
+}
+
+/// Who may come in without being registered.
+#[derive(Clone, Copy, Debug)]
+pub struct Admission {
+    /// `AUTO_REGISTER`.
+    pub auto_register: bool,
+    /// `MAX_CLUSTERS`.
+    pub max_clusters: u64,
+}
+
+/// A cluster that is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// It was removed.
+    Gone,
+    /// Nobody has registered it.
+    Unknown,
+    /// There is no room for it.
+    Full,
+}
+
+/// A cluster as it is shown.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClusterView {
+    cluster_id: String,
+    name: String,
+    description: Option<String>,
+    collector_url: Option<String>,
+    status: &'static str,
+    /// Whether its collector beats here: `active`, `stale` or `unknown`.
+    state: &'static str,
+    version: Option<String>,
+    agent_count: u64,
+    healthy_agent_count: u64,
+    open_alerts: u64,
+    last_alert_at: Option<Wall>,
+    last_seen_at: Option<Wall>,
+    created_at: Wall,
+    updated_at: Wall,
+}
+
+const COLUMNS: &str = "id, cluster_id, name, description, collector_url, version, agent_count,
+    healthy_agent_count, last_alert_at, last_seen_at, created_at, updated_at, last_beat_at,
+    (SELECT count(*) FROM incident i WHERE i.cluster = cluster.id AND i.closed_at IS NULL),
+    EXISTS (SELECT 1 FROM incident i WHERE i.cluster = cluster.id AND i.kind = 'collector.silent'
+        AND i.closed_at IS NULL)";
+
+fn view(row: &Row<'_>) -> rusqlite::Result<ClusterView> {
+    let wall = |column| row.get::<_, Option<u64>>(column).map(|at| at.map(Wall));
+    let (has_beaten, is_silent) = (wall(12)?.is_some(), row.get::<_, bool>(14)?);
+    Ok(ClusterView {
+        cluster_id: row.get(1)?,
+        name: row.get(2)?,
+        description: row.get(3)?,
+        collector_url: row.get(4)?,
+        status: "ACTIVE",
+        state: match (has_beaten, is_silent) {
+            (false, _) => "unknown",
+            (true, false) => "active",
+            (true, true) => "stale",
+        },
+        version: row.get(5)?,
+        agent_count: row.get(6)?,
+        healthy_agent_count: row.get(7)?,
+        open_alerts: row.get(13)?,
+        last_alert_at: wall(8)?,
+        last_seen_at: wall(9)?,
+        created_at: Wall(row.get(10)?),
+        updated_at: Wall(row.get(11)?),
+    })
+}
+
+/// All clusters, the newest first.
+///
+/// # Errors
+/// They cannot be read.
+pub fn list(connection: &Connection) -> rusqlite::Result<Vec<ClusterView>> {
+    let sql =
+        format!("SELECT {COLUMNS} FROM cluster WHERE deleted_at IS NULL ORDER BY created_at DESC, id DESC");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = statement.query_map([], view)?;
+    rows.collect()
+}
+
+/// One cluster as it is shown.
+///
+/// # Errors
+/// It cannot be read.
+pub fn show(connection: &Connection, cluster_id: &str) -> rusqlite::Result<Option<ClusterView>> {
+    let sql = format!("SELECT {COLUMNS} FROM cluster WHERE cluster_id = ?1 AND deleted_at IS NULL");
+    connection.prepare_cached(&sql)?.query_row([cluster_id], view).optional()
+}
+
+/// A cluster's row and name, and whether it was removed.
+///
+/// # Errors
+/// It cannot be read.
+pub fn find(connection: &Connection, cluster_id: &str) -> rusqlite::Result<Option<(ClusterName, bool)>> {
+    connection
+        .prepare_cached(
+            "SELECT id, cluster_id, name, deleted_at IS NOT NULL FROM cluster WHERE cluster_id = ?1",
+        )?
+        .query_row([cluster_id], |row| {
+            let name = ClusterName { row: row.get(0)?, cluster_id: row.get(1)?, name: row.get(2)? };
+            Ok((name, row.get(3)?))
+        })
+        .optional()
+}
+
+/// The cluster that an alert or a heartbeat is of, taken in if need be.
+///
+/// # Errors
+/// It cannot be stored.
+pub fn admit(
+    connection: &Connection,
+    now: Wall,
+    cluster_id: &str,
+    admission: Admission,
+) -> rusqlite::Result<Result<ClusterName, Absent>> {
+    match find(connection, cluster_id)? {
+        Some((name, false)) => return Ok(Ok(name)),
+        Some((_, true)) => return Ok(Err(Absent::Gone)),
+        None if !admission.auto_register => return Ok(Err(Absent::Unknown)),
+        None if is_full(connection, admission)? => return Ok(Err(Absent::Full)),
+        None => {}
+    }
+    insert(connection, now, cluster_id, cluster_id, false)?;
+    let row = connection.last_insert_rowid();
+    Ok(Ok(ClusterName { row, cluster_id: cluster_id.into(), name: cluster_id.into() }))
+}
+
+fn is_full(connection: &Connection, admission: Admission) -> rusqlite::Result<bool> {
+    let sql = "SELECT count(*) FROM cluster WHERE deleted_at IS NULL";
+    let count: u64 = connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+    Ok(count >= admission.max_clusters)
+}
+
+fn insert(
+    connection: &Connection,
+    now: Wall,
+    cluster_id: &str,
+    name: &str,
+    is_registered: bool,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO cluster (cluster_id, name, is_registered, created_at, updated_at)
+             VALUES (?1, ?2, ?3, ?4, ?4)",
+        )?
+        .execute(params![cluster_id, name, is_registered, now.0])?;
+    Ok(())
+}
+
+/// What is said of a cluster when it is registered. What is not said stays.
+#[derive(Clone, Debug, Default)]
+pub struct Registration {
+    /// Its name.
+    pub name: Option<String>,
+    /// What people say about it.
+    pub description: Option<String>,
+    /// Where its collector answers.
+    pub collector_url: Option<String>,
+    /// The key with which its collector is asked, and for which origin it is.
+    pub collector_key: Option<(String, String)>,
+    /// The version of what registers it.
+    pub version: Option<String>,
+    /// Where it is.
+    pub region: Option<String>,
+    /// What else is said.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// Registers a cluster or refreshes it; a removed one lives again. Returns whether it is
+/// new or lives again.
+///
+/// # Errors
+/// It cannot be stored.
+pub fn register(
+    connection: &Connection,
+    now: Wall,
+    cluster_id: &str,
+    registration: &Registration,
+    admission: Admission,
+) -> rusqlite::Result<Result<bool, Absent>> {
+    let found = find(connection, cluster_id)?;
+    let is_new = found.as_ref().is_none_or(|(_, is_gone)| *is_gone);
+    if is_new && is_full(connection, admission)? {
+        return Ok(Err(Absent::Full));
+    }
+    if found.is_none() {
+        insert(connection, now, cluster_id, cluster_id, true)?;
+    }
+    let Registration { name, description, collector_url, collector_key, version, region, metadata } =
+        registration;
+    let (key, origin) = collector_key.as_ref().map(|(key, origin)| (key, origin)).unzip();
+    connection
+        .prepare_cached(
+            "UPDATE cluster SET is_registered = 1, deleted_at = NULL, updated_at = ?2,
+             created_at = iif(deleted_at IS NULL, created_at, ?2), name = ifnull(?3, name),
+             description = ifnull(?4, description), collector_url = ifnull(?5, collector_url),
+             collector_key = ifnull(?6, collector_key), collector_key_origin = ifnull(?7, collector_key_origin),
+             version = ifnull(?8, version), region = ifnull(?9, region), metadata = ifnull(?10, metadata)
+             WHERE cluster_id = ?1",
+        )?
+        .execute(params![
+            cluster_id,
+            now.0,
+            name,
+            description,
+            collector_url,
+            key,
+            origin,
+            version,
+            region,
+            metadata.as_ref().map(|it| Value::Object(it.clone()).to_string())
+        ])?;
+    Ok(Ok(is_new))
+}
+
+/// Removes a cluster: its incidents close, its keys end, and it is remembered as removed.
+/// Returns whether it was there.
+///
+/// # Errors
+/// It cannot be stored.
+pub fn remove(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite::Result<bool> {
+    let Some((cluster, false)) = find(connection, cluster_id)? else { return Ok(false) };
+    close_all(connection, now, &cluster, Closer::Removed)?;
+    connection.execute("DELETE FROM key WHERE kind = 'cluster' AND subject = ?1", [cluster_id])?;
+    connection.execute(
+        "UPDATE cluster SET deleted_at = ?2, updated_at = ?2, last_beat_at = NULL, collector_key = NULL,
+         collector_key_origin = NULL WHERE id = ?1",
+        params![cluster.row, now.0],
+    )?;
+    Ok(true)
+}
+
+fn close_all(
+    connection: &Connection,
+    now: Wall,
+    cluster: &ClusterName,
+    by: Closer<'_>,
+) -> rusqlite::Result<()> {
+    let mut open = connection.prepare_cached(
+        "SELECT kind, agent, agent_name FROM incident WHERE cluster = ?1 AND closed_at IS NULL",
+    )?;
+    let open = open.query_map([cluster.row], |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
+    })?;
+    for incident in open.collect::<rusqlite::Result<Vec<_>>>()? {
+        let (kind, agent_uuid, agent_name) = incident;
+        let Some(opening) = Event::from_name(&kind) else { continue };
+        let subject = if agent_uuid.is_empty() {
+            Subject::Cluster(cluster.clone())
+        } else {
+            let facts = AgentFacts { agent_uuid, agent_name, ..AgentFacts::default() };
+            Subject::Agent(Some(cluster.clone()), facts)
+        };
+        incidents::close(connection, now, opening, &subject, by)?;
+    }
+    Ok(())
+}
+
+/// What a heartbeat of a collector says.
+#[derive(Clone, Debug, Default)]
+pub struct Beat {
+    /// How many agents it knows, and how many of them are healthy.
+    pub agents: Option<(u64, u64)>,
+    /// Its version.
+    pub version: Option<String>,
+}
+
+/// Takes a heartbeat of a collector; an incident of its silence closes.
+///
+/// # Errors
+/// It cannot be stored.
+pub fn beat(connection: &Connection, now: Wall, cluster: &ClusterName, beat: &Beat) -> rusqlite::Result<()> {
+    let (total, healthy) = beat.agents.unzip();
+    connection
+        .prepare_cached(
+            "UPDATE cluster SET last_seen_at = ?2, last_beat_at = ?2, agent_count = ifnull(?3, agent_count),
+             healthy_agent_count = ifnull(?4, healthy_agent_count), version = ifnull(?5, version) WHERE id = ?1",
+        )?
+        .execute(params![cluster.row, now.0, total, healthy, beat.version])?;
+    incidents::close(
+        connection,
+        now,
+        Event::CollectorSilent,
+        &Subject::Cluster(cluster.clone()),
+        Closer::Over,
+    )?;
+    Ok(())
+}
+
+/// The ids of the clusters whose collectors beat here.
+///
+/// # Errors
+/// They cannot be read.
+pub fn beating(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection
+        .prepare("SELECT cluster_id FROM cluster WHERE last_beat_at IS NOT NULL AND deleted_at IS NULL")?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    rows.collect()
+}
+
+/// Where a cluster's collector answers, and with which key it is asked; the key only if it
+/// was set for this origin.
+#[derive(Clone, Debug, Default)]
+pub struct Collector {
+    /// Its URL.
+    pub url: Option<String>,
+    /// Its key.
+    pub key: Option<String>,
+    /// The origin that the key is for.
+    pub key_origin: Option<String>,
+}
+
+/// Where a cluster's collector answers; None if there is no such cluster.
+///
+/// # Errors
+/// It cannot be read.
+pub fn collector(connection: &Connection, cluster_id: &str) -> rusqlite::Result<Option<Collector>> {
+    connection
+        .prepare_cached(
+            "SELECT collector_url, collector_key, collector_key_origin FROM cluster
+             WHERE cluster_id = ?1 AND deleted_at IS NULL",
+        )?
+        .query_row([cluster_id], |row| {
+            Ok(Collector { url: row.get(0)?, key: row.get(1)?, key_origin: row.get(2)? })
+        })
+        .optional()
+}
+
+/// Takes note of the counts that a collector answered with.
+///
+/// # Errors
+/// They cannot be stored.
+pub fn counted(
+    connection: &Connection,
+    now: Wall,
+    cluster_id: &str,
+    (total, healthy): (u64, u64),
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE cluster SET agent_count = ?2, healthy_agent_count = ?3, last_seen_at = ?4
+             WHERE cluster_id = ?1 AND deleted_at IS NULL",
+        )?
+        .execute(params![cluster_id, total, healthy, now.0])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_can_stand_anywhere() {
+        for id in ["a", "is.plugged.in", "af-10", "A_1", &"x".repeat(100)] {
+            assert!(is_id(id), "{id}");
+        }
+        for id in ["", ".a", "-a", "a b", "a/b", "\u{fc}", "a:b", &"x".repeat(101)] {
+            assert!(!is_id(id), "{id}");
+        }
+    }
+}

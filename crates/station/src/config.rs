@@ -1,0 +1,192 @@
+//! The configuration: settings in, valid values out.
+
+pub mod settings;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use argh::{ArgsInfo, FromArgs};
+use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
+use pap_process::settings::{ConfigError, Flags, Reader, Secret, Source};
+use pap_process::url::Url;
+use ureq::tls::Certificate;
+
+use crate::clusters::Admission;
+use crate::reach::Reach;
+use settings::{
+    AGENT_API_KEY, ALERT_RETENTION, ALLOW_PRIVATE_TARGETS, AUTO_REGISTER, HEARTBEAT_TIMEOUT,
+    MACHINE_HEARTBEAT_CHECK_INTERVAL, MACHINE_OFFLINE_THRESHOLD, MAX_AGENTS, MAX_CLUSTERS, METRICS_KEY,
+    PAP_COLLECTOR_API_KEY, SETTINGS, STATION_ADMIN_KEY, STATION_BIND, STATION_CA_FILE, STATION_DB,
+    STATION_MAX_CONNECTIONS, STATION_PORT, STATION_VIEWER_KEY, TELEGRAM_API_URL, TELEGRAM_BOT_TOKEN,
+    TRUST_PROXY,
+};
+
+/// A key shorter than this is guessed some day.
+const SHORT_KEY: usize = 16;
+
+/// Takes what collectors, agents and machines send, and tells people.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(usage = "[SETTINGS] [--check-config | --version | check [--live] | backup FILE]")]
+pub struct Switches {
+    /// what the program does instead of running a station: "check" asks a running station
+    /// whether it is well, "backup FILE" copies STATION_DB to a file that is not there yet
+    #[argh(positional, arg_name = "command")]
+    pub command: Vec<String>,
+    /// with "check", ask only whether the station runs, not whether it is ready
+    #[argh(switch)]
+    pub live: bool,
+    /// print the effective configuration, secrets hidden, and exit
+    #[argh(switch)]
+    pub check_config: bool,
+    /// print the version and exit
+    #[argh(switch)]
+    pub version: bool,
+}
+
+/// A complete, valid configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The port to listen on; 0 lets the system pick one.
+    pub port: u16,
+    /// The address to listen on; None for all.
+    pub bind: Option<IpAddr>,
+    /// The file that holds everything.
+    pub db: PathBuf,
+    /// The keys of collectors, all of which are taken.
+    pub collector_keys: Vec<Secret>,
+    /// The keys of agents, all of which are taken.
+    pub agent_keys: Vec<Secret>,
+    /// The admin's key; None to make one.
+    pub admin_key: Option<Secret>,
+    /// The viewer's key.
+    pub viewer_key: Option<Secret>,
+    /// The key for the metrics.
+    pub metrics_key: Option<Secret>,
+    /// Which clusters are taken in.
+    pub admission: Admission,
+    /// The most agents that beat here.
+    pub max_agents: usize,
+    /// The most connections.
+    pub max_connections: usize,
+    /// How long things are kept.
+    pub retention: Duration,
+    /// After which silence a collector is silent,
+    pub collector_patience: Duration,
+    /// and a machine offline.
+    pub machine_patience: Duration,
+    /// The longest sleep before it is looked for offline machines.
+    pub check_interval: Duration,
+    /// The token of the Telegram bot.
+    pub telegram_token: Option<Secret>,
+    /// Where the Bot API is.
+    pub telegram_url: Url,
+    /// Which private addresses may be connected to.
+    pub reach: Reach,
+    /// Certificates that are trusted besides the built-in roots.
+    pub roots: Vec<Certificate<'static>>,
+    /// A proxy stands in front.
+    pub trust_proxy: bool,
+    /// What is logged, in the syntax of `RUST_LOG`.
+    pub log_filter: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What is allowed but probably a mistake, for the log.
+    pub warnings: Vec<String>,
+    effective: String,
+}
+
+impl Config {
+    /// The configuration from flags and from the environment; a flag wins.
+    ///
+    /// # Errors
+    /// The first setting that is wrong. Nothing has been started.
+    pub fn new(flags: &Flags, environment: &Source<'_>) -> Result<Self, ConfigError> {
+        let mut from = Reader::new(SETTINGS, flags, environment);
+        let collector_keys = from.secrets(&PAP_COLLECTOR_API_KEY)?;
+        let agent_keys = from.secrets(&AGENT_API_KEY)?;
+        let (admin_key, viewer_key) = (from.secret(&STATION_ADMIN_KEY)?, from.secret(&STATION_VIEWER_KEY)?);
+        let mut warnings = Vec::new();
+        for (setting, keys) in [
+            (&PAP_COLLECTOR_API_KEY, &collector_keys[..]),
+            (&AGENT_API_KEY, &agent_keys),
+            (&STATION_ADMIN_KEY, admin_key.as_slice()),
+            (&STATION_VIEWER_KEY, viewer_key.as_slice()),
+        ] {
+            if keys.iter().any(|key| key.reveal().len() < SHORT_KEY) {
+                warnings.push(format!(
+                    "{}: a key has fewer than {SHORT_KEY} bytes and can be guessed",
+                    setting.name
+                ));
+            }
+        }
+        let reach: String = from.value(&ALLOW_PRIVATE_TARGETS)?;
+        let reach = Reach::parse(&reach).ok_or_else(|| {
+            let why = "it is neither false nor true nor a list of networks such as 10.0.0.0/8,fd00::/8";
+            ALLOW_PRIVATE_TARGETS.wrong_as(&reach, &why)
+        })?;
+        let db = from.path(&STATION_DB)?.unwrap_or_default();
+        let telegram_url = from.url(&TELEGRAM_API_URL, str::to_owned)?;
+        let telegram_url = match telegram_url {
+            Some(url) => url,
+            None => default_url(&mut from)?,
+        };
+        Ok(Self {
+            port: from.value(&STATION_PORT)?,
+            bind: from.value_if_any(&STATION_BIND)?,
+            db,
+            collector_keys,
+            agent_keys,
+            admin_key,
+            viewer_key,
+            metrics_key: from.secret(&METRICS_KEY)?,
+            admission: Admission {
+                auto_register: from.value(&AUTO_REGISTER)?,
+                max_clusters: from.value(&MAX_CLUSTERS)?,
+            },
+            max_agents: from.value(&MAX_AGENTS)?,
+            max_connections: from.value(&STATION_MAX_CONNECTIONS)?,
+            retention: from.duration(&ALERT_RETENTION)?,
+            collector_patience: from.duration(&HEARTBEAT_TIMEOUT)?,
+            machine_patience: from.duration(&MACHINE_OFFLINE_THRESHOLD)?,
+            check_interval: from.duration(&MACHINE_HEARTBEAT_CHECK_INTERVAL)?,
+            telegram_token: from.secret(&TELEGRAM_BOT_TOKEN)?,
+            telegram_url,
+            reach,
+            roots: from.certificates(&STATION_CA_FILE)?,
+            trust_proxy: from.value(&TRUST_PROXY)?,
+            log_filter: from.value(&RUST_LOG)?,
+            log_format: from.value(&LOG_FORMAT)?,
+            warnings,
+            effective: from.effective(),
+        })
+    }
+
+    /// The effective configuration, a line for each setting, secrets hidden.
+    pub fn to_text(&self) -> &str {
+        &self.effective
+    }
+}
+
+/// The table's own URL.
+fn default_url(from: &mut Reader<'_>) -> Result<Url, ConfigError> {
+    let raw: String = from.value(&TELEGRAM_API_URL)?;
+    Url::base(&raw).map_err(|why| TELEGRAM_API_URL.wrong_as(&raw, &why))
+}
+
+/// Where the file is, for commands that need nothing else.
+///
+/// # Errors
+/// The setting is wrong.
+pub fn database(flags: &Flags, environment: &Source<'_>) -> Result<PathBuf, ConfigError> {
+    Ok(Reader::new(SETTINGS, flags, environment).path(&STATION_DB)?.unwrap_or_default())
+}
+
+/// Where a running station is asked, for commands that need nothing else.
+///
+/// # Errors
+/// A setting is wrong.
+pub fn address(flags: &Flags, environment: &Source<'_>) -> Result<(Option<IpAddr>, u16), ConfigError> {
+    let mut from = Reader::new(SETTINGS, flags, environment);
+    Ok((from.value_if_any(&STATION_BIND)?, from.value(&STATION_PORT)?))
+}

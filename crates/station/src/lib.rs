@@ -1,0 +1,48 @@
+//! The station: takes what collectors, agents and machines send, keeps it in one file, and
+//! tells people.
+//!
+//! ```text
+//!  collectors --alerts, heartbeats--> server --> store (one writer) --> event, deliveries
+//!  machines, agents --heartbeats--->    |          ^                         |
+//!                                    watch, agents |                         v
+//!                                       `--- sweeper, elsewhere        notify --> people
+//! ```
+//!
+//! - [`config`]: settings; [`app`]: starts and ends the threads; [`station`]: what they share
+//! - [`store`]: the file; [`ids`]: random ids and keys; [`access`]: who may do what
+//! - [`alert`]: an alert's body; [`alerts`], [`clusters`], [`machines`], [`incidents`],
+//!   [`channels`]: what is stored, and what follows from what
+//! - [`event`], [`filters`]: what people are told, and who wants it
+//! - [`watch`]: who is silent; [`agents`]: agents that beat here; [`elsewhere`], [`asking`]:
+//!   whether they live at their collector; [`sweeper`]: waits for deadlines
+//! - [`notify`]: delivers; [`clients`], [`reach`]: requests to others
+//! - [`api`]: the endpoints; [`metrics`]: counters; [`check`]: asks a running station
+
+pub mod access;
+pub mod agents;
+pub mod alert;
+pub mod alerts;
+pub mod api;
+pub mod app;
+pub mod asking;
+pub mod channels;
+pub mod check;
+pub mod clients;
+pub mod clusters;
+pub mod config;
+pub mod elsewhere;
+pub mod event;
+pub mod filters;
+pub mod ids;
+pub mod incidents;
+pub mod machines;
+pub mod metrics;
+pub mod notify;
+pub mod reach;
+pub mod station;
+pub mod store;
+pub mod sweeper;
+pub mod watch;
+
+/// The version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

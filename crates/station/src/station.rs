@@ -1,0 +1,354 @@
+//! What all threads of a station share.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use pap_core::time::{Tick, Uptime, millis};
+use pap_process::clock::{Clock, wall};
+use pap_process::files::read_small;
+use pap_process::settings::Secret;
+use pap_process::stop::Stop;
+use rusqlite::Connection;
+
+use crate::access::{Attempts, Keys, SetKeys};
+use crate::agents::Agents;
+use crate::asking::Asking;
+use crate::clients::Clients;
+use crate::config::Config;
+use crate::elsewhere::Elsewhere;
+use crate::metrics::Metrics;
+use crate::notify::{Bell, Notifier};
+use crate::store::{Store, StoreError};
+use crate::watch::Watch;
+use crate::{clusters, ids, machines};
+
+/// What the process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its threads are being started.
+    Starting,
+    /// It takes everything.
+    Ready,
+    /// It was told to stop.
+    Stopping,
+}
+
+/// Which things have changed, for those who look at them: a number that rises for each.
+#[derive(Debug, Default)]
+pub struct News {
+    incidents: AtomicU64,
+    clusters: AtomicU64,
+    machines: AtomicU64,
+    agents: AtomicU64,
+    channels: AtomicU64,
+}
+
+impl News {
+    /// Incidents, and what they are of.
+    pub fn incidents(&self) {
+        self.incidents.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Clusters.
+    pub fn clusters(&self) {
+        self.clusters.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Machines.
+    pub fn machines(&self) {
+        self.machines.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Agents that beat here.
+    pub fn agents(&self) {
+        self.agents.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Channels, and what is delivered to them.
+    pub fn channels(&self) {
+        self.channels.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All numbers, by name.
+    pub fn now(&self) -> [(&'static str, u64); 5] {
+        [
+            ("incidents", self.incidents.load(Ordering::Relaxed)),
+            ("clusters", self.clusters.load(Ordering::Relaxed)),
+            ("machines", self.machines.load(Ordering::Relaxed)),
+            ("agents", self.agents.load(Ordering::Relaxed)),
+            ("channels", self.channels.load(Ordering::Relaxed)),
+        ]
+    }
+}
+
+/// Signs of life of our own threads, for systemd's watchdog.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    sweeper: AtomicU64,
+    edge: AtomicU64,
+}
+
+impl Vitals {
+    /// The sweeper is awake.
+    pub fn swept(&self, now: Uptime) {
+        self.sweeper.store(millis(now.reading()), Ordering::Relaxed);
+    }
+
+    /// Every event loop has given a sign of life.
+    pub fn probed(&self, now: Uptime) {
+        self.edge.store(millis(now.reading()), Ordering::Relaxed);
+    }
+
+    /// Whether all threads are well.
+    ///
+    /// # Errors
+    /// Which thread is stuck.
+    pub fn check(&self, now: Uptime) -> Result<(), &'static str> {
+        let late = |since: &AtomicU64, allowed: Duration| {
+            millis(now.reading()).saturating_sub(since.load(Ordering::Relaxed)) > millis(allowed)
+        };
+        if late(&self.sweeper, Duration::from_secs(10)) {
+            Err("the sweeper is stuck")
+        } else if late(&self.edge, Duration::from_secs(12)) {
+            Err("an event loop is stuck")
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// One of each, shared by all threads.
+pub struct Station {
+    /// The settings.
+    pub config: Config,
+    /// The file.
+    pub store: Store,
+    /// Who may do what.
+    pub keys: Keys,
+    /// Who tries wrong keys.
+    pub attempts: Attempts,
+    /// The clock, whose lease the sweeper renews.
+    pub clock: Clock,
+    /// Tells the threads to end.
+    pub stop: Stop,
+    /// Rings when something may have to be delivered.
+    pub bell: Bell,
+    /// Rings when an agent that beats here may have to be told of.
+    pub agent_bell: Bell,
+    /// What has changed, for the page.
+    pub news: News,
+    /// Delivers.
+    pub notifier: Notifier,
+    /// Asks collectors.
+    pub clients: Clients,
+    /// Where agents that are silent here live.
+    pub elsewhere: Elsewhere,
+    /// Whether the wall clock was stepped.
+    pub steps: Steps,
+    /// When machines are silent,
+    pub machines: Mutex<Watch<i64>>,
+    /// and collectors.
+    pub collectors: Mutex<Watch<String>>,
+    /// The agents that beat here.
+    pub agents: Agents,
+    /// What collectors are to be asked with their next heartbeats.
+    pub asking: Asking,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Signs of life.
+    pub vitals: Vitals,
+    phase: AtomicU8,
+    is_edge_alive: AtomicBool,
+    is_store_well: AtomicBool,
+    /// How many pages are told what has changed.
+    pub watchers: AtomicUsize,
+}
+
+impl Station {
+    /// A station whose clock starts now. Whoever was online when the last one stopped has
+    /// all of its time to say something.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn new(config: Config, store: Store, admin_key: &str) -> Result<Self, StoreError> {
+        let clock = Clock::start();
+        let agents = Agents::new(config.max_agents);
+        let mut watched = Watch::new(config.machine_patience);
+        let mut collectors = Watch::new(config.collector_patience);
+        let now = clock.now();
+        let set = SetKeys {
+            collectors: &config.collector_keys,
+            agents: &config.agent_keys,
+            admin: Some(admin_key),
+            viewer: config.viewer_key.as_ref().map(Secret::reveal),
+        };
+        let keys = store.read(|connection| {
+            machines::online(connection)?.iter().for_each(|machine| watched.hear(machine, now.tick));
+            for cluster in clusters::beating(connection)? {
+                collectors.hear(&cluster, now.tick);
+            }
+            let known = agents.restore(now, connection)?;
+            if known > 0 {
+                log::info!("{known} agents that beat here are known from before");
+            }
+            Keys::load(&set, connection)
+        })?;
+        Ok(Self {
+            notifier: Notifier::new(&config),
+            clients: Clients::new(&config),
+            elsewhere: Elsewhere::default(),
+            steps: Steps::default(),
+            config,
+            store,
+            keys,
+            attempts: Attempts::default(),
+            clock,
+            stop: Stop::default(),
+            bell: Bell::default(),
+            agent_bell: Bell::default(),
+            news: News::default(),
+            machines: Mutex::new(watched),
+            collectors: Mutex::new(collectors),
+            agents,
+            asking: Asking::default(),
+            metrics: Metrics::default(),
+            vitals: Vitals::default(),
+            phase: AtomicU8::new(Phase::Starting as u8),
+            is_edge_alive: AtomicBool::new(true),
+            is_store_well: AtomicBool::new(true),
+            watchers: AtomicUsize::new(0),
+        })
+    }
+
+    /// Stores something that people may have to be told.
+    ///
+    /// # Errors
+    /// Nothing is stored.
+    pub fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let written = self.store.write(work);
+        self.is_store_well.store(written.is_ok(), Ordering::Relaxed);
+        match &written {
+            Ok(_) => {
+                self.bell.ring();
+                self.news.incidents();
+            }
+            Err(error) => {
+                self.metrics.store_failure();
+                log::error!("not stored: {error}");
+            }
+        }
+        written
+    }
+
+    /// A machine said something.
+    pub fn heard_machine(&self, id: i64) {
+        let now = self.clock.now().tick;
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner).hear(&id, now);
+    }
+
+    /// A collector said something.
+    pub fn heard_collector(&self, cluster_id: &str) {
+        let now = self.clock.now().tick;
+        self.collectors.lock().unwrap_or_else(PoisonError::into_inner).hear(&cluster_id.to_owned(), now);
+    }
+
+    /// When the next deadline passes.
+    pub fn next_deadline(&self) -> Option<Tick> {
+        let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let collectors = self.collectors.lock().unwrap_or_else(PoisonError::into_inner).next();
+        [machines, collectors, self.agents.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// What the process is doing.
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::SeqCst) {
+            0 => Phase::Starting,
+            1 => Phase::Ready,
+            _ => Phase::Stopping,
+        }
+    }
+
+    /// Enters a phase.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::SeqCst);
+    }
+
+    /// Takes note of whether every event loop answers.
+    pub fn set_edge_alive(&self, is_alive: bool) {
+        self.is_edge_alive.store(is_alive, Ordering::SeqCst);
+    }
+
+    /// Why nothing should be sent here now.
+    pub fn trouble(&self) -> Option<&'static str> {
+        match self.phase() {
+            Phase::Starting => Some("starting"),
+            Phase::Stopping => Some("stopping"),
+            Phase::Ready if !self.is_edge_alive.load(Ordering::SeqCst) => Some("an event loop is stuck"),
+            Phase::Ready if !self.is_store_well.load(Ordering::Relaxed) => {
+                Some("STATION_DB cannot be written")
+            }
+            Phase::Ready => None,
+        }
+    }
+}
+
+/// The admin's key: the one that is set, or the one in `admin.key` beside the file, which is
+/// made at the first start. Returns whether it is new, too.
+///
+/// # Errors
+/// The file with the key cannot be read or written.
+pub fn admin_key(config: &Config) -> io::Result<(String, bool)> {
+    if let Some(key) = &config.admin_key {
+        return Ok((key.reveal().to_owned(), false));
+    }
+    let path = admin_key_path(&config.db);
+    match read_small(&path) {
+        Ok((key, _)) if !key.trim().is_empty() => return Ok((key.trim().to_owned(), false)),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let key = ids::token();
+    write_key(&path, &key)?;
+    Ok((key, true))
+}
+
+/// Where the admin's key is if it is not set.
+pub fn admin_key_path(db: &Path) -> std::path::PathBuf {
+    db.with_file_name("admin.key")
+}
+
+fn write_key(path: &Path, key: &str) -> io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(format!("{key}\n").as_bytes())?;
+    file.sync_all()
+}
+
+/// Whether the wall clock was stepped against the monotonic one: for a while then no
+/// client's timestamp is judged by it.
+#[derive(Debug, Default)]
+pub struct Steps(Mutex<Option<(i128, Option<Uptime>)>>);
+
+impl Steps {
+    /// How long ago the clock was stepped, if it was. To be asked with each timestamp.
+    pub fn since(&self, uptime: Uptime) -> Option<Duration> {
+        let offset = i128::from(wall().0) - i128::from(millis(uptime.reading()));
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, stepped) = known.get_or_insert((offset, None));
+        if (offset - *before).abs() > 1000 {
+            *stepped = Some(uptime);
+        }
+        // A clock that is slewed is followed.
+        *before = offset;
+        stepped.map(|stepped| uptime.since(stepped))
+    }
+}

@@ -1,0 +1,410 @@
+//! One SQLite file: a thread that writes, and readers beside it.
+//!
+//! The writer takes what has gathered and commits it at once, so a thousand alerts a
+//! second are a few dozen syncs. Each piece of work is a savepoint: if it fails, it
+//! leaves nothing behind, and the others are committed. Whoever gave the work is told
+//! when it is on disk, not before.
+
+mod conditions;
+mod migrations;
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rustix::fs::{FlockOperation, flock};
+
+pub use conditions::Conditions;
+pub use migrations::VERSION;
+
+/// Pieces of work that may wait for the writer.
+const MAX_WAITING: usize = 1024;
+/// The most pieces of work in one transaction.
+const MAX_BATCH: usize = 256;
+/// How long another program may hold a lock on the file.
+const BUSY: Duration = Duration::from_secs(5);
+/// Connections for reading that are kept open.
+const MAX_IDLE_READERS: usize = 4;
+/// Memory for pages that the writer keeps, and each reader, in KiB.
+const WRITER_CACHE: u32 = 2048;
+const READER_CACHE: u32 = 512;
+/// Pages that are copied before others get their turn, in a backup.
+const BACKUP_STEP: i32 = 256;
+
+/// Why something is not stored, or cannot be read.
+#[derive(Debug)]
+pub enum StoreError {
+    /// The station stops.
+    Stopping,
+    /// SQLite says so.
+    Sqlite(rusqlite::Error),
+    /// The transaction with it was not committed: its reason, in words.
+    Commit(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopping => f.write_str("the station stops"),
+            Self::Sqlite(error) => error.fmt(f),
+            Self::Commit(why) => write!(f, "not committed: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+/// Why the file cannot be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// It cannot be opened or locked.
+    Io(std::io::Error),
+    /// Another station has it.
+    Taken,
+    /// It is another program's.
+    Foreign,
+    /// A newer station has made it: its version, and ours.
+    Newer(u32, u32),
+    /// It is damaged: the first thing that is wrong.
+    Damaged(String),
+    /// SQLite cannot use it.
+    Sqlite(rusqlite::Error),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Taken => f.write_str("another pap-station uses it"),
+            Self::Foreign => f.write_str("it is a database of another program"),
+            Self::Newer(theirs, ours) => write!(
+                f,
+                "a newer pap-station has made it: its version is {theirs}, and this program knows {ours}"
+            ),
+            Self::Damaged(what) => write!(f, "it is damaged ({what}); put a backup in its place"),
+            Self::Sqlite(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl From<rusqlite::Error> for OpenError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Self::Damaged(error.to_string()),
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
+/// What is done when a piece of work is on disk, or is not.
+type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+/// A piece of work. It says whether it is to be kept.
+type Job = Box<dyn FnOnce(&Connection) -> (bool, Finish) + Send>;
+
+/// The file, for all threads.
+pub struct Store {
+    path: PathBuf,
+    jobs: Sender<Job>,
+    readers: Mutex<Vec<Connection>>,
+    /// Keeps other stations from the file. Closed with the process, not before: to close
+    /// any descriptor of the file drops SQLite's own locks (POSIX advisory locks).
+    _lock: File,
+}
+
+/// The writer, for its thread.
+pub struct Writer {
+    connection: Connection,
+    jobs: Receiver<Job>,
+}
+
+impl Store {
+    /// Opens the file, or makes it, readable for its owner alone.
+    ///
+    /// # Errors
+    /// The file cannot be used, and is as it was.
+    pub fn open(path: &Path) -> Result<(Self, Writer), OpenError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let lock = options.open(path).map_err(OpenError::Io)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+            if error == rustix::io::Errno::WOULDBLOCK {
+                OpenError::Taken
+            } else {
+                OpenError::Io(error.into())
+            }
+        })?;
+        let mut connection = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+        prepare(&connection, WRITER_CACHE)?;
+        migrations::check(&connection)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        migrations::migrate(&mut connection)?;
+        let (jobs, receiver) = bounded(MAX_WAITING);
+        let store = Self { path: path.to_owned(), jobs, readers: Mutex::default(), _lock: lock };
+        Ok((store, Writer { connection, jobs: receiver }))
+    }
+
+    /// Has `work` done by the writer, and waits until it is on disk.
+    ///
+    /// # Errors
+    /// Nothing of it is stored.
+    pub fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (told, outcome) = bounded(1);
+        let job: Job = Box::new(move |connection| {
+            let result = work(connection);
+            let is_kept = result.is_ok();
+            let finish: Finish = Box::new(move |committed| {
+                // Whoever asked waits for it.
+                let _ = told.send(match (result, committed) {
+                    (Err(error), _) => Err(StoreError::Sqlite(error)),
+                    (Ok(_), Err(error)) => Err(error),
+                    (Ok(value), Ok(())) => Ok(value),
+                });
+            });
+            (is_kept, finish)
+        });
+        self.jobs.send(job).map_err(|_| StoreError::Stopping)?;
+        outcome.recv().map_err(|_| StoreError::Stopping)?
+    }
+
+    /// Reads what is committed. The answer is from one moment.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let idle = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => reader(&self.path)?,
+        };
+        let transaction = connection.unchecked_transaction()?;
+        let result = work(&transaction);
+        drop(transaction);
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() < MAX_IDLE_READERS {
+            readers.push(connection);
+        }
+        Ok(result?)
+    }
+}
+
+impl Writer {
+    /// Writes until `stop` is closed and nothing waits.
+    pub fn run(mut self, stop: &Receiver<std::convert::Infallible>) {
+        let mut batch = Vec::new();
+        loop {
+            crossbeam_channel::select! {
+                recv(self.jobs) -> job => batch.extend(job.ok()),
+                recv(stop) -> _ => {}
+            }
+            while batch.len() < MAX_BATCH
+                && let Ok(job) = self.jobs.try_recv()
+            {
+                batch.push(job);
+            }
+            if batch.is_empty() {
+                break;
+            }
+            write_all(&mut self.connection, batch.drain(..));
+        }
+        // The file alone then holds everything.
+        let _ = self.connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
+    }
+}
+
+/// Does pieces of work in one transaction.
+fn write_all(connection: &mut Connection, jobs: impl Iterator<Item = Job>) {
+    let begun = connection.execute_batch("BEGIN IMMEDIATE");
+    let mut finishes = Vec::new();
+    let mut failed = begun.err().map(|error| error.to_string());
+    for job in jobs {
+        if failed.is_some() {
+            // Dropping it tells its sender that nothing is stored.
+            finishes.push(None);
+            continue;
+        }
+        let saved = connection.execute_batch("SAVEPOINT work");
+        let (is_kept, finish) = job(connection);
+        let ended = saved.and_then(|()| {
+            connection.execute_batch(if is_kept { "RELEASE work" } else { "ROLLBACK TO work; RELEASE work" })
+        });
+        finishes.push(Some(finish));
+        // A full disk may have rolled back the whole transaction.
+        if let Err(error) = ended {
+            failed = Some(error.to_string());
+        }
+    }
+    if failed.is_none() {
+        failed = connection.execute_batch("COMMIT").err().map(|error| error.to_string());
+    }
+    if let Some(why) = &failed {
+        log::error!("{} writes are not stored: {why}", finishes.len());
+        if !connection.is_autocommit() {
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+    }
+    for finish in finishes.into_iter().flatten() {
+        finish(failed.as_ref().map_or(Ok(()), |why| Err(StoreError::Commit(why.clone()))));
+    }
+}
+
+/// Copies the file at `from` to `to` while a station uses it.
+///
+/// # Errors
+/// One of them cannot be used, or `to` is there already. Then nothing is left there.
+pub fn backup(from: &Path, to: &Path) -> Result<(), OpenError> {
+    let source = Connection::open_with_flags(from, flags(OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+    prepare(&source, READER_CACHE)?;
+    migrations::check(&source)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(to).map_err(OpenError::Io)?;
+    let copied = copy(&source, to);
+    if copied.is_err() {
+        // It is not a backup.
+        let _ = std::fs::remove_file(to);
+    }
+    copied
+}
+
+fn copy(source: &Connection, to: &Path) -> Result<(), OpenError> {
+    let mut target = Connection::open_with_flags(to, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+    {
+        // One transaction, so that writers cannot make it begin again and again.
+        let backup = Backup::new(source, &mut target)?;
+        loop {
+            match backup.step(BACKUP_STEP)? {
+                StepResult::Done => break,
+                StepResult::More => {}
+                _ => {
+                    let _ = crossbeam_channel::never::<()>().recv_timeout(Duration::from_millis(50));
+                }
+            }
+        }
+    }
+    target.pragma_update(None, "journal_mode", "DELETE")?;
+    File::open(to).and_then(|file| file.sync_all()).map_err(OpenError::Io)
+}
+
+fn reader(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+    prepare(&connection, READER_CACHE)?;
+    Ok(connection)
+}
+
+/// A connection belongs to one thread at a time, and paths are no URIs.
+fn flags(access: OpenFlags) -> OpenFlags {
+    access | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+fn prepare(connection: &Connection, cache: u32) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "cache_size", -i64::from(cache))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn opened(directory: &Path) -> Store {
+        let (store, writer) = Store::open(&directory.join("db")).unwrap();
+        std::thread::spawn(move || writer.run(&crossbeam_channel::never()));
+        store
+    }
+
+    fn note(connection: &Connection, name: &str) -> rusqlite::Result<usize> {
+        connection.execute("INSERT INTO about (name, value) VALUES (?1, '')", [name])
+    }
+
+    fn noted(store: &Store, like: &str) -> i64 {
+        let sql = "SELECT count(*) FROM about WHERE name LIKE ?1";
+        store.read(|connection| connection.query_row(sql, [like], |row| row.get(0))).unwrap()
+    }
+
+    #[test]
+    fn what_fails_leaves_nothing_and_harms_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(opened(directory.path()));
+        std::thread::scope(|scope| {
+            for number in 0..64 {
+                let store = Arc::clone(&store);
+                scope.spawn(move || {
+                    let written = store.write(move |connection| {
+                        note(connection, &format!("x{number}"))?;
+                        // The second one of the same name violates the primary key.
+                        if number % 2 == 0 { note(connection, &format!("x{number}")) } else { Ok(1) }
+                    });
+                    assert_eq!(written.is_ok(), number % 2 == 1);
+                });
+            }
+        });
+        assert_eq!(noted(&store, "x%"), 32);
+    }
+
+    #[test]
+    fn a_second_station_and_foreign_files_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("db");
+        let store = opened(directory.path());
+        assert!(matches!(Store::open(&path), Err(OpenError::Taken)));
+        drop(store);
+        let refused = |path: &Path| Store::open(path).err().map(|error| error.to_string());
+
+        let foreign = directory.path().join("foreign");
+        Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE x (y)").unwrap();
+        assert!(refused(&foreign).unwrap().contains("another program"));
+
+        let text = directory.path().join("text");
+        std::fs::write(&text, "This is no database, and never was one.".repeat(100)).unwrap();
+        assert!(refused(&text).unwrap().contains("damaged"));
+        assert!(std::fs::read_to_string(&text).unwrap().starts_with("This"), "it is as it was");
+
+        let newer = directory.path().join("newer");
+        drop(Store::open(&newer).unwrap());
+        let connection = Connection::open(&newer).unwrap();
+        connection.pragma_update(None, "user_version", 99).unwrap();
+        assert!(refused(&newer).unwrap().contains("newer"));
+
+        assert!(matches!(Store::open(directory.path()), Err(OpenError::Io(_))));
+    }
+
+    #[test]
+    fn a_backup_is_made_while_others_write() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(opened(directory.path()));
+        store.write(|connection| note(connection, "before")).unwrap();
+        let (path, copy) = (directory.path().join("db"), directory.path().join("copy"));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 0..200 {
+                    store.write(move |connection| note(connection, &format!("n{number}"))).unwrap();
+                }
+            });
+            backup(&path, &copy).unwrap();
+        });
+        let again = backup(&path, &copy).unwrap_err();
+        assert!(matches!(again, OpenError::Io(error) if error.kind() == std::io::ErrorKind::AlreadyExists));
+        let (copied, _writer) = Store::open(&copy).unwrap();
+        assert_eq!(noted(&copied, "before"), 1);
+    }
+}
