@@ -11,6 +11,7 @@ use pap_core::delivery::{Failure, Reply};
 use pap_core::heartbeat::Mode;
 use pap_core::link::{Link, Meaning, Next, Said, Step};
 use pap_core::registry::StatsView;
+use pap_core::time::Wall;
 use pap_process::throttle::Throttle;
 use pap_process::url::Url;
 use pap_process::{client, panics};
@@ -67,6 +68,7 @@ struct AsKnown {
     agent_uuid: AgentId,
     healthy: bool,
     mode: Mode,
+    last_seen: Wall,
 }
 
 /// How a request ended.
@@ -211,6 +213,7 @@ fn beat(parts: &Parts, asked: &[AgentId]) -> Beat {
                 agent_uuid: view.agent_uuid,
                 healthy: view.healthy,
                 mode: view.mode,
+                last_seen: view.last_seen,
             });
             as_known.collect::<Vec<_>>()
         }));

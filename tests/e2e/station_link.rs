@@ -119,9 +119,13 @@ fn what_the_station_asks_is_answered_at_once() {
     collector.beat(&uuid(1), "SLEEP", 1.0);
     collector.beat(&uuid(2), "IDLE", 1.0);
     let answered = await_posts(&station, 1, |post| post.body["agents"].is_array());
-    let expected = json!([{"agent_uuid": uuid(2), "healthy": true, "mode": "IDLE"},
-                          {"agent_uuid": uuid(1), "healthy": true, "mode": "SLEEP"}]);
-    assert_eq!(answered[0].body["agents"], expected);
+    let mut agents = answered[0].body["agents"].clone();
+    for agent in agents.as_array_mut().unwrap() {
+        assert!(agent["last_seen"].take().as_str().unwrap().ends_with('Z'));
+    }
+    let expected = json!([{"agent_uuid": uuid(2), "healthy": true, "mode": "IDLE", "last_seen": null},
+                          {"agent_uuid": uuid(1), "healthy": true, "mode": "SLEEP", "last_seen": null}]);
+    assert_eq!(agents, expected);
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 use pap_core::time::Wall;
 use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter, types};
-use serde::Serialize;
+use serde::{Deserialize as _, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::alert::{Alert, Type};
+use crate::asking::Said;
 use crate::clusters::{self, Absent, Admission};
 use crate::event::Event;
 use crate::ids;
@@ -133,7 +134,9 @@ fn conclude(
     }
 }
 
-/// A collector says of an agent that it is healthy, in this mode.
+/// A collector says of an agent that it is healthy. That it was heard since it died must be
+/// said, too, if it is said at all when it was heard: a collector that was killed and started
+/// again takes everyone for alive at first.
 ///
 /// # Errors
 /// Nothing is stored.
@@ -142,8 +145,9 @@ pub fn is_healthy(
     now: Wall,
     cluster: &ClusterName,
     agent: &str,
-    mode: Option<&str>,
+    said: &Said,
 ) -> rusqlite::Result<()> {
+    let mode = said.mode.as_deref();
     let name = connection
         .prepare_cached(
             "SELECT agent_name FROM incident WHERE cluster = ?1 AND agent = ?2 AND closed_at IS NULL LIMIT 1",
@@ -158,7 +162,18 @@ pub fn is_healthy(
         ..AgentFacts::default()
     };
     let subject = Subject::Agent(Some(cluster.clone()), facts);
-    incidents::close(connection, now, Event::AgentDead, &subject, Closer::Over)?;
+    if let Some(row) = incidents::find_open(connection, Event::AgentDead, &subject)? {
+        let sql = "SELECT json_extract(details, '$.last_seen') FROM incident WHERE id = ?1";
+        let before: types::Value = connection.prepare_cached(sql)?.query_row([row], |row| row.get(0))?;
+        let before = match before {
+            types::Value::Text(text) => Wall::deserialize(Value::from(text)).ok(),
+            _ => None,
+        };
+        if before.zip(said.last_seen).is_some_and(|(before, since)| since <= before) {
+            return Ok(());
+        }
+        incidents::close(connection, now, Event::AgentDead, &subject, Closer::Over)?;
+    }
     if mode.is_some_and(|mode| mode != "EMERGENCY") {
         incidents::close(connection, now, Event::AgentEmergency, &subject, Closer::Over)?;
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pap_core::time::Uptime;
+use pap_core::time::{Uptime, Wall};
 
 /// Ids in one question.
 const MAX_IDS: usize = 1000;
@@ -20,6 +20,8 @@ pub struct Said {
     pub healthy: bool,
     /// Its mode.
     pub mode: Option<String>,
+    /// When it was last heard, by the collector's clock.
+    pub last_seen: Option<Wall>,
 }
 
 #[derive(Default)]
@@ -88,7 +90,7 @@ impl Asking {
             questions.asked.iter().filter(|(_, cluster)| cluster == cluster_id).cloned().collect();
         for (agent, cluster) in asked {
             let known = said.iter().find(|(id, _)| *id == agent).map(|(_, said)| said.clone());
-            let said = known.unwrap_or(Said { healthy: false, mode: None });
+            let said = known.unwrap_or(Said { healthy: false, mode: None, last_seen: None });
             questions.said.insert((agent, cluster), said);
         }
     }
@@ -114,10 +116,10 @@ mod tests {
         asking.answer("c", &[]);
         assert_eq!(asking.said("a", "c"), None, "it was not asked");
         assert_eq!(ask(&["x", "a"], 0), ["a", "b", "x"]);
-        let well = Said { healthy: true, mode: Some("IDLE".into()) };
+        let well = Said { healthy: true, mode: Some("IDLE".into()), last_seen: None };
         asking.answer("c", &[("a".into(), well.clone())]);
         assert_eq!(asking.said("a", "c"), Some(well));
-        assert_eq!(asking.said("b", "c"), Some(Said { healthy: false, mode: None }));
+        assert_eq!(asking.said("b", "c"), Some(Said { healthy: false, mode: None, last_seen: None }));
         assert_eq!(ask(&["x"], 1), [""; 0], "it was asked a moment ago");
         assert_eq!(ask(&["x"], 30), ["x"]);
         asking.forget("a");

@@ -367,11 +367,17 @@ pub struct DeliveryView {
     ended_at: Option<Wall>,
 }
 
-/// The deliveries of a channel, the newest first.
+/// The deliveries of a channel, the newest first, and how many there are.
 ///
 /// # Errors
 /// They cannot be read.
-pub fn deliveries(connection: &Connection, channel: i64, limit: u32) -> rusqlite::Result<Vec<DeliveryView>> {
+pub fn deliveries(
+    connection: &Connection,
+    channel: i64,
+    limit: u32,
+) -> rusqlite::Result<(Vec<DeliveryView>, u64)> {
+    let sql = "SELECT count(*) FROM delivery WHERE channel = ?1";
+    let total = connection.prepare_cached(sql)?.query_row([channel], |row| row.get(0))?;
     let mut statement = connection.prepare_cached(
         "SELECT d.uuid, e.name, e.line, d.state, d.attempts, d.last_error, e.at, d.ended_at
          FROM delivery d JOIN event e ON e.id = d.event WHERE d.channel = ?1 ORDER BY d.id DESC LIMIT ?2",
@@ -388,5 +394,5 @@ pub fn deliveries(connection: &Connection, channel: i64, limit: u32) -> rusqlite
             ended_at: row.get::<_, Option<u64>>(7)?.map(Wall),
         })
     })?;
-    rows.collect()
+    Ok((rows.collect::<rusqlite::Result<Vec<_>>>()?, total))
 }

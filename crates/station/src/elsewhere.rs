@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pap_core::agent_id::AgentId;
 use pap_core::alert::{Alert, Details};
-use pap_core::time::Uptime;
+use pap_core::time::{Uptime, Wall};
 use pap_core::verdict::Verdict;
 use pap_process::clock::wall;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -16,7 +16,7 @@ use rusqlite::Connection;
 use serde::Deserialize;
 
 use crate::api::origin;
-use crate::asking::FOLLOW_UP;
+use crate::asking::{FOLLOW_UP, Said};
 use crate::clients::QUICK;
 use crate::station::Station;
 use crate::{agents, alerts, clusters};
@@ -244,7 +244,9 @@ pub fn follow_up(station: &Station) {
                 }
                 let Ok(id) = AgentId::new(&agent) else { continue };
                 match ask(station, &candidate, &id) {
-                    Some(Lives { healthy: true, mode }) => well.push((agent, mode)),
+                    Some(Lives { healthy: true, mode, last_seen }) => {
+                        well.push((agent, Said { healthy: true, mode, last_seen }));
+                    }
                     Some(_) => {}
                     // It does not answer: the others are asked next time.
                     None => break,
@@ -253,8 +255,8 @@ pub fn follow_up(station: &Station) {
             if !well.is_empty() {
                 // An error is in the log; they are asked again.
                 let _ = station.write(move |connection| {
-                    well.iter().try_for_each(|(agent, mode)| {
-                        alerts::is_healthy(connection, wall(), &cluster, agent, mode.as_deref())
+                    well.iter().try_for_each(|(agent, said)| {
+                        alerts::is_healthy(connection, wall(), &cluster, agent, said)
                     })
                 });
             }
@@ -304,6 +306,8 @@ struct Lives {
     healthy: bool,
     #[serde(default)]
     mode: Option<String>,
+    #[serde(default)]
+    last_seen: Option<Wall>,
 }
 
 /// What a collector reports of an agent; None if it does not answer.
@@ -316,7 +320,7 @@ fn ask(station: &Station, candidate: &Candidate, agent: &AgentId) -> Option<Live
     }
     let response = request.call().ok()?;
     match response.status().as_u16() {
-        404 => Some(Lives { healthy: false, mode: None }),
+        404 => Some(Lives { healthy: false, mode: None, last_seen: None }),
         200 => {
             let body = response.into_body().into_reader().take(MAX_ANSWER);
             serde_json::from_reader::<_, Answer>(body).ok().map(|answer| answer.agent)

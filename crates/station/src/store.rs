@@ -224,8 +224,8 @@ impl Writer {
             }
             write_all(&mut self.connection, batch.drain(..));
         }
-        // The file alone then holds everything.
-        let _ = self.connection.pragma_update(None, "wal_checkpoint", "TRUNCATE");
+        // The file alone then holds everything. If it fails, the next start does it.
+        let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     }
 }
 

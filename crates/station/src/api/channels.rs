@@ -245,10 +245,7 @@ pub fn deliveries(station: &Arc<Station>, call: &Call, kind: Kind) -> Response {
         _ => Ok(None),
     });
     match listed {
-        Ok(Some(all)) => {
-            let total = all.len();
-            Response::json(200, &json!({ "deliveries": all, "total": total }))
-        }
+        Ok(Some((all, total))) => Response::json(200, &json!({ "deliveries": all, "total": total })),
         Ok(None) => not_found(kind),
         Err(error) => store_failed(&error),
     }

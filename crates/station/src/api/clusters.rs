@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pap_core::time::millis;
+use pap_core::time::{Wall, millis};
 use pap_http::response::Response;
 use pap_process::url::Url;
 use serde::Deserialize;
@@ -259,7 +259,7 @@ pub fn store_key(
     kind: &'static str,
     subject: &str,
     hash: ids::KeyHash,
-    now: pap_core::time::Wall,
+    now: Wall,
 ) -> rusqlite::Result<()> {
     let sql = "INSERT INTO key (hash, kind, subject, created_at) VALUES (?1, ?2, ?3, ?4)";
     connection.execute(sql, rusqlite::params![hash, kind, subject, now.0]).map(drop)
@@ -307,6 +307,8 @@ struct Answer {
     healthy: bool,
     #[serde(default)]
     mode: Option<String>,
+    #[serde(default)]
+    last_seen: Option<Wall>,
 }
 
 /// `POST /api/clusters/:id/heartbeat`
@@ -333,7 +335,9 @@ pub fn beat(station: &Arc<Station>, call: &Call) -> Response {
     let answers: Vec<_> = said
         .agents
         .into_iter()
-        .map(|answer| (answer.agent_uuid, Said { healthy: answer.healthy, mode: answer.mode }))
+        .map(|Answer { agent_uuid, healthy, mode, last_seen }| {
+            (agent_uuid, Said { healthy, mode, last_seen })
+        })
         .collect();
     station.asking.answer(&id, &answers);
     let beat = Beat { agents: said.stats.map(|stats| (stats.total, stats.healthy)), version: said.version };
@@ -345,7 +349,7 @@ pub fn beat(station: &Arc<Station>, call: &Call) -> Response {
         };
         clusters::beat(connection, now, &cluster, &beat)?;
         for (agent, said) in answers.iter().filter(|(_, said)| said.healthy) {
-            alerts::is_healthy(connection, now, &cluster, agent, said.mode.as_deref())?;
+            alerts::is_healthy(connection, now, &cluster, agent, said)?;
         }
         alerts::agents_in_incidents(connection, &cluster).map(Ok)
     });

@@ -50,6 +50,12 @@ pub fn list(station: &Arc<Station>, call: &Call) -> Response {
         Some("closed") => conditions.and("i.closed_at IS NOT NULL"),
         Some(_) => return Response::error(400, "state must be one of open, closed, all"),
     }
+    match call.flag("acknowledged") {
+        Ok(None) => {}
+        Ok(Some(true)) => conditions.and("i.acknowledged_at IS NOT NULL"),
+        Ok(Some(false)) => conditions.and("i.acknowledged_at IS NULL"),
+        Err(response) => return response,
+    }
     for (name, condition) in [("kind", "i.kind = ?"), ("cluster", "c.cluster_id = ?")] {
         if let Some(value) = call.asked(name) {
             conditions.and_with(condition, value.to_owned());

@@ -103,7 +103,8 @@ fn watch(station: &Station, socket: TcpStream, read: Vec<u8>) {
         let message = if !changed.is_empty() {
             Message::text(json!({ "type": "changed", "what": changed }).to_string())
         } else if idle >= PING_AFTER {
-            Message::Ping(Vec::new().into())
+            // As text: a page's script sees no other.
+            Message::text(json!({ "type": "ping" }).to_string())
         } else {
             continue;
         };

@@ -93,7 +93,7 @@ pub static ROUTES: &[Route] = &[
     route("GET", "/ready", Need::Nothing, Handler::Ready),
     route("GET", "/metrics", Need::MetricsKey, Handler::Metrics),
     route("GET", "/api/live", Need::Viewer, Handler::Live),
-    call("GET", "/api/session", Need::Viewer, session::show),
+    call("GET", "/api/session", Need::Nothing, session::show),
     call("POST", "/api/session", Need::Nothing, session::open),
     call("DELETE", "/api/session", Need::Nothing, session::end),
     call("GET", "/api/clusters", Need::Viewer, clusters::list),

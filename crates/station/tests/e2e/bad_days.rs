@@ -1,0 +1,147 @@
+//! Bad input and bad days: crashes, files that cannot be used, wrong settings.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+
+use crate::support::{ADMIN, Receiver, alert, start, until};
+
+#[test]
+fn nothing_that_was_answered_is_lost_by_a_kill() {
+    let receiver = Receiver::new();
+    let mut station = start().run();
+    station.webhook(&receiver, &json!({}));
+    for round in 0..5 {
+        for number in 0..10 {
+            let agent = format!("{round}-{number}");
+            assert_eq!(station.alert("c", &alert("AGENT_DEATH", &agent, 1)).0, 200);
+        }
+        // In the middle of delivering.
+        station.kill();
+        station = start().after(&station).run();
+        assert_eq!(station.seen("/api/incidents?state=open")["total"], (round + 1) * 10);
+    }
+    let distinct = || receiver.all().iter().map(|it| it.id().to_owned()).collect::<BTreeSet<_>>();
+    until("all are delivered", || distinct().len() == 50);
+    for round in 0..5 {
+        for number in 0..10 {
+            station.alert("c", &alert("AGENT_RECOVERED", &format!("{round}-{number}"), 9));
+        }
+        station.kill();
+        station = start().after(&station).run();
+    }
+    until("all are told to be back", || distinct().len() == 100);
+    // No return before its death, and each death with one id.
+    let mut dead = BTreeSet::new();
+    let mut ids = std::collections::HashMap::new();
+    for delivery in receiver.all() {
+        let agent = delivery.body["agent"]["agent_uuid"].as_str().unwrap().to_owned();
+        match delivery.event() {
+            "agent.dead" => drop(dead.insert(agent.clone())),
+            _ => assert!(dead.contains(&agent), "{agent} is back before its death"),
+        }
+        let known =
+            ids.entry((agent, delivery.event().to_owned())).or_insert_with(|| delivery.id().to_owned());
+        assert_eq!(known, delivery.id());
+    }
+}
+
+#[test]
+fn a_stop_is_clean_and_quick_and_a_second_station_is_refused() {
+    let mut station = start().run();
+    station.alert("c", &alert("AGENT_DEATH", "a", 1));
+    let (code, text) = start().after(&station).output(&[]);
+    assert_eq!(code, 78, "{text}");
+    assert!(text.contains("another pap-station uses it"), "{text}");
+    assert_eq!(station.stop(), 0);
+    let wal = std::fs::metadata(station.directory.path().join("station.db-wal"));
+    assert!(wal.is_err() || wal.is_ok_and(|wal| wal.len() == 0), "one file holds everything");
+    let station = start().after(&station).run();
+    assert_eq!(station.seen("/api/incidents")["total"], 1);
+}
+
+#[test]
+fn files_that_cannot_be_used_are_left_as_they_are() {
+    let starting = start();
+    std::fs::write(starting.database(), "no database ".repeat(1000)).unwrap();
+    let (code, text) = starting.output(&[]);
+    assert!(code == 74 && text.contains("damaged"), "{code} {text}");
+    assert!(std::fs::read_to_string(starting.database()).unwrap().starts_with("no database"));
+    let (code, text) = start().with("STATION_PORT", "x").output(&[]);
+    assert!(code == 78 && text.contains("STATION_PORT=\"x\" is wrong"), "{code} {text}");
+    let (code, text) = start().with("ALLOW_PRIVATE_TARGETS", "some").output(&[]);
+    assert!(code == 78 && text.contains("ALLOW_PRIVATE_TARGETS"), "{code} {text}");
+    let (code, text) = start().with("ALERT_RETENTION", "7").output(&[]);
+    assert!(code == 78 && text.contains("1m30s"), "{code} {text}");
+    let (code, text) = start().output(&["nonsense"]);
+    assert!(code == 78 && text.contains("backup FILE"), "{code} {text}");
+    let (code, text) = start().output(&["--check-config"]);
+    assert!(
+        code == 0 && text.contains("ALERT_RETENTION=4320h0m0s") && !text.contains(ADMIN),
+        "{code} {text}"
+    );
+}
+
+#[test]
+fn a_full_disk_is_said_and_loses_nothing() {
+    // A file system of four megabytes, which needs to be allowed to mount.
+    let directory = tempfile::TempDir::new().unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+        .arg(directory.path())
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("NOT CHECKED: a full disk needs the right to mount a tmpfs");
+        return;
+    }
+    let mut station = start().in_file(&directory.path().join("station.db")).run();
+    let ballast = directory.path().join("ballast");
+    let mut taken = 0;
+    for number in 0..10_000 {
+        if number == 20 {
+            let free = vec![0; 8 << 20];
+            // As much as there is room for.
+            let _ = std::fs::write(&ballast, free);
+        }
+        let mut death = alert("AGENT_DEATH", &number.to_string(), 1);
+        death["details"]["ballast"] = json!("x".repeat(8000));
+        match station.alert("c", &death).0 {
+            200 => taken += 1,
+            503 => break,
+            other => panic!("{other}"),
+        }
+    }
+    assert!(taken >= 20, "{taken}");
+    assert_eq!(station.get("/ready", "").0, 503);
+    assert_eq!(station.seen("/api/incidents?state=open&limit=1")["total"], taken);
+    std::fs::remove_file(&ballast).unwrap();
+    assert_eq!(station.alert("c", &alert("AGENT_DEATH", "last", 1)).0, 200);
+    assert_eq!(station.get("/ready", "").0, 200);
+    station.kill();
+    let unmounted = std::process::Command::new("umount").arg(directory.path()).status();
+    assert!(unmounted.is_ok_and(|status| status.success()));
+}
+
+#[test]
+fn a_backup_is_made_while_it_runs_and_another_station_starts_from_it() {
+    let station = start().run();
+    station.alert("c", &alert("AGENT_DEATH", "a", 1));
+    let target = station.directory.path().join("copy.db");
+    let (code, text) = start().after(&station).output(&["backup", target.to_str().unwrap()]);
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = start().after(&station).output(&["backup", target.to_str().unwrap()]);
+    assert!(code == 74 && text.contains("exists"), "{code} {text}");
+    let copy = start().in_file(&target).run();
+    assert_eq!(copy.seen("/api/incidents?state=open")["total"], 1);
+}
+
+#[test]
+fn check_asks_a_running_station() {
+    let mut station = start().run();
+    let port = station.port.to_string();
+    let (code, text) = start().with("STATION_PORT", &port).output(&["check"]);
+    assert!(code == 0 && text.starts_with("ready: "), "{code} {text}");
+    station.stop();
+    let (code, text) = start().with("STATION_PORT", &port).output(&["check"]);
+    assert!(code == 1 && text.starts_with("not ready: "), "{code} {text}");
+}

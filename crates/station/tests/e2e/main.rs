@@ -1,0 +1,24 @@
+//! The real station over real sockets.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::format_push_string,
+    clippy::needless_pass_by_value,
+    clippy::items_after_statements,
+    reason = "a test ends where something is not as it should be, and may look at the time"
+)]
+
+mod access;
+mod agents;
+mod alerts;
+mod bad_days;
+#[path = "../../../../tests/support/browser.rs"]
+mod browser;
+mod channels;
+mod clusters;
+mod machines;
+mod page;
+mod support;
+mod together;
