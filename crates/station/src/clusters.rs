@@ -62,8 +62,8 @@ pub struct ClusterView {
 const COLUMNS: &str = "id, cluster_id, name, description, collector_url, version, agent_count,
     healthy_agent_count, last_alert_at, last_seen_at, created_at, updated_at, last_beat_at,
     (SELECT count(*) FROM incident i WHERE i.cluster = cluster.id AND i.closed_at IS NULL),
-    EXISTS (SELECT 1 FROM incident i WHERE i.cluster = cluster.id AND i.kind = 'collector.silent'
-        AND i.closed_at IS NULL)";
+    EXISTS (SELECT 1 FROM incident i WHERE i.cluster = cluster.id AND i.agent = ''
+        AND i.kind = 'collector.silent' AND i.closed_at IS NULL)";
 
 fn view(row: &Row<'_>) -> rusqlite::Result<ClusterView> {
     let wall = |column| row.get::<_, Option<u64>>(column).map(|at| at.map(Wall));

@@ -67,8 +67,8 @@ struct Candidate {
 fn candidates(connection: &Connection) -> rusqlite::Result<Vec<Candidate>> {
     let mut statement = connection.prepare_cached(
         "SELECT cluster_id, collector_url, collector_key, collector_key_origin, last_beat_at IS NOT NULL AND NOT EXISTS
-             (SELECT 1 FROM incident i WHERE i.cluster = cluster.id AND i.kind = 'collector.silent'
-              AND i.closed_at IS NULL)
+             (SELECT 1 FROM incident i WHERE i.cluster = cluster.id AND i.agent = ''
+              AND i.kind = 'collector.silent' AND i.closed_at IS NULL)
          FROM cluster WHERE deleted_at IS NULL",
     )?;
     let rows = statement.query_map([], |row| {

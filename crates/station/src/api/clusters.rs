@@ -5,16 +5,17 @@ use std::sync::Arc;
 use pap_core::time::{Wall, millis};
 use pap_http::response::Response;
 use pap_process::url::Url;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::call::{Call, invalid, missing, store_failed};
 use crate::access::{Holder, Role};
 use crate::alert::{self, Fault, MAX_BODY, NoAlert, SEVERITIES, Type};
-use crate::alerts::{self, Listing};
+use crate::alerts::{self, AlertView, Listing};
 use crate::asking::Said;
-use crate::clusters::{self, Absent, Beat, Registration, is_id};
+use crate::clusters::{self, Absent, Beat, ClusterView, Registration, is_id};
 use crate::ids;
+use crate::incidents::ClusterName;
 use crate::reach::FORBIDDEN;
 use crate::station::Station;
 
@@ -31,12 +32,18 @@ fn absent(absent: Absent) -> Response {
 
 const ID_RULE: &str = "must be a letter or digit, then letters, digits, '.', '-' and '_', at most 100 bytes";
 
+#[derive(Serialize)]
+struct ClustersListed {
+    clusters: Vec<ClusterView>,
+    total: usize,
+}
+
 /// `GET /api/clusters`
 pub fn list(station: &Arc<Station>, _: &Call) -> Response {
     match station.store.read(clusters::list) {
         Ok(clusters) => {
             let total = clusters.len();
-            Response::json(200, &json!({ "clusters": clusters, "total": total }))
+            Response::json(200, &ClustersListed { clusters, total })
         }
         Err(error) => store_failed(&error),
     }
@@ -405,6 +412,14 @@ pub fn post_alert(station: &Arc<Station>, call: &Call) -> Response {
     }
 }
 
+#[derive(Serialize)]
+struct AlertsListed {
+    cluster_id: String,
+    cluster_name: String,
+    alerts: Vec<AlertView>,
+    total: usize,
+}
+
 /// `GET /api/clusters/:id/alerts`
 pub fn alerts(station: &Arc<Station>, call: &Call) -> Response {
     let listing = match listing(call) {
@@ -419,11 +434,9 @@ pub fn alerts(station: &Arc<Station>, call: &Call) -> Response {
         _ => Ok(None),
     });
     match listed {
-        Ok(Some((cluster, alerts))) => {
+        Ok(Some((ClusterName { cluster_id, name, .. }, alerts))) => {
             let total = alerts.len();
-            let (id, name) = (cluster.cluster_id, cluster.name);
-            let body = json!({ "cluster_id": id, "cluster_name": name, "alerts": alerts, "total": total });
-            Response::json(200, &body)
+            Response::json(200, &AlertsListed { cluster_id, cluster_name: name, alerts, total })
         }
         Ok(None) => missing("Cluster"),
         Err(error) => store_failed(&error),

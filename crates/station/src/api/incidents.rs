@@ -37,6 +37,12 @@ struct IncidentView {
     note: Option<String>,
 }
 
+#[derive(Serialize)]
+struct Listed {
+    incidents: Vec<IncidentView>,
+    total: u64,
+}
+
 /// `GET /api/incidents`
 pub fn list(station: &Arc<Station>, call: &Call) -> Response {
     let limit = match call.limit() {
@@ -83,7 +89,7 @@ pub fn list(station: &Arc<Station>, call: &Call) -> Response {
         Ok((rows.collect::<rusqlite::Result<Vec<_>>>()?, total))
     });
     match listed {
-        Ok((incidents, total)) => Response::json(200, &json!({ "incidents": incidents, "total": total })),
+        Ok((incidents, total)) => Response::json(200, &Listed { incidents, total }),
         Err(error) => store_failed(&error),
     }
 }

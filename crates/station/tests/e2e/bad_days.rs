@@ -145,3 +145,25 @@ fn check_asks_a_running_station() {
     let (code, text) = start().with("STATION_PORT", &port).output(&["check"]);
     assert!(code == 1 && text.starts_with("not ready: "), "{code} {text}");
 }
+
+#[test]
+fn a_file_of_each_former_version_is_taken_over() {
+    // Made by the first version: two deaths, one of them over, a delivery that is owed.
+    let starting = start();
+    std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/files/version-1.db"), starting.database())
+        .unwrap();
+    let station = starting.run();
+    assert_eq!(station.seen("/api/incidents?state=open")["incidents"][0]["agent"]["agent_name"], "B");
+    assert_eq!(station.seen("/api/incidents")["total"], 2);
+    assert_eq!(station.seen("/api/clusters")["clusters"][0]["name"], "Cluster");
+    assert_eq!(station.seen("/api/clusters/c/alerts")["total"], 3);
+    assert_eq!(station.seen("/machines")[0]["status"], "online");
+    assert_eq!(
+        station.ask("POST", "/agent/metrics", "4aE2icYbZsNUa5zeOFnjj9V9DhuobD58Qco4bMEBohA=", "{}").0,
+        202
+    );
+    assert_eq!(station.seen("/api/agents/x")["agent"]["mode"], "SLEEP");
+    let channel = &station.seen("/notifications/webhooks")[0];
+    assert_eq!(channel["quiet_hours"]["timezone"], "Europe/Berlin");
+    assert_eq!(station.seen("/notifications/webhooks/1/deliveries")["total"], 2);
+}
