@@ -132,6 +132,10 @@ impl StationLink {
                 }
             } else {
                 is_in_trouble = true;
+                if let Meaning::Refused(_) = next.meaning {
+                    // The answers may be what is refused.
+                    asked.clear();
+                }
                 self.complain(parts, step, next, &answered);
             }
             if parts.stop.wait(next.wait) {

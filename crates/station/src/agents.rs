@@ -13,6 +13,7 @@ use pap_core::heartbeat::{Heartbeat, Mode};
 use pap_core::outbox::Limits;
 use pap_core::registry::{AgentView, Filter, Full, Received, Registry, Resume, Rules, SavedAgent};
 use pap_core::time::{Now, Tick, Wall};
+use pap_core::verdict::Verdict;
 use pap_process::clock::Clock;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
@@ -121,6 +122,17 @@ impl Agents {
     pub fn counts(&self) -> (usize, usize) {
         let stats = self.lock().registry.stats();
         (stats.total(), stats.unhealthy())
+    }
+
+    /// Those that are dead, and those in mode EMERGENCY.
+    pub fn in_trouble(&self) -> (BTreeSet<AgentId>, BTreeSet<AgentId>) {
+        let guarded = self.lock();
+        let (mut dead, mut from) = (Vec::new(), Some(0));
+        let filter = Filter { status: Some(Verdict::Dead), ..Filter::default() };
+        while let Some(start) = from {
+            from = guarded.registry.scan(&filter, start, BUDGET, &mut dead);
+        }
+        (dead.into_iter().collect(), guarded.in_emergency.clone())
     }
 
     /// What is to be told next.
@@ -240,13 +252,46 @@ pub fn conclude(connection: &Connection, now: Wall, alert: &Alert) -> rusqlite::
     }
 }
 
-/// Closes the emergency of an agent that left the mode.
+fn seen(agent: &AgentView) -> Subject {
+    Subject::Agent(
+        None,
+        AgentFacts {
+            agent_uuid: agent.agent_uuid.to_string(),
+            agent_name: agent.agent_name.clone(),
+            mode: Some(agent.mode.as_str().to_owned()),
+            uptime_seconds: Some(agent.uptime_seconds),
+            last_seen: Some(agent.last_seen.to_string()),
+        },
+    )
+}
+
+/// Stores that an agent that beat here is dead.
 ///
 /// # Errors
 /// Nothing is stored.
-pub fn calm(connection: &Connection, now: Wall, id: &AgentId) -> rusqlite::Result<()> {
+pub fn died(connection: &Connection, now: Wall, agent: &AgentView) -> rusqlite::Result<()> {
+    let details = serde_json::json!({
+        "last_seen": agent.last_seen, "mode": agent.mode, "uptime_before_death": agent.uptime_seconds,
+        "silence_ms": agent.silence_ms,
+    });
+    incidents::open(connection, now, Event::AgentDead, &seen(agent), &details).map(drop)
+}
+
+/// Stores that an agent that beats here is in mode EMERGENCY.
+///
+/// # Errors
+/// Nothing is stored.
+pub fn alarm(connection: &Connection, now: Wall, agent: &AgentView) -> rusqlite::Result<()> {
+    let details = serde_json::json!({ "uptime_seconds": agent.uptime_seconds });
+    incidents::open(connection, now, Event::AgentEmergency, &seen(agent), &details).map(drop)
+}
+
+/// Closes an incident of an agent that beats here.
+///
+/// # Errors
+/// Nothing is stored.
+pub fn end(connection: &Connection, now: Wall, opening: Event, id: &AgentId) -> rusqlite::Result<()> {
     let facts =
         AgentFacts { agent_uuid: id.to_string(), agent_name: id.to_string(), ..AgentFacts::default() };
-    let subject = Subject::Agent(None, facts);
-    incidents::close(connection, now, Event::AgentEmergency, &subject, Closer::Over).map(drop)
+    incidents::close(connection, now, opening, &Subject::Agent(None, facts), Closer::Over).map(drop)
 }

@@ -7,12 +7,15 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::alert::{Alert, Type};
-use crate::asking::Said;
+use crate::asking::{MAX_IDS, Said};
 use crate::clusters::{self, Absent, Admission};
 use crate::event::Event;
 use crate::ids;
 use crate::incidents::{self, AgentFacts, Closer, ClusterName, Subject, raw};
 use crate::store::Conditions;
+
+/// A collector tries an alert no longer than this, in milliseconds.
+const LATEST_REPEAT: u64 = 3_600_000;
 
 /// An alert that is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +103,7 @@ fn conclude(
     let is_over = |opening| close_if_older(connection, now, opening, &subject, alert.timestamp);
     match alert.kind {
         // It was tried for so long that the agent was heard since.
-        Type::Death if is_heard_since(connection, cluster, alert)? => Ok(None),
+        Type::Death if is_heard_since(connection, now, cluster, alert)? => Ok(None),
         Type::Death => {
             let (incident, _) = incidents::open(connection, now, Event::AgentDead, &subject, &details)?;
             if alert.is_of_mass_silence() {
@@ -134,61 +137,79 @@ fn conclude(
     }
 }
 
-/// A collector says of an agent that it is healthy. That it was heard since it died must be
-/// said, too, if it is said at all when it was heard: a collector that was killed and started
-/// again takes everyone for alive at first.
+/// A collector was asked at some moment, and says of an agent that it is healthy. That closes
+/// what was open then. Where it says when the agent was last heard, it must have been heard
+/// since it died: a collector that was killed and started again takes everyone for alive at
+/// first.
 ///
 /// # Errors
 /// Nothing is stored.
 pub fn is_healthy(
     connection: &Connection,
     now: Wall,
+    asked_at: Wall,
     cluster: &ClusterName,
     agent: &str,
     said: &Said,
 ) -> rusqlite::Result<()> {
-    let mode = said.mode.as_deref();
-    let name = connection
-        .prepare_cached(
-            "SELECT agent_name FROM incident WHERE cluster = ?1 AND agent = ?2 AND closed_at IS NULL LIMIT 1",
-        )?
-        .query_row(params![cluster.row, agent], |row| row.get(0))
-        .optional()?;
-    let Some(agent_name) = name else { return Ok(()) };
-    let facts = AgentFacts {
-        agent_uuid: agent.into(),
-        agent_name,
-        mode: mode.map(Into::into),
-        ..AgentFacts::default()
-    };
-    let subject = Subject::Agent(Some(cluster.clone()), facts);
-    if let Some(row) = incidents::find_open(connection, Event::AgentDead, &subject)? {
-        let sql = "SELECT json_extract(details, '$.last_seen') FROM incident WHERE id = ?1";
-        let before: types::Value = connection.prepare_cached(sql)?.query_row([row], |row| row.get(0))?;
-        let before = match before {
-            types::Value::Text(text) => Wall::deserialize(Value::from(text)).ok(),
-            _ => None,
-        };
-        if before.zip(said.last_seen).is_some_and(|(before, since)| since <= before) {
-            return Ok(());
+    // An agent that beats here may live there.
+    for place in [Some(cluster), None] {
+        for opening in [Event::AgentDead, Event::AgentEmergency] {
+            let facts = AgentFacts {
+                agent_uuid: agent.into(),
+                agent_name: agent.into(),
+                mode: said.mode.clone(),
+                ..AgentFacts::default()
+            };
+            let subject = Subject::Agent(place.cloned(), facts);
+            let is_other_mode = said.mode.as_deref().is_some_and(|mode| mode != "EMERGENCY");
+            let is_over = opening == Event::AgentDead || (is_other_mode && place.is_some());
+            if is_over && let Some(row) = incidents::find_open(connection, opening, &subject)? {
+                close_if_heard(connection, now, asked_at, (opening, row), subject, said)?;
+            }
         }
-        incidents::close(connection, now, Event::AgentDead, &subject, Closer::Over)?;
-    }
-    if mode.is_some_and(|mode| mode != "EMERGENCY") {
-        incidents::close(connection, now, Event::AgentEmergency, &subject, Closer::Over)?;
     }
     end_mass_silence(connection, now, cluster)
 }
 
-/// The agents in the open incidents of a cluster, of which its collector is asked.
+fn close_if_heard(
+    connection: &Connection,
+    now: Wall,
+    asked_at: Wall,
+    (opening, row): (Event, i64),
+    mut subject: Subject,
+    said: &Said,
+) -> rusqlite::Result<()> {
+    let sql =
+        "SELECT opened_at, json_extract(details, '$.last_seen'), agent_name FROM incident WHERE id = ?1";
+    let (opened_at, before, name): (u64, types::Value, String) = connection
+        .prepare_cached(sql)?
+        .query_row([row], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let before = match before {
+        types::Value::Text(text) => Wall::deserialize(Value::from(text)).ok(),
+        _ => None,
+    };
+    let is_heard = before.zip(said.last_seen).is_none_or(|(before, since)| since > before);
+    if !is_heard || opened_at > asked_at.0 {
+        return Ok(());
+    }
+    if let Subject::Agent(_, facts) = &mut subject {
+        facts.agent_name = name;
+    }
+    incidents::close(connection, now, opening, &subject, Closer::Over).map(drop)
+}
+
+/// Some of the agents in the open incidents of a cluster, of which its collector is asked;
+/// and of those that beat here, which may live there.
 ///
 /// # Errors
 /// They cannot be read.
 pub fn agents_in_incidents(connection: &Connection, cluster: &ClusterName) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare_cached(
-        "SELECT DISTINCT agent FROM incident WHERE cluster = ?1 AND closed_at IS NULL AND agent <> '' LIMIT 1000",
+        "SELECT DISTINCT agent FROM incident WHERE (cluster = ?1 OR cluster IS NULL) AND closed_at IS NULL
+         AND agent <> '' ORDER BY random() LIMIT ?2",
     )?;
-    let rows = statement.query_map([cluster.row], |row| row.get(0))?;
+    let rows = statement.query_map(params![cluster.row, MAX_IDS], |row| row.get(0))?;
     rows.collect()
 }
 
@@ -202,22 +223,36 @@ fn close_if_older(
 ) -> rusqlite::Result<Option<i64>> {
     let Some(row) = incidents::find_open(connection, opening, subject)? else { return Ok(None) };
     let newest: Option<u64> = connection
-        .prepare_cached("SELECT max(timestamp) FROM alert WHERE incident = ?1")?
+        .prepare_cached("SELECT max(min(timestamp, received_at)) FROM alert WHERE incident = ?1")?
         .query_row([row], |row| row.get(0))?;
-    if newest.is_some_and(|newest| newest > timestamp.0) {
+    if newest.is_some_and(|newest| newest > timestamp.0.min(now.0)) {
         return Ok(None);
     }
     incidents::close(connection, now, opening, subject, Closer::Over)
 }
 
-/// Whether a later alert is the word of a living agent.
-fn is_heard_since(connection: &Connection, cluster: &ClusterName, alert: &Alert) -> rusqlite::Result<bool> {
+/// Whether a later alert is the word of a living agent. A timestamp is a collector's, and no
+/// later than its receipt here.
+fn is_heard_since(
+    connection: &Connection,
+    now: Wall,
+    cluster: &ClusterName,
+    alert: &Alert,
+) -> rusqlite::Result<bool> {
     connection
         .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM alert WHERE cluster = ?1 AND agent = ?2 AND timestamp > ?3
-             AND type <> 'AGENT_DEATH')",
+            "SELECT EXISTS (SELECT 1 FROM alert WHERE cluster = ?1 AND agent = ?2
+             AND min(timestamp, received_at) > ?3 AND type <> 'AGENT_DEATH' AND received_at > ?4)",
         )?
-        .query_row(params![cluster.row, alert.agent, alert.timestamp.0], |row| row.get(0))
+        .query_row(
+            params![
+                cluster.row,
+                alert.agent,
+                alert.timestamp.0.min(now.0),
+                now.0.saturating_sub(LATEST_REPEAT)
+            ],
+            |row| row.get(0),
+        )
 }
 
 /// Closes the mass silence of a cluster when the last of its deaths is closed.

@@ -89,6 +89,7 @@ impl Api {
         let credentials = station.keys.judge(request, now);
         let from = self.from(request);
         self.admit(route, &parameters, request, &credentials, from)?;
+        self.note_heard(route, &parameters, &credentials);
         let heartbeat = |station: &Arc<Station>| {
             agents::heartbeat(station, &parameters[0], request.body, request.peer, now)
         };
@@ -123,6 +124,17 @@ impl Api {
             Lane::Call(handler) => handler(&station, &call),
             Lane::Channel(handler, kind) => handler(&station, &call, kind),
         })))
+    }
+
+    /// Whoever is watched and says something is heard now, however long it waits for a lane.
+    fn note_heard(&self, route: &Route, parameters: &[String], credentials: &Credentials) {
+        match (route.need, credentials.grants.machine) {
+            (Need::Machine, Some(machine)) => self.station.refresh_machine(machine),
+            (Need::Collector, _) if route.path.ends_with("/heartbeat") => {
+                self.station.refresh_collector(&parameters[0]);
+            }
+            _ => {}
+        }
     }
 
     /// Whether the sender of a request may ask for this.

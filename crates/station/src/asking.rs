@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use pap_core::time::{Uptime, Wall};
 
-/// Ids in one question.
-const MAX_IDS: usize = 1000;
+/// Ids in one question: as many as a collector's answer has room for.
+pub const MAX_IDS: usize = 200;
 /// How often a collector is asked of agents whose incidents are open. Collectors of the
 /// original say nothing when an agent is back.
 pub const FOLLOW_UP: Duration = Duration::from_secs(30);
@@ -33,7 +33,7 @@ struct Questions {
     /// Which clusters were asked of which agents.
     asked: BTreeSet<(String, String)>,
     /// When each cluster was last asked of those in its open incidents.
-    followed_up: HashMap<String, Uptime>,
+    followed_up: HashMap<String, (Uptime, Wall)>,
 }
 
 /// The questions that wait for heartbeats of collectors.
@@ -61,29 +61,32 @@ impl Asking {
     /// What a heartbeat of a cluster's collector is answered with: a collector answers at
     /// once, so it is asked of each agent once, and every [`FOLLOW_UP`] of those in its open
     /// incidents.
-    pub fn questions(&self, cluster_id: &str, of_incidents: Vec<String>, now: Uptime) -> Vec<String> {
+    pub fn questions(
+        &self,
+        cluster_id: &str,
+        of_incidents: Vec<String>,
+        (now, wall): (Uptime, Wall),
+    ) -> Vec<String> {
         let mut questions = self.lock();
         let mut ids = Vec::new();
-        let is_due = questions.followed_up.get(cluster_id).is_none_or(|at| now.since(*at) >= FOLLOW_UP);
+        let is_due = questions.followed_up.get(cluster_id).is_none_or(|(at, _)| now.since(*at) >= FOLLOW_UP);
         if is_due && !of_incidents.is_empty() {
-            questions.followed_up.insert(cluster_id.into(), now);
+            questions.followed_up.insert(cluster_id.into(), (now, wall));
             ids = of_incidents;
         }
-        let wanted: Vec<_> = questions.wanted.iter().take(MAX_IDS).cloned().collect();
-        for agent in wanted {
-            let question = (agent, cluster_id.to_owned());
-            if !questions.said.contains_key(&question) {
-                ids.push(question.0.clone());
-                questions.asked.insert(question);
-            }
+        let wanted = questions.wanted.iter().map(|agent| (agent.clone(), cluster_id.to_owned()));
+        let open = wanted.filter(|question| !questions.said.contains_key(question));
+        for question in open.take(MAX_IDS).collect::<Vec<_>>() {
+            ids.insert(0, question.0.clone());
+            questions.asked.insert(question);
         }
+        ids.truncate(MAX_IDS);
         ids.sort_unstable();
         ids.dedup();
-        ids.truncate(MAX_IDS);
         ids
     }
 
-    /// A collector has answered: with what it knows; of the others it knows nothing.
+    /// A collector has answered, if perhaps not at once: with what it knows; of the others it knows nothing.
     pub fn answer(&self, cluster_id: &str, said: &[(String, Said)]) {
         let mut questions = self.lock();
         let asked: Vec<_> =
@@ -93,6 +96,11 @@ impl Asking {
             let said = known.unwrap_or(Said { healthy: false, mode: None, last_seen: None });
             questions.said.insert((agent, cluster), said);
         }
+    }
+
+    /// When a cluster was last asked of those in its open incidents.
+    pub fn asked_at(&self, cluster_id: &str) -> Option<Wall> {
+        self.lock().followed_up.get(cluster_id).map(|(_, wall)| *wall)
     }
 
     /// What a cluster's collector has said of an agent since it was asked.
@@ -109,7 +117,7 @@ mod tests {
     fn a_collector_that_was_asked_and_says_nothing_knows_nothing() {
         let (asking, at) = (Asking::default(), |seconds| Uptime::new(Duration::from_secs(seconds)));
         let ask = |ids: &[&str], seconds| {
-            asking.questions("c", ids.iter().map(|id| (*id).to_owned()).collect(), at(seconds))
+            asking.questions("c", ids.iter().map(|id| (*id).to_owned()).collect(), (at(seconds), Wall(0)))
         };
         asking.want("a");
         asking.want("b");

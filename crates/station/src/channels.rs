@@ -312,19 +312,26 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// Takes note of an attempt at these deliveries, which were tried for so long by now.
-/// Returns whether they are given up.
+/// Takes note of an attempt at these deliveries, which were tried for so long by now. Of a
+/// channel that was changed meanwhile only a success counts: the failure was the former
+/// one's.
 ///
 /// # Errors
 /// It cannot be stored.
 pub fn settle(
     connection: &Connection,
     now: Wall,
-    channel: i64,
+    (channel, updated_at): (i64, Wall),
     deliveries: &[(i64, u64)],
     outcome: &Outcome,
     give_up_ms: u64,
 ) -> rusqlite::Result<()> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM channel WHERE id = ?1 AND updated_at = ?2)";
+    let is_same: bool =
+        connection.prepare_cached(sql)?.query_row(params![channel, updated_at.0], |row| row.get(0))?;
+    if !is_same && *outcome != Outcome::Delivered {
+        return Ok(());
+    }
     for &(delivery, tried_ms) in deliveries {
         let (state, error) = match outcome {
             Outcome::Delivered => ("delivered", None),

@@ -311,6 +311,21 @@ pub fn beat(connection: &Connection, now: Wall, cluster: &ClusterName, beat: &Be
     Ok(())
 }
 
+/// A cluster whose collector has beaten here.
+///
+/// # Errors
+/// It cannot be read.
+pub fn find_beating(connection: &Connection, cluster_id: &str) -> rusqlite::Result<Option<ClusterName>> {
+    let sql = "SELECT id, cluster_id, name FROM cluster
+        WHERE cluster_id = ?1 AND last_beat_at IS NOT NULL AND deleted_at IS NULL";
+    connection
+        .prepare_cached(sql)?
+        .query_row([cluster_id], |row| {
+            Ok(ClusterName { row: row.get(0)?, cluster_id: row.get(1)?, name: row.get(2)? })
+        })
+        .optional()
+}
+
 /// The ids of the clusters whose collectors beat here.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! Agents that are silent here may live at their collector. Before a death is told, every
 //! collector that can be asked is asked: at its URL, or with the answer to its heartbeat.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use serde::Deserialize;
 use crate::api::origin;
 use crate::asking::{FOLLOW_UP, Said};
 use crate::clients::QUICK;
+use crate::event::Event;
 use crate::station::Station;
 use crate::{agents, alerts, clusters};
 
@@ -93,32 +94,51 @@ enum Decision {
     Elsewhere(&'static str),
 }
 
-/// What a collector says: whether the agent lives there, or nothing.
-fn decide(answers: impl Iterator<Item = (Option<bool>, bool)>, waited: Duration) -> Decision {
+/// What a collector said of an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Lives,
+    /// It is dead there, or not known.
+    No,
+    /// It was asked and did not answer.
+    Failed,
+    /// It was not asked yet, or has not answered yet.
+    Open,
+}
+
+/// What follows from the answers of collectors, each with whether it beats here.
+fn decide(answers: impl Iterator<Item = (Answer, bool)>, waited: Duration) -> Decision {
     let mut decision = Decision::Tell;
     for (answer, is_beating) in answers {
         match (answer, is_beating) {
-            (Some(true), _) => return Decision::Elsewhere(ALIVE),
+            (Answer::Lives, _) => return Decision::Elsewhere(ALIVE),
+            (Answer::Failed | Answer::Open, true) if waited >= LONGEST_WAIT => {
+                decision = Decision::Elsewhere(UNKNOWN);
+            }
+            (Answer::Open, _) | (Answer::Failed, true) if waited < LONGEST_WAIT => decision = Decision::Wait,
             // A collector that neither answers nor beats is no witness.
-            (Some(false), _) | (None, false) => {}
-            (None, true) if waited < LONGEST_WAIT => decision = Decision::Wait,
-            (None, true) => decision = Decision::Elsewhere(UNKNOWN),
+            (Answer::No | Answer::Failed | Answer::Open, _) => {}
         }
     }
     decision
 }
 
-/// A death that waits for answers.
+/// A death that is not told yet.
 struct Pending {
-    alert: Alert,
     since: Uptime,
     /// What collectors answered at their URLs.
-    answers: HashMap<String, bool>,
+    answers: HashMap<String, Answer>,
 }
 
 /// Tells what agents that beat here do, until the station stops.
 pub fn run(station: &Station) {
-    let mut pending: Vec<Pending> = Vec::new();
+    let mut pending = match station.store.read(open_incidents) {
+        Ok(open) => catch_up(station, &open),
+        Err(error) => {
+            log::error!("STATION_DB: {error}");
+            HashMap::new()
+        }
+    };
     while !station.stop.is_stopping() {
         let seen = station.agent_bell.count();
         let (alerts, calm) = station.agents.owed(&station.clock);
@@ -127,88 +147,143 @@ pub fn run(station: &Station) {
         if !others.is_empty() || !calm.is_empty() {
             tell(station, &others, calm);
         }
-        if deaths.is_empty() && pending.is_empty() {
-            station.agent_bell.wait(seen, LOOK_UP);
-            continue;
-        }
-        match station.store.read(candidates) {
-            Ok(candidates) => {
-                pending.extend(begin(station, deaths, &candidates));
-                settle(station, &mut pending, &candidates);
-            }
-            Err(error) => {
-                log::error!("STATION_DB: {error}");
-                station.agents.settle(&station.clock, &deaths, Vec::new(), false);
-            }
+        // From here on this list owes them, and after a crash the list is made again.
+        station.agents.settle(&station.clock, &deaths, Vec::new(), true);
+        let since = station.clock.uptime();
+        for death in deaths {
+            pending.entry(death.agent).or_insert_with(|| Pending { since, answers: HashMap::new() });
         }
         if !pending.is_empty() {
-            station.agent_bell.wait(seen, LOOK_UP);
+            match station.store.read(candidates) {
+                Ok(candidates) => {
+                    ask_all(station, &mut pending, &candidates);
+                    settle(station, &mut pending, &candidates);
+                }
+                Err(error) => log::error!("STATION_DB: {error}"),
+            }
         }
+        station.agent_bell.wait(seen, LOOK_UP);
     }
 }
 
-/// Asks for the first time.
-fn begin(station: &Station, deaths: Vec<Alert>, candidates: &[Candidate]) -> Vec<Pending> {
+/// The open incidents of agents that beat here: which agent, and of which kind.
+fn open_incidents(connection: &Connection) -> rusqlite::Result<BTreeSet<(String, String)>> {
+    let mut statement = connection.prepare(
+        "SELECT agent, kind FROM incident WHERE cluster IS NULL AND agent <> '' AND closed_at IS NULL",
+    )?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
+}
+
+/// What happened just before the last station ended may not be told: what agents are now is
+/// compared with the incidents that are open. Returns the deaths that are owed.
+fn catch_up(station: &Station, open: &BTreeSet<(String, String)>) -> HashMap<AgentId, Pending> {
+    let mut pending = HashMap::new();
     let since = station.clock.uptime();
-    let mut answers = ask_all(station, &deaths, candidates);
-    let pending = deaths.into_iter().enumerate().map(|(number, alert)| {
-        if candidates.iter().any(|candidate| candidate.is_beating) {
-            station.asking.want(&alert.agent.to_string());
-        }
-        Pending { alert, since, answers: answers.remove(&number).unwrap_or_default() }
-    });
-    pending.collect()
+    let is_open =
+        |agent: &AgentId, opening: Event| open.contains(&(agent.to_string(), opening.name().to_owned()));
+    let (dead, alarmed) = station.agents.in_trouble();
+    for agent in dead.iter().filter(|agent| !is_open(agent, Event::AgentDead)) {
+        pending.insert(agent.clone(), Pending { since, answers: HashMap::new() });
+    }
+    let now = station.clock.now();
+    let view = |agent: &AgentId| station.agents.view(now, agent);
+    let unsaid: Vec<_> =
+        alarmed.iter().filter(|agent| !is_open(agent, Event::AgentEmergency)).filter_map(view).collect();
+    let known = |agent: &str| AgentId::new(agent).ok().filter(|agent| view(agent).is_some());
+    let over: Vec<_> = open
+        .iter()
+        .filter_map(|(agent, kind)| {
+            let (agent, opening) = (known(agent)?, Event::from_name(kind)?);
+            let troubled = if opening == Event::AgentDead { &dead } else { &alarmed };
+            (!troubled.contains(&agent)).then_some((agent, opening))
+        })
+        .collect();
+    if !unsaid.is_empty() || !over.is_empty() {
+        // An error is in the log.
+        let _ = station.write(move |connection| {
+            for agent in &unsaid {
+                agents::alarm(connection, wall(), agent)?;
+            }
+            over.iter().try_for_each(|(agent, opening)| agents::end(connection, wall(), *opening, agent))
+        });
+    }
+    pending
 }
 
 /// Decides what can be decided.
-fn settle(station: &Station, pending: &mut Vec<Pending>, candidates: &[Candidate]) {
-    let now = station.clock.uptime();
+fn settle(station: &Station, pending: &mut HashMap<AgentId, Pending>, candidates: &[Candidate]) {
+    let uptime = station.clock.uptime();
     let mut told = Vec::new();
-    pending.retain(|death| {
-        let agent = &death.alert.agent;
+    pending.retain(|agent, death| {
         let id = agent.to_string();
-        let is_dead =
-            station.agents.view(station.clock.now(), agent).is_some_and(|view| view.status == Verdict::Dead);
-        let answers = candidates.iter().map(|candidate| {
-            let at_url = death.answers.get(&candidate.cluster_id).copied();
-            let said = || station.asking.said(&id, &candidate.cluster_id).map(|said| said.healthy);
-            (at_url.or_else(said), candidate.is_beating)
-        });
-        let decision = decide(answers, now.since(death.since));
-        let alert = std::slice::from_ref(&death.alert);
-        if !is_dead {
+        let view = station.agents.view(station.clock.now(), agent);
+        let Some(view) = view.filter(|view| view.status == Verdict::Dead) else {
             // It was heard while this waited: there is nothing to tell.
-            station.agents.settle(&station.clock, alert, Vec::new(), false);
-        } else if decision == Decision::Wait {
-            return true;
-        } else if let Decision::Elsewhere(what) = decision {
-            station.elsewhere.set(agent, Some(what));
-            station.news.agents();
-            log::info!(agent_uuid:% = agent; "silent here, {what}: not told");
-            station.agents.settle(&station.clock, alert, Vec::new(), true);
-        } else {
             station.elsewhere.set(agent, None);
-            told.push(death.alert.clone());
+            station.asking.forget(&id);
+            return false;
+        };
+        let answers = candidates.iter().map(|candidate| {
+            let none = if candidate.url.is_some() { Answer::Open } else { Answer::No };
+            let at_url = death.answers.get(&candidate.cluster_id).copied().unwrap_or(none);
+            let by_beat = match station.asking.said(&id, &candidate.cluster_id) {
+                Some(said) if said.healthy => Answer::Lives,
+                Some(_) => Answer::No,
+                None if candidate.is_beating => Answer::Open,
+                None => at_url,
+            };
+            let answer = if matches!(at_url, Answer::Lives | Answer::No) && candidate.url.is_some() {
+                at_url
+            } else {
+                by_beat
+            };
+            (answer, candidate.is_beating)
+        });
+        match decide(answers, uptime.since(death.since)) {
+            Decision::Wait => return true,
+            Decision::Elsewhere(UNKNOWN) => {
+                // It is decided when its collector answers, or falls silent, too.
+                station.elsewhere.set(agent, Some(UNKNOWN));
+                return true;
+            }
+            Decision::Elsewhere(what) => {
+                log::info!(agent_uuid:% = agent; "silent here, alive at its collector: not told");
+                station.elsewhere.set(agent, Some(what));
+            }
+            Decision::Tell => {
+                told.push(view);
+                // It stays on the list until it is stored.
+                return true;
+            }
         }
+        station.news.agents();
         station.asking.forget(&id);
         false
     });
-    if !told.is_empty() {
-        tell(station, &told, Vec::new());
+    if told.is_empty() {
+        return;
+    }
+    let stored = told.clone();
+    let written = station
+        .write(move |connection| stored.iter().try_for_each(|agent| agents::died(connection, wall(), agent)));
+    if written.is_ok() {
+        for agent in told {
+            station.elsewhere.set(&agent.agent_uuid, None);
+            station.asking.forget(&agent.agent_uuid.to_string());
+            pending.remove(&agent.agent_uuid);
+        }
     }
 }
 
-/// Stores what follows from alerts, and takes note of it.
+/// Stores what follows from alerts that are no deaths, and takes note of it.
 fn tell(station: &Station, alerts: &[Alert], calm: Vec<AgentId>) {
     let (stored, left) = (alerts.to_vec(), calm.clone());
     let written = station.write(move |connection| {
         for alert in &stored {
             agents::conclude(connection, wall(), alert)?;
         }
-        for agent in &left {
-            agents::calm(connection, wall(), agent)?;
-        }
-        Ok(())
+        left.iter().try_for_each(|agent| agents::end(connection, wall(), Event::AgentEmergency, agent))
     });
     for alert in alerts.iter().filter(|alert| matches!(alert.details, Details::Recovered(_))) {
         station.elsewhere.set(&alert.agent, None);
@@ -216,6 +291,63 @@ fn tell(station: &Station, alerts: &[Alert], calm: Vec<AgentId>) {
     station.agents.settle(&station.clock, alerts, calm, written.is_ok());
     if written.is_err() {
         station.stop.wait(Duration::from_secs(1));
+    }
+}
+
+/// Has `work` done for each of these by a few threads, for [`QUICK`] in all. What is not begun
+/// by then is left.
+fn by_threads<T: Sync>(station: &Station, all: &[T], work: impl Fn(&T, &dyn Fn() -> bool) + Sync) {
+    let began = station.clock.uptime();
+    let has_time = || station.clock.uptime().since(began) < QUICK && !station.stop.is_stopping();
+    let next = Mutex::new(all.iter());
+    std::thread::scope(|scope| {
+        for _ in 0..ASKERS.min(all.len()) {
+            scope.spawn(|| {
+                while has_time() {
+                    let Some(it) = next.lock().unwrap_or_else(PoisonError::into_inner).next() else { return };
+                    work(it, &has_time);
+                }
+            });
+        }
+    });
+}
+
+/// Asks each collector that has a URL of the agents that it was not asked of. One that fails
+/// once is not asked of others in this turn.
+fn ask_all(station: &Station, pending: &mut HashMap<AgentId, Pending>, candidates: &[Candidate]) {
+    if candidates.iter().any(|candidate| candidate.is_beating) {
+        for agent in pending.keys() {
+            station.asking.want(&agent.to_string());
+        }
+    }
+    let mut with_url: Vec<_> = candidates.iter().filter(|candidate| candidate.url.is_some()).collect();
+    // Whoever comes last in one turn may be first in the next.
+    fastrand::shuffle(&mut with_url);
+    let answers = Mutex::new(Vec::new());
+    by_threads(station, &with_url, |candidate, has_time| {
+        for (agent, death) in pending.iter() {
+            if death.answers.contains_key(&candidate.cluster_id) {
+                continue;
+            }
+            if !has_time() {
+                return;
+            }
+            let answer = match ask(station, candidate, agent) {
+                Some(Lives { healthy: true, .. }) => Answer::Lives,
+                Some(_) => Answer::No,
+                None => Answer::Failed,
+            };
+            let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+            answers.push((agent.clone(), candidate.cluster_id.clone(), answer));
+            if answer == Answer::Failed {
+                return;
+            }
+        }
+    });
+    for (agent, cluster_id, answer) in answers.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(death) = pending.get_mut(&agent) {
+            death.answers.insert(cluster_id, answer);
+        }
     }
 }
 
@@ -235,69 +367,31 @@ pub fn follow_up(station: &Station) {
             }
             Ok(asked)
         });
-        for (candidate, cluster, agents) in asked.unwrap_or_default() {
-            let mut well = Vec::new();
-            let began = station.clock.uptime();
+        let mut asked = asked.unwrap_or_default();
+        fastrand::shuffle(&mut asked);
+        by_threads(station, &asked, |(candidate, cluster, agents), has_time| {
             for agent in agents {
-                if station.stop.is_stopping() || station.clock.uptime().since(began) > FOLLOW_UP {
-                    break;
+                let Ok(id) = AgentId::new(agent) else { continue };
+                let asked_at = wall();
+                let Some(lives) = ask(station, candidate, &id) else { return };
+                if let Lives { healthy: true, mode, last_seen } = lives {
+                    let said = Said { healthy: true, mode, last_seen };
+                    let (cluster, agent) = (cluster.clone(), agent.clone());
+                    // An error is in the log, and it is asked again.
+                    let _ = station.write(move |connection| {
+                        alerts::is_healthy(connection, wall(), asked_at, &cluster, &agent, &said)
+                    });
                 }
-                let Ok(id) = AgentId::new(&agent) else { continue };
-                match ask(station, &candidate, &id) {
-                    Some(Lives { healthy: true, mode, last_seen }) => {
-                        well.push((agent, Said { healthy: true, mode, last_seen }));
-                    }
-                    Some(_) => {}
-                    // It does not answer: the others are asked next time.
-                    None => break,
+                if !has_time() {
+                    return;
                 }
             }
-            if !well.is_empty() {
-                // An error is in the log; they are asked again.
-                let _ = station.write(move |connection| {
-                    well.iter().try_for_each(|(agent, said)| {
-                        alerts::is_healthy(connection, wall(), &cluster, agent, said)
-                    })
-                });
-            }
-        }
+        });
     }
 }
 
-/// Asks the collectors that have URLs, within [`QUICK`] in all. Returns what each said of
-/// each death, by its number.
-fn ask_all(
-    station: &Station,
-    deaths: &[Alert],
-    candidates: &[Candidate],
-) -> HashMap<usize, HashMap<String, bool>> {
-    let questions: Vec<_> = (0..deaths.len())
-        .flat_map(|number| candidates.iter().map(move |candidate| (number, candidate)))
-        .filter(|(_, candidate)| candidate.url.is_some())
-        .collect();
-    let began = station.clock.uptime();
-    let next = Mutex::new(questions.iter());
-    let answers = Mutex::new(HashMap::<usize, HashMap<String, bool>>::new());
-    std::thread::scope(|scope| {
-        for _ in 0..ASKERS.min(questions.len()) {
-            scope.spawn(|| {
-                while station.clock.uptime().since(began) < QUICK {
-                    let question = next.lock().unwrap_or_else(PoisonError::into_inner).next();
-                    let Some(&(number, candidate)) = question else { return };
-                    if let Some(lives) = ask(station, candidate, &deaths[number].agent) {
-                        let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
-                        let of_death = answers.entry(number).or_default();
-                        of_death.insert(candidate.cluster_id.clone(), lives.healthy);
-                    }
-                }
-            });
-        }
-    });
-    answers.into_inner().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[derive(Deserialize)]
-struct Answer {
+struct Body {
     agent: Lives,
 }
 
@@ -323,7 +417,7 @@ fn ask(station: &Station, candidate: &Candidate, agent: &AgentId) -> Option<Live
         404 => Some(Lives { healthy: false, mode: None, last_seen: None }),
         200 => {
             let body = response.into_body().into_reader().take(MAX_ANSWER);
-            serde_json::from_reader::<_, Answer>(body).ok().map(|answer| answer.agent)
+            serde_json::from_reader::<_, Body>(body).ok().map(|body| body.agent)
         }
         _ => None,
     }
@@ -335,12 +429,14 @@ mod tests {
 
     #[test]
     fn nobody_is_accused_whom_a_witness_has_seen() {
-        let now = |answers: &[(Option<bool>, bool)]| decide(answers.iter().copied(), Duration::ZERO);
+        let now = |answers: &[(Answer, bool)]| decide(answers.iter().copied(), Duration::ZERO);
         assert_eq!(now(&[]), Decision::Tell);
-        assert_eq!(now(&[(Some(false), true), (None, false)]), Decision::Tell);
-        assert_eq!(now(&[(None, true), (Some(true), false)]), Decision::Elsewhere(ALIVE));
-        assert_eq!(now(&[(None, true), (Some(false), true)]), Decision::Wait);
-        let later = decide([(None, true)].into_iter(), LONGEST_WAIT);
-        assert_eq!(later, Decision::Elsewhere(UNKNOWN));
+        assert_eq!(now(&[(Answer::No, true), (Answer::Failed, false)]), Decision::Tell);
+        assert_eq!(now(&[(Answer::Open, true), (Answer::Lives, false)]), Decision::Elsewhere(ALIVE));
+        assert_eq!(now(&[(Answer::Failed, true), (Answer::No, true)]), Decision::Wait);
+        assert_eq!(now(&[(Answer::Open, false)]), Decision::Wait, "it was not asked yet");
+        let later = |answers: &[(Answer, bool)]| decide(answers.iter().copied(), LONGEST_WAIT);
+        assert_eq!(later(&[(Answer::Failed, true)]), Decision::Elsewhere(UNKNOWN));
+        assert_eq!(later(&[(Answer::Open, false)]), Decision::Tell);
     }
 }

@@ -25,7 +25,7 @@ pub enum Event {
     CollectorBack,
     /// Many agents of a cluster fell silent together.
     MassSilence,
-    /// All of them are back, or their incidents closed.
+    /// The last of their incidents closed.
     MassSilenceOver,
 }
 

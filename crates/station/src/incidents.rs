@@ -69,7 +69,8 @@ pub enum Subject {
 }
 
 impl Subject {
-    fn cluster(&self) -> Option<&ClusterName> {
+    /// Its cluster.
+    pub fn cluster(&self) -> Option<&ClusterName> {
         match self {
             Self::Agent(cluster, _) => cluster.as_ref(),
             Self::Cluster(cluster) => Some(cluster),
@@ -96,16 +97,18 @@ impl Subject {
         }
     }
 
-    /// Whom it concerns, for people.
+    /// Whom it concerns, for people: names are a client's text, so they are kept short and on
+    /// one line.
     fn describe(&self) -> String {
         match self {
-            Self::Machine(machine) => format!("Machine {}", machine.name),
-            Self::Cluster(cluster) => format!("Cluster {}", cluster.name),
+            Self::Machine(machine) => format!("Machine {}", short(&machine.name)),
+            Self::Cluster(cluster) => format!("Cluster {}", short(&cluster.name)),
             Self::Agent(cluster, agent) => {
                 let name = if agent.agent_name.is_empty() { &agent.agent_uuid } else { &agent.agent_name };
-                let place =
-                    cluster.as_ref().map_or_else(String::new, |it| format!(" of cluster {}", it.name));
-                format!("Agent {name}{place}")
+                let place = cluster
+                    .as_ref()
+                    .map_or_else(String::new, |it| format!(" of cluster {}", short(&it.name)));
+                format!("Agent {}{place}", short(name))
             }
         }
     }
@@ -231,6 +234,60 @@ pub fn find_open(
         )?
         .query_row(params![opening.name(), cluster, machine, agent], |row| row.get(0))
         .optional()
+}
+
+/// An incident's kind and subject.
+///
+/// # Errors
+/// It cannot be read.
+pub fn find(connection: &Connection, uuid: &str) -> rusqlite::Result<Option<(Event, Subject)>> {
+    let sql = "SELECT i.kind, i.agent, i.agent_name, c.id, c.cluster_id, c.name, m.id, m.name, m.hostname,
+        m.description, m.last_seen FROM incident i LEFT JOIN cluster c ON c.id = i.cluster
+        LEFT JOIN machine m ON m.id = i.machine WHERE i.uuid = ?1";
+    connection
+        .query_row(sql, params![uuid], |row| {
+            let opening = Event::from_name(row.get_ref(0)?.as_str()?);
+            let cluster = match row.get::<_, Option<i64>>(3)? {
+                Some(id) => Some(ClusterName { row: id, cluster_id: row.get(4)?, name: row.get(5)? }),
+                None => None,
+            };
+            let (agent_uuid, agent_name): (String, String) = (row.get(1)?, row.get(2)?);
+            let subject = match (row.get::<_, Option<i64>>(6)?, cluster) {
+                (Some(id), _) => Subject::Machine(MachineFacts {
+                    id,
+                    name: row.get(7)?,
+                    hostname: row.get(8)?,
+                    description: row.get(9)?,
+                    status: "offline",
+                    last_seen: row.get::<_, Option<u64>>(10)?.map(|at| whole_seconds(Wall(at))),
+                }),
+                (None, Some(cluster)) if agent_uuid.is_empty() => Subject::Cluster(cluster),
+                (None, cluster) => {
+                    Subject::Agent(cluster, AgentFacts { agent_uuid, agent_name, ..AgentFacts::default() })
+                }
+            };
+            Ok(opening.map(|opening| (opening, subject)))
+        })
+        .optional()
+        .map(Option::flatten)
+}
+
+/// Closes what is open for longer than anything is kept. Returns how many there were.
+///
+/// # Errors
+/// They stay open.
+pub fn close_older(connection: &Connection, now: Wall, before: Wall) -> rusqlite::Result<usize> {
+    let mut old = connection.prepare_cached(
+        "SELECT uuid FROM incident WHERE closed_at IS NULL AND opened_at < ?1 ORDER BY id LIMIT 1000",
+    )?;
+    let old =
+        old.query_map([before.0], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    for uuid in &old {
+        if let Some((opening, subject)) = find(connection, uuid)? {
+            close(connection, now, opening, &subject, Closer::Retention)?;
+        }
+    }
+    Ok(old.len())
 }
 
 /// Tells of an event that closes nothing.
@@ -377,6 +434,15 @@ fn body(event: Event, incident: Option<&Said>, subject: &Subject) -> String {
     body.unwrap_or_default()
 }
 
+/// The longest name that is said to people, in characters.
+const MAX_NAME: usize = 100;
+
+/// A client's text for people.
+fn short(text: &str) -> String {
+    let printable = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    printable.take(MAX_NAME).collect()
+}
+
 /// What a person is told; its first line says it all.
 fn message(event: Event, subject: &Subject, now: Wall) -> String {
     let mut text = format!("{} ", event.sign());
@@ -389,11 +455,11 @@ fn message(event: Event, subject: &Subject, now: Wall) -> String {
                 Event::MachineOnline => ("back online", format!("Recovered at: {at}")),
                 _ => ("offline", format!("Last seen: {seen}")),
             };
-            let (name, host) = (&machine.name, &machine.hostname);
+            let (name, host) = (short(&machine.name), short(&machine.hostname));
             write!(text, "Machine {name} is {what}\nHostname: {host}\n{when}")
         }
         Subject::Cluster(cluster) => {
-            let name = &cluster.name;
+            let name = short(&cluster.name);
             let what = match event {
                 Event::CollectorSilent => format!("Collector of cluster {name} is silent"),
                 Event::CollectorBack => format!("Collector of cluster {name} is back"),
@@ -410,7 +476,8 @@ fn message(event: Event, subject: &Subject, now: Wall) -> String {
                 Event::AgentEmergencyOver => "is no longer in EMERGENCY",
                 _ => "has restarted",
             };
-            let seen = agent.last_seen.as_deref().map(|seen| format!("\nLast seen: {}", for_people(seen)));
+            let seen =
+                agent.last_seen.as_deref().map(|seen| format!("\nLast seen: {}", for_people(&short(seen))));
             write!(text, "{} {what}{}\nAt: {at}", subject.describe(), seen.unwrap_or_default())
         }
     };

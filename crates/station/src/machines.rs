@@ -9,6 +9,9 @@ use crate::event::Event;
 use crate::ids::{self, KeyHash, hash};
 use crate::incidents::{self, Closer, MachineFacts, Subject, whole_seconds};
 
+/// The longest text that is kept of a machine, in characters.
+pub const MAX_TEXT: usize = 255;
+
 /// A machine as it is shown: no key and no hash of one.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
@@ -144,11 +147,15 @@ pub fn change(connection: &Connection, id: i64, about: &About) -> rusqlite::Resu
     Ok(changed > 0)
 }
 
-/// Removes a machine and all that is known of it. Returns whether there was one.
+/// Removes a machine; its outage closes. Returns whether there was one.
 ///
 /// # Errors
 /// It cannot be stored.
-pub fn remove(connection: &Connection, id: i64) -> rusqlite::Result<bool> {
+pub fn remove(connection: &Connection, now: Wall, id: i64) -> rusqlite::Result<bool> {
+    if let Some(machine) = find(connection, id)? {
+        let subject = machine.facts("offline", machine.last_seen);
+        incidents::close(connection, now, Event::MachineOffline, &subject, Closer::Removed)?;
+    }
     Ok(connection.execute("DELETE FROM machine WHERE id = ?1", [id])? > 0)
 }
 
@@ -169,6 +176,7 @@ pub fn enable(
     if !is_enabled {
         let subject = machine.facts("offline", machine.last_seen);
         incidents::close(connection, now, Event::MachineOffline, &subject, Closer::Person(by))?;
+        connection.execute("UPDATE machine SET status = 'unknown' WHERE id = ?1", [id])?;
     }
     Ok(true)
 }
@@ -268,7 +276,17 @@ pub enum Heard {
 pub fn hear(connection: &Connection, now: Wall, id: i64, report: &Report) -> rusqlite::Result<Heard> {
     let before = find(connection, id)?;
     let Some(before) = before.filter(|machine| machine.is_enabled) else { return Ok(Heard::No) };
-    let info = report.system_info.clone().unwrap_or_default();
+    let mut info = report.system_info.clone().unwrap_or_default();
+    let texts = [
+        &mut info.hostname,
+        &mut info.platform,
+        &mut info.platform_version,
+        &mut info.kernel_version,
+        &mut info.last_boot_time,
+    ];
+    for text in texts.into_iter().flatten() {
+        *text = text.chars().take(MAX_TEXT).collect();
+    }
     connection
         .prepare_cached(
             "UPDATE machine SET status = 'online', last_seen = ?2, cpu_pct = ifnull(?3, cpu_pct),
@@ -312,7 +330,10 @@ pub fn hear(connection: &Connection, now: Wall, id: i64, report: &Report) -> rus
 /// # Errors
 /// It cannot be stored.
 pub fn lose(connection: &Connection, now: Wall, id: i64) -> rusqlite::Result<Option<Machine>> {
-    let machine = find(connection, id)?.filter(|machine| machine.is_enabled && machine.status == "online");
+    let machine = find(connection, id)?.filter(|machine| {
+        // One that was never seen is unknown, not offline.
+        machine.is_enabled && machine.status != "offline" && machine.last_seen.is_some()
+    });
     let Some(machine) = machine else { return Ok(None) };
     connection.execute("UPDATE machine SET status = 'offline' WHERE id = ?1", [id])?;
     let details = serde_json::json!({ "last_seen": machine.last_seen });

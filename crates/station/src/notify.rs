@@ -12,7 +12,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use pap_core::time::{Uptime, millis};
+use pap_core::time::{Uptime, Wall, millis};
 use pap_process::client::{agent, agent_with, config};
 use pap_process::clock::wall;
 use pap_process::settings::Secret;
@@ -151,7 +151,7 @@ pub fn run(station: &Arc<Station>) {
 fn start(station: &Arc<Station>, running: &Arc<Mutex<Vec<i64>>>, id: i64) -> io::Result<()> {
     let (station, running) = (Arc::clone(station), Arc::clone(running));
     spawn(&format!("channel-{id}"), move || {
-        Deliverer { station: &station, id, tries: HashMap::new() }.run();
+        Deliverer { station: &station, id, tries: HashMap::new(), updated_at: Wall::default() }.run();
         running.lock().unwrap_or_else(PoisonError::into_inner).retain(|&channel| channel != id);
         // It may have been turned on again meanwhile.
         station.bell.ring();
@@ -171,6 +171,8 @@ struct Deliverer<'a> {
     station: &'a Station,
     id: i64,
     tries: HashMap<i64, Try>,
+    /// When the channel was last changed: then nothing of its past matters.
+    updated_at: Wall,
 }
 
 impl Deliverer<'_> {
@@ -187,6 +189,10 @@ impl Deliverer<'_> {
                     continue;
                 }
             };
+            if channel.record.updated_at != self.updated_at {
+                self.updated_at = channel.record.updated_at;
+                self.tries.clear();
+            }
             let now = self.now();
             if let Some(quiet) = channel.quiet_hours.as_ref().and_then(|hours| hours.left(wall())) {
                 // It does not count as trying.
@@ -231,10 +237,21 @@ impl Deliverer<'_> {
         owed
     }
 
-    fn deliver(&mut self, channel: &Channel, due: &[Owed]) {
+    fn deliver(&mut self, channel: &Channel, mut due: &[Owed]) {
         let Some(first) = due.first() else { return };
-        let text = if due.len() > 1 { telegram::merged(due) } else { first.line.clone() };
-        let Attempt { outcome, wait } = self.station.notifier.post(channel, &first.uuid, &first.body, &text);
+        let mut attempt = None;
+        if due.len() > 1 {
+            let merged =
+                self.station.notifier.post(channel, &first.uuid, &first.body, &telegram::merged(due));
+            if matches!(merged.outcome, Outcome::Refused(_)) {
+                // One of them may be at fault: each has its own chance.
+                due = &due[..1];
+            } else {
+                attempt = Some(merged);
+            }
+        }
+        let Attempt { outcome, wait } = attempt
+            .unwrap_or_else(|| self.station.notifier.post(channel, &first.uuid, &first.body, &first.line));
         let now = self.now();
         let mut tried = Vec::new();
         for owed in due {
@@ -255,11 +272,10 @@ impl Deliverer<'_> {
                 log::warn!("channel {} did not take {}, it is tried again: {why}", self.id, first.event);
             }
         }
-        let (id, at) = (self.id, wall());
-        let stored = self
-            .station
-            .store
-            .write(move |connection| channels::settle(connection, at, id, &tried, &outcome, millis(GIVE_UP)));
+        let (id, at, updated_at) = (self.id, wall(), channel.record.updated_at);
+        let stored = self.station.store.write(move |connection| {
+            channels::settle(connection, at, (id, updated_at), &tried, &outcome, millis(GIVE_UP))
+        });
         if let Err(error) = stored {
             // It is repeated with the same id.
             log::error!("the outcome of a delivery is not stored: {error}");

@@ -162,7 +162,8 @@ pub struct Station {
     pub vitals: Vitals,
     phase: AtomicU8,
     is_edge_alive: AtomicBool,
-    is_store_well: AtomicBool,
+    /// Requests of people that wait for other programs now.
+    pub errands: AtomicUsize,
     /// How many pages are told what has changed.
     pub watchers: AtomicUsize,
 }
@@ -218,7 +219,7 @@ impl Station {
             vitals: Vitals::default(),
             phase: AtomicU8::new(Phase::Starting as u8),
             is_edge_alive: AtomicBool::new(true),
-            is_store_well: AtomicBool::new(true),
+            errands: AtomicUsize::new(0),
             watchers: AtomicUsize::new(0),
         })
     }
@@ -232,7 +233,6 @@ impl Station {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let written = self.store.write(work);
-        self.is_store_well.store(written.is_ok(), Ordering::Relaxed);
         match &written {
             Ok(_) => {
                 self.bell.ring();
@@ -256,6 +256,19 @@ impl Station {
     pub fn heard_collector(&self, cluster_id: &str) {
         let now = self.clock.now().tick;
         self.collectors.lock().unwrap_or_else(PoisonError::into_inner).hear(&cluster_id.to_owned(), now);
+    }
+
+    /// A collector that beats here said something, which is not stored yet.
+    pub fn refresh_collector(&self, cluster_id: &str) {
+        let now = self.clock.now().tick;
+        let mut collectors = self.collectors.lock().unwrap_or_else(PoisonError::into_inner);
+        collectors.refresh(&cluster_id.to_owned(), now);
+    }
+
+    /// A machine said something, which is not stored yet.
+    pub fn refresh_machine(&self, id: i64) {
+        let now = self.clock.now().tick;
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner).refresh(&id, now);
     }
 
     /// When the next deadline passes.
@@ -290,9 +303,7 @@ impl Station {
             Phase::Starting => Some("starting"),
             Phase::Stopping => Some("stopping"),
             Phase::Ready if !self.is_edge_alive.load(Ordering::SeqCst) => Some("an event loop is stuck"),
-            Phase::Ready if !self.is_store_well.load(Ordering::Relaxed) => {
-                Some("STATION_DB cannot be written")
-            }
+            Phase::Ready if !self.store.is_well() => Some("STATION_DB cannot be written"),
             Phase::Ready => None,
         }
     }
@@ -326,9 +337,10 @@ pub fn admin_key_path(db: &Path) -> std::path::PathBuf {
 
 fn write_key(path: &Path, key: &str) -> io::Result<()> {
     use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
     file.write_all(format!("{key}\n").as_bytes())?;
     file.sync_all()
 }

@@ -12,6 +12,7 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +60,29 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+impl StoreError {
+    /// Whether any other write would have failed in the same way.
+    fn is_of_disk(&self) -> bool {
+        let code = match self {
+            Self::Stopping => return false,
+            Self::Commit(_) => return true,
+            Self::Sqlite(error) => error.sqlite_error_code(),
+        };
+        matches!(
+            code,
+            Some(
+                ErrorCode::DiskFull
+                    | ErrorCode::ReadOnly
+                    | ErrorCode::SystemIoFailure
+                    | ErrorCode::DatabaseCorrupt
+                    | ErrorCode::DatabaseBusy
+                    | ErrorCode::DatabaseLocked
+                    | ErrorCode::CannotOpen
+            )
+        )
+    }
+}
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
@@ -120,6 +144,8 @@ pub struct Store {
     path: PathBuf,
     jobs: Sender<Job>,
     readers: Mutex<Vec<Connection>>,
+    /// Whether the last write found the disk as it must be.
+    is_well: AtomicBool,
     /// Keeps other stations from the file. Closed with the process, not before: to close
     /// any descriptor of the file drops SQLite's own locks (POSIX advisory locks).
     _lock: File,
@@ -154,7 +180,13 @@ impl Store {
         connection.pragma_update(None, "synchronous", "FULL")?;
         migrations::migrate(&mut connection)?;
         let (jobs, receiver) = bounded(MAX_WAITING);
-        let store = Self { path: path.to_owned(), jobs, readers: Mutex::default(), _lock: lock };
+        let store = Self {
+            path: path.to_owned(),
+            jobs,
+            readers: Mutex::default(),
+            is_well: AtomicBool::new(true),
+            _lock: lock,
+        };
         Ok((store, Writer { connection, jobs: receiver }))
     }
 
@@ -181,7 +213,20 @@ impl Store {
             (is_kept, finish)
         });
         self.jobs.send(job).map_err(|_| StoreError::Stopping)?;
-        outcome.recv().map_err(|_| StoreError::Stopping)?
+        // What a failed transaction leaves out is dropped.
+        let never = || StoreError::Commit("the transaction failed before it".into());
+        let written = outcome.recv().map_err(|_| never())?;
+        match &written {
+            Ok(_) => self.is_well.store(true, Ordering::Relaxed),
+            Err(error) if error.is_of_disk() => self.is_well.store(false, Ordering::Relaxed),
+            Err(_) => {}
+        }
+        written
+    }
+
+    /// Whether the last write found the disk as it must be.
+    pub fn is_well(&self) -> bool {
+        self.is_well.load(Ordering::Relaxed)
     }
 
     /// Reads what is committed. The answer is from one moment.

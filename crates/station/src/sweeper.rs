@@ -1,23 +1,27 @@
 //! The thread that waits for deadlines: of machines, of collectors, of agents that beat
 //! here. It renews the lease on awake time, so it never waits for long.
 
-use std::sync::{Arc, PoisonError};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pap_core::time::{Uptime, Wall};
 use pap_process::clock::wall;
 use pap_process::settings::GoDuration;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use crate::event::Event;
 use crate::incidents::{self, Subject};
 use crate::station::Station;
+use crate::watch::Watch;
 use crate::{clusters, machines};
 
 /// The longest sleep.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// The shortest: deadlines that are this close pass together.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(5);
+/// How many are lost in one write.
+const BATCH: usize = 256;
 /// A pause of this process is logged if it is longer.
 const NOTABLE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -42,80 +46,77 @@ pub fn run(station: &Arc<Station>) {
         paused += pause;
         let more = station.agents.sweep(now);
         station.agent_bell.ring();
-        lose_machines(station);
-        lose_collectors(station);
+        if lose(station, |station| &station.machines, lose_machine) {
+            station.news.machines();
+        }
+        if lose(station, |station| &station.collectors, lose_collector) {
+            station.news.clusters();
+        }
         let due = station.next_deadline().map_or(longest, |due| due.since(clock.now().tick));
         sleep = if more { Duration::ZERO } else { due.clamp(SHORTEST_SLEEP, longest) };
         clock.renew(sleep);
     }
 }
 
-fn lose_machines(station: &Arc<Station>) {
+/// Takes those who are silent, and stores what follows for up to [`BATCH`] of them at once.
+/// `lose` returns a line for the log.
+fn lose<K: Clone + Ord + Hash + Send + 'static>(
+    station: &Arc<Station>,
+    watch: fn(&Station) -> &Mutex<Watch<K>>,
+    lose: fn(&Connection, Wall, &K) -> rusqlite::Result<Option<String>>,
+) -> bool {
+    let mut is_news = false;
     loop {
         let now = station.clock.renew(LONGEST_SLEEP).tick;
-        let due = {
-            let watch = station.machines.lock().unwrap_or_else(PoisonError::into_inner);
-            watch.overdue(now).copied()
-        };
-        let Some(machine) = due else { return };
-        let shared = Arc::clone(station);
-        let lost = station.write(move |connection| {
-            // Whoever was heard while this waited for the writer is not accused.
-            let tick = shared.clock.now().tick;
-            if !shared.machines.lock().unwrap_or_else(PoisonError::into_inner).take(&machine, tick) {
-                return Ok(None);
+        station.vitals.swept(station.clock.uptime());
+        let due = watch(station).lock().unwrap_or_else(PoisonError::into_inner).overdue(now, BATCH);
+        if due.is_empty() || station.stop.is_stopping() {
+            return is_news;
+        }
+        let (shared, all) = (Arc::clone(station), due.clone());
+        let written = station.write(move |connection| {
+            let mut lines = Vec::new();
+            for who in &all {
+                // Whoever was heard while this waited for the writer is not accused.
+                let tick = shared.clock.now().tick;
+                let is_silent = watch(&shared).lock().unwrap_or_else(PoisonError::into_inner).take(who, tick);
+                if is_silent && let Some(line) = lose(connection, wall(), who)? {
+                    lines.push(line);
+                }
             }
-            machines::lose(connection, wall(), machine)
+            Ok(lines)
         });
-        match lost {
-            Ok(Some(lost)) => {
-                station.news.machines();
-                let ago = lost.last_seen.map_or(Duration::ZERO, |seen| wall().since(seen.into()));
-                let ago = GoDuration(Duration::from_secs(ago.as_secs()));
-                log::warn!("Machine {} ({}) went offline (last seen: {ago} ago)", lost.id, lost.name);
+        let Ok(lines) = written else {
+            // It is tried again in the next turn.
+            let mut watch = watch(station).lock().unwrap_or_else(PoisonError::into_inner);
+            for who in &due {
+                watch.give_back(who);
             }
-            Ok(None) => {}
-            Err(_) => {
-                // It is tried again in the next turn.
-                station.machines.lock().unwrap_or_else(PoisonError::into_inner).give_back(&machine);
-                return;
-            }
+            return is_news;
+        };
+        is_news |= !lines.is_empty();
+        for line in lines {
+            log::warn!("{line}");
         }
     }
 }
 
-fn lose_collectors(station: &Arc<Station>) {
-    loop {
-        let now = station.clock.renew(LONGEST_SLEEP).tick;
-        let due = {
-            let watch = station.collectors.lock().unwrap_or_else(PoisonError::into_inner);
-            watch.overdue(now).cloned()
-        };
-        let Some(cluster_id) = due else { return };
-        let (shared, id) = (Arc::clone(station), cluster_id.clone());
-        let lost = station.write(move |connection| {
-            let tick = shared.clock.now().tick;
-            if !shared.collectors.lock().unwrap_or_else(PoisonError::into_inner).take(&id, tick) {
-                return Ok(None);
-            }
-            let Some((cluster, false)) = clusters::find(connection, &id)? else { return Ok(None) };
-            let (name, subject) = (cluster.name.clone(), Subject::Cluster(cluster));
-            let details = serde_json::json!({});
-            incidents::open(connection, wall(), Event::CollectorSilent, &subject, &details)?;
-            Ok(Some(name))
-        });
-        match lost {
-            Ok(Some(name)) => {
-                station.news.clusters();
-                log::warn!("the collector of cluster {cluster_id} ({name}) is silent");
-            }
-            Ok(None) => {}
-            Err(_) => {
-                station.collectors.lock().unwrap_or_else(PoisonError::into_inner).give_back(&cluster_id);
-                return;
-            }
-        }
-    }
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "collectors have ids that are no numbers")]
+fn lose_machine(connection: &Connection, now: Wall, id: &i64) -> rusqlite::Result<Option<String>> {
+    let lost = machines::lose(connection, now, *id)?;
+    Ok(lost.map(|machine| {
+        let ago = machine.last_seen.map_or(Duration::ZERO, |seen| now.since(seen.into()));
+        let ago = GoDuration(Duration::from_secs(ago.as_secs()));
+        format!("Machine {} ({}) went offline (last seen: {ago} ago)", machine.id, machine.name)
+    }))
+}
+
+fn lose_collector(connection: &Connection, now: Wall, id: &String) -> rusqlite::Result<Option<String>> {
+    let Some(cluster) = clusters::find_beating(connection, id)? else { return Ok(None) };
+    let line = format!("the collector of cluster {id} ({}) is silent", cluster.name);
+    let subject = Subject::Cluster(cluster);
+    incidents::open(connection, now, Event::CollectorSilent, &subject, &serde_json::json!({}))?;
+    Ok(Some(line))
 }
 
 /// How often what is older than `ALERT_RETENTION` is removed, and the agents are stored.
@@ -129,6 +130,11 @@ pub fn keep(station: &Station) {
     let mut tidied: Option<Uptime> = None;
     while !station.stop.wait(SAVE_EVERY) {
         save(station);
+        if !station.store.is_well() {
+            // Whether it is well again is found out here, if nobody else writes.
+            let sql = "INSERT INTO about (name, value) VALUES ('probe', '') ON CONFLICT (name) DO UPDATE SET value = ''";
+            let _ = station.store.write(move |connection| connection.execute(sql, []));
+        }
         let now = station.clock.uptime();
         if tidied.is_none_or(|at| now.since(at) >= TIDY_EVERY) {
             tidied = Some(now);
@@ -147,14 +153,24 @@ fn save(station: &Station) {
 /// Removes what is older than is kept, a little at a time.
 fn tidy(station: &Station) {
     let before = Wall(wall().0.saturating_sub(pap_core::time::millis(station.config.retention)));
+    let now = wall();
+    let closed = station.write(move |connection| incidents::close_older(connection, now, before));
+    match closed {
+        Ok(0) => {}
+        Ok(count) => log::info!("closed {count} incidents that were open for longer than ALERT_RETENTION"),
+        Err(_) => return,
+    }
     for sql in [
         "DELETE FROM alert WHERE id IN (SELECT id FROM alert WHERE received_at < ?1 LIMIT ?2)",
         "DELETE FROM incident WHERE id IN
-            (SELECT id FROM incident WHERE closed_at IS NOT NULL AND closed_at < ?1 LIMIT ?2)",
+            (SELECT id FROM incident i WHERE closed_at IS NOT NULL AND closed_at < ?1 AND NOT EXISTS (
+                SELECT 1 FROM event e JOIN delivery d ON d.event = e.id
+                WHERE e.incident = i.id AND d.state = 'owed') LIMIT ?2)",
         "DELETE FROM event WHERE id IN (SELECT id FROM event e WHERE at < ?1 AND incident IS NULL
             AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.event = e.id AND d.state = 'owed') LIMIT ?2)",
         "DELETE FROM cluster WHERE id IN
-            (SELECT id FROM cluster WHERE deleted_at IS NOT NULL AND deleted_at < ?1 LIMIT ?2)",
+            (SELECT id FROM cluster WHERE deleted_at IS NOT NULL AND deleted_at < ?1 AND NOT EXISTS (
+                SELECT 1 FROM incident i WHERE i.cluster = cluster.id) LIMIT ?2)",
         "DELETE FROM report WHERE at < ?1 AND ?2 > 0",
     ] {
         loop {

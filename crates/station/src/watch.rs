@@ -31,6 +31,13 @@ impl<K: Clone + Ord + Hash> Watch<K> {
         self.waiting.insert((now, who.clone()));
     }
 
+    /// A word of somebody, if they are watched.
+    pub fn refresh(&mut self, who: &K, now: Tick) {
+        if self.last.contains_key(who) {
+            self.hear(who, now);
+        }
+    }
+
     /// Nobody waits for them any more.
     pub fn forget(&mut self, who: &K) {
         if let Some(last) = self.last.remove(who) {
@@ -38,10 +45,10 @@ impl<K: Clone + Ord + Hash> Watch<K> {
         }
     }
 
-    /// The one who is silent for the longest time and has not been taken yet.
-    pub fn overdue(&self, now: Tick) -> Option<&K> {
-        let (last, who) = self.waiting.first()?;
-        (now.since(*last) >= self.patience).then_some(who)
+    /// Those who are silent and have not been taken yet, the longest silent first.
+    pub fn overdue(&self, now: Tick, most: usize) -> Vec<K> {
+        let silent = self.waiting.iter().take_while(|(last, _)| now.since(*last) >= self.patience);
+        silent.take(most).map(|(_, who)| who.clone()).collect()
     }
 
     /// Takes somebody who is silent, until the next word; false if they were heard
@@ -74,18 +81,19 @@ mod tests {
         let mut watch = Watch::new(Duration::from_secs(120));
         watch.hear(&1, at(0));
         watch.hear(&2, at(10));
-        assert_eq!((watch.overdue(at(119)), watch.next()), (None, Some(at(120))));
-        assert_eq!(watch.overdue(at(120)), Some(&1));
+        assert_eq!((watch.overdue(at(119), 9), watch.next()), (vec![], Some(at(120))));
+        assert_eq!(watch.overdue(at(120), 9), [1]);
+        watch.refresh(&3, at(120));
         watch.hear(&1, at(121));
         assert!(!watch.take(&1, at(121)), "it was heard meanwhile");
         assert!(watch.take(&2, at(130)) && !watch.take(&2, at(131)));
         watch.give_back(&2);
         assert!(watch.take(&2, at(131)));
         watch.hear(&2, at(200));
-        assert_eq!(watch.overdue(at(241)), Some(&1));
+        assert_eq!(watch.overdue(at(241), 9), [1]);
         watch.forget(&1);
         watch.forget(&1);
-        assert_eq!((watch.overdue(at(241)), watch.next()), (None, Some(at(320))));
+        assert_eq!((watch.overdue(at(241), 9), watch.next()), (vec![], Some(at(320))));
         assert!(!watch.take(&1, at(999)));
     }
 }

@@ -224,20 +224,26 @@ fn keep(
     let Ok(agent) = AgentId::new(call.parameter(0)) else {
         return Response::error(400, "agent id must be 1 to 128 bytes without control characters");
     };
-    // Only of agents that are known: their number is bounded.
-    if station.agents.view(station.clock.now(), &agent).is_none() {
-        return missing("Agent");
-    }
     let (id, json, now) = (agent.to_string(), Value::Object(members.clone()).to_string(), call.now);
+    let most = station.config.max_agents;
     let stored = station.store.write(move |connection| {
+        let is_known = "SELECT EXISTS (SELECT 1 FROM report WHERE agent = ?1)";
+        if !connection.prepare_cached(is_known)?.query_row([&id], |row| row.get::<_, bool>(0))? {
+            let count = "SELECT count(DISTINCT agent) FROM report";
+            if connection.prepare_cached(count)?.query_row([], |row| row.get::<_, usize>(0))? >= most {
+                return Ok(false);
+            }
+        }
         connection.execute(
             "INSERT INTO report (agent, kind, body, at) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT (agent, kind) DO UPDATE SET body = ?3, at = ?4",
             params![id, kind, json, now.0],
-        )
+        )?;
+        Ok(true)
     });
     match stored {
-        Ok(_) => Response::json(200, &answer(&agent)),
+        Ok(true) => Response::json(200, &answer(&agent)),
+        Ok(false) => Response::error(503, "As many agents are known as MAX_AGENTS allows").retry_after(30),
         Err(error) => store_failed(&error),
     }
 }

@@ -1,6 +1,7 @@
 //! A request as the endpoints see it, and answers that many of them give.
 
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 
 use pap_core::time::Wall;
 use pap_http::response::Response;
@@ -10,6 +11,7 @@ use serde_json::json;
 
 use crate::access::{Grants, Role};
 use crate::alert::Fault;
+use crate::station::Station;
 use crate::store::StoreError;
 
 /// A request that may wait: it borrows nothing.
@@ -107,6 +109,34 @@ pub fn query(text: &str) -> Vec<(String, String)> {
     let pairs = text.split('&').filter(|pair| !pair.is_empty());
     let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     pairs.filter_map(|(name, value)| Some((decode(name)?, decode(value)?))).collect()
+}
+
+/// Requests that may wait for other programs at the same time. The other lanes are left to
+/// those who only need the file.
+const MAX_ERRANDS: usize = 8;
+
+/// A request that waits for another program.
+pub struct Errand<'a>(&'a Station);
+
+impl<'a> Errand<'a> {
+    /// Begins one; None if there are too many already.
+    pub fn begin(station: &'a Station) -> Option<Self> {
+        let begun = station.errands.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
+            (count < MAX_ERRANDS).then_some(count + 1)
+        });
+        begun.ok().map(|_| Self(station))
+    }
+}
+
+impl Drop for Errand<'_> {
+    fn drop(&mut self) {
+        self.0.errands.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The answer where there are too many [`Errand`]s.
+pub fn busy() -> Response {
+    Response::error(503, "Too many requests wait for other programs, try again").retry_after(2)
 }
 
 /// The answer to what could not be stored or read.

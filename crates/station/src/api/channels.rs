@@ -9,7 +9,7 @@ use pap_process::url::Url;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::call::{Call, empty, store_failed};
+use super::call::{Call, Errand, busy, empty, store_failed};
 use super::clusters::literal_address;
 use crate::access::Role;
 use crate::channels::{self, Changes, Channel, Conflict, Kind, Outcome, Record};
@@ -93,9 +93,9 @@ fn changes(station: &Station, call: &Call, kind: Kind, is_new: bool) -> Result<C
             }
             changes.signs_as_original = flag("lunasentri_signature")?;
         }
-        Kind::Telegram => match text("chat_id")? {
-            Some(id) if id.parse::<i64>().is_ok() => changes.target = Some(id.to_owned()),
-            Some(_) => return Err(wrong("chat_id must be a valid numeric string")),
+        Kind::Telegram => match text("chat_id")?.map(str::parse::<i64>) {
+            Some(Ok(id)) => changes.target = Some(id.to_string()),
+            Some(Err(_)) => return Err(wrong("chat_id must be a valid numeric string")),
             None if is_new => return Err(wrong("chat_id is required")),
             None => {}
         },
@@ -273,6 +273,7 @@ pub fn test(station: &Arc<Station>, call: &Call, kind: Kind) -> Response {
     }
     let body = json!({ "event": "test", "incident": null, "cluster": null, "agent": null }).to_string();
     let text = "\u{1f7e2} This is a test of pap-station: messages arrive here";
+    let Some(_errand) = Errand::begin(station) else { return busy() };
     let why = match station.notifier.test(&channel, &body, text) {
         Outcome::Delivered => {
             return Response::json(

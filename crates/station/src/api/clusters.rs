@@ -296,16 +296,19 @@ pub fn end_all_keys(station: &Arc<Station>, kind: &'static str, call: &Call, hol
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Heartbeat {
-    client_id: Option<String>,
-    version: Option<String>,
-    stats: Option<Stats>,
-    agents: Vec<Answer>,
+    client_id: Option<Value>,
+    version: Option<Value>,
+    stats: Option<Value>,
+    /// What the last answer asked for; None if it does not answer.
+    agents: Option<Vec<Value>>,
 }
 
-#[derive(Deserialize)]
-struct Stats {
-    total: u64,
-    healthy: u64,
+/// The longest version that is kept, in characters.
+const MAX_VERSION: usize = 100;
+
+/// A count as the file can hold it.
+fn number(members: &Value, name: &str) -> Option<u64> {
+    members[name].as_u64().filter(|&number| i64::try_from(number).is_ok())
 }
 
 #[derive(Deserialize)]
@@ -328,26 +331,27 @@ pub fn beat(station: &Arc<Station>, call: &Call) -> Response {
         Ok(said) => said,
         Err(why) => return invalid("Invalid heartbeat", &[Fault { path: Vec::new(), message: why }]),
     };
-    if said.client_id.as_ref().is_some_and(|client| *client != id) {
+    if said.client_id.as_ref().is_some_and(|client| client.as_str() != Some(&id)) {
         return invalid("Invalid heartbeat", &[Fault::of("client_id", "differs from the path")]);
     }
-    // Before it is stored: a collector that was heard is not accused.
-    let is_known = station.store.read(|connection| clusters::find(connection, &id));
-    match is_known {
-        Ok(Some((_, true))) => return absent(Absent::Gone),
-        Ok(Some(_)) => station.heard_collector(&id),
-        Ok(None) => {}
-        Err(error) => return store_failed(&error),
-    }
-    let answers: Vec<_> = said
-        .agents
-        .into_iter()
-        .map(|Answer { agent_uuid, healthy, mode, last_seen }| {
+    let answers = said.agents.map(|all| {
+        let known = all.into_iter().filter_map(|it| serde_json::from_value::<Answer>(it).ok());
+        let said = known.map(|Answer { agent_uuid, healthy, mode, last_seen }| {
             (agent_uuid, Said { healthy, mode, last_seen })
-        })
-        .collect();
-    station.asking.answer(&id, &answers);
-    let beat = Beat { agents: said.stats.map(|stats| (stats.total, stats.healthy)), version: said.version };
+        });
+        said.collect::<Vec<_>>()
+    });
+    if let Some(answers) = &answers {
+        station.asking.answer(&id, answers);
+    }
+    let answers = answers.unwrap_or_default();
+    let stats = said.stats.unwrap_or_default();
+    let version = said.version.as_ref().and_then(Value::as_str);
+    let beat = Beat {
+        agents: number(&stats, "total").zip(number(&stats, "healthy")),
+        version: version.map(|version| version.chars().take(MAX_VERSION).collect()),
+    };
+    let asked_at = station.asking.asked_at(&id).unwrap_or_default();
     let (admission, now, cluster_id) = (station.config.admission, call.now, id.clone());
     let stored = station.write(move |connection| {
         let cluster = match clusters::admit(connection, now, &cluster_id, admission)? {
@@ -356,7 +360,7 @@ pub fn beat(station: &Arc<Station>, call: &Call) -> Response {
         };
         clusters::beat(connection, now, &cluster, &beat)?;
         for (agent, said) in answers.iter().filter(|(_, said)| said.healthy) {
-            alerts::is_healthy(connection, now, &cluster, agent, said)?;
+            alerts::is_healthy(connection, now, asked_at, &cluster, agent, said)?;
         }
         alerts::agents_in_incidents(connection, &cluster).map(Ok)
     });
@@ -367,7 +371,7 @@ pub fn beat(station: &Arc<Station>, call: &Call) -> Response {
             station.news.clusters();
             station.agent_bell.ring();
             let next = (millis(station.config.collector_patience) / 4).clamp(1, 30_000);
-            let ask = station.asking.questions(&id, of_incidents, station.clock.uptime());
+            let ask = station.asking.questions(&id, of_incidents, (station.clock.uptime(), now));
             let mut body = json!({ "received": true, "next_heartbeat_ms": next });
             if !ask.is_empty() {
                 body["ask"] = json!(ask);

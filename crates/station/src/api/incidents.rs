@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use pap_core::time::Wall;
 use pap_http::response::Response;
-use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter};
+use rusqlite::params_from_iter;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::call::{Call, missing, store_failed};
 use crate::alerts::{self, Acknowledgement};
-use crate::event::Event;
-use crate::incidents::{self, AgentFacts, Closer, ClusterName, MachineFacts, Subject, raw};
+use crate::incidents::{self, Closer, ClusterName, raw};
 use crate::station::Station;
 use crate::store::Conditions;
 
@@ -201,45 +200,16 @@ pub fn take_back_incident(station: &Arc<Station>, call: &Call) -> Response {
 pub fn close(station: &Arc<Station>, call: &Call) -> Response {
     let (uuid, now, who) = (call.parameter(0).to_owned(), call.now, call.who());
     let closed = station.write(move |connection| {
-        let Some((opening, subject)) = find(connection, &uuid)? else { return Ok(None) };
-        incidents::close(connection, now, opening, &subject, Closer::Person(who)).map(Some)
+        let Some((opening, subject)) = incidents::find(connection, &uuid)? else { return Ok(None) };
+        let closed = incidents::close(connection, now, opening, &subject, Closer::Person(who))?;
+        if let Some(cluster) = subject.cluster() {
+            alerts::end_mass_silence(connection, now, cluster)?;
+        }
+        Ok(Some(closed))
     });
     match closed {
         Ok(Some(_)) => Response::json(200, &json!({ "closed": true })),
         Ok(None) => missing("Incident"),
         Err(error) => store_failed(&error),
     }
-}
-
-/// An incident's kind and subject.
-fn find(connection: &Connection, uuid: &str) -> rusqlite::Result<Option<(Event, Subject)>> {
-    let sql = "SELECT i.kind, i.agent, i.agent_name, c.id, c.cluster_id, c.name, m.id, m.name, m.hostname,
-        m.description, m.last_seen FROM incident i LEFT JOIN cluster c ON c.id = i.cluster
-        LEFT JOIN machine m ON m.id = i.machine WHERE i.uuid = ?1";
-    connection
-        .query_row(sql, params![uuid], |row| {
-            let opening = Event::from_name(row.get_ref(0)?.as_str()?);
-            let cluster = match row.get::<_, Option<i64>>(3)? {
-                Some(id) => Some(ClusterName { row: id, cluster_id: row.get(4)?, name: row.get(5)? }),
-                None => None,
-            };
-            let (agent_uuid, agent_name): (String, String) = (row.get(1)?, row.get(2)?);
-            let subject = match (row.get::<_, Option<i64>>(6)?, cluster) {
-                (Some(id), _) => Subject::Machine(MachineFacts {
-                    id,
-                    name: row.get(7)?,
-                    hostname: row.get(8)?,
-                    description: row.get(9)?,
-                    status: "offline",
-                    last_seen: row.get::<_, Option<u64>>(10)?.map(|at| incidents::whole_seconds(Wall(at))),
-                }),
-                (None, Some(cluster)) if agent_uuid.is_empty() => Subject::Cluster(cluster),
-                (None, cluster) => {
-                    Subject::Agent(cluster, AgentFacts { agent_uuid, agent_name, ..AgentFacts::default() })
-                }
-            };
-            Ok(opening.map(|opening| (opening, subject)))
-        })
-        .optional()
-        .map(Option::flatten)
 }

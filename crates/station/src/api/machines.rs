@@ -10,7 +10,7 @@ use serde_json::json;
 use super::call::{Call, empty, plain, store_failed};
 use crate::access::{FORMER_KEY, Holder};
 use crate::ids::hash;
-use crate::machines::{self, About, Heard, Report, SystemInfo};
+use crate::machines::{self, About, Heard, MAX_TEXT, Report, SystemInfo};
 use crate::station::Station;
 
 /// How often a machine is to say that it lives, in milliseconds.
@@ -45,6 +45,9 @@ pub fn register(station: &Arc<Station>, call: &Call) -> Response {
     if name.trim().is_empty() {
         return Response::error(400, "machine name is required");
     }
+    if let Some(response) = too_long(&about) {
+        return response;
+    }
     let now = call.now;
     let stored = station.write(move |connection| {
         let (id, key) = machines::register(connection, now, &about)?;
@@ -65,12 +68,21 @@ pub fn register(station: &Arc<Station>, call: &Call) -> Response {
     }
 }
 
+fn too_long(about: &About) -> Option<Response> {
+    let texts = [&about.name, &about.hostname, &about.description];
+    let is_long = texts.into_iter().flatten().any(|text| text.chars().count() > MAX_TEXT);
+    is_long.then(|| Response::error(400, "name, hostname and description have at most 255 characters"))
+}
+
 /// `PATCH /machines/:id`
 pub fn change(station: &Arc<Station>, call: &Call) -> Response {
     let Some(id) = call.id(0) else { return plain(400, "Invalid machine ID") };
     let Ok(about) = call.json::<About>() else { return plain(400, "Invalid JSON") };
     if about.name.as_ref().is_some_and(|name| name.trim().is_empty()) {
         return Response::error(400, "machine name is required");
+    }
+    if let Some(response) = too_long(&about) {
+        return response;
     }
     done(
         station,
@@ -82,7 +94,8 @@ pub fn change(station: &Arc<Station>, call: &Call) -> Response {
 /// `DELETE /machines/:id`
 pub fn remove(station: &Arc<Station>, call: &Call) -> Response {
     let Some(id) = call.id(0) else { return plain(400, "Invalid machine ID") };
-    let removed = station.write(move |connection| machines::remove(connection, id));
+    let now = call.now;
+    let removed = station.write(move |connection| machines::remove(connection, now, id));
     station.machines.lock().unwrap_or_else(PoisonError::into_inner).forget(&id);
     station.keys.end(&Holder::Machine(id), call.now);
     done(station, "Machine deleted successfully", removed)

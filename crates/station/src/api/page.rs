@@ -10,9 +10,9 @@ const SCRIPT: &str = include_str!("../page/page.js");
 /// script sends what is in its forms.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The page, for a client that would rather have HTML than JSON.
+/// The page.
 pub fn page() -> Response {
-    served("text/html; charset=utf-8", PAGE).with("Vary", "Accept")
+    served("text/html; charset=utf-8", PAGE)
 }
 
 /// Its style.

@@ -8,7 +8,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::call::{Call, missing, store_failed};
+use super::call::{Call, Errand, busy, missing, store_failed};
 use super::clusters::origin;
 use crate::clusters;
 use crate::station::Station;
@@ -33,7 +33,9 @@ struct Stats {
 pub fn agents(station: &Arc<Station>, call: &Call) -> Response {
     match ask(station, call.parameter(0), "/agents", MAX_LIST) {
         Ok(body) => {
-            if let Ok(Counted { stats }) = serde_json::from_slice(&body) {
+            if let Ok(Counted { stats }) = serde_json::from_slice(&body)
+                && i64::try_from(stats.total.max(stats.healthy)).is_ok()
+            {
                 let (id, now) = (call.parameter(0).to_owned(), call.now);
                 let counts = (stats.total, stats.healthy);
                 let stored =
@@ -75,6 +77,7 @@ fn ask(station: &Station, cluster_id: &str, path: &str, longest: usize) -> Resul
     let Some(url) = collector.url else {
         return Err(Response::error(503, "Cluster has no collector configured"));
     };
+    let Some(_errand) = Errand::begin(station) else { return Err(busy()) };
     let mut request = station.clients.collectors.get(format!("{url}{path}"));
     if let Some(key) = collector.key.filter(|_| collector.key_origin.as_deref() == Some(&origin(&url))) {
         request = request.header("X-Collector-Key", key);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Attempt;
 use crate::channels::{Outcome, Owed};
 
-/// The longest message, in characters, as the API has it.
+/// The longest message, in units of UTF-16, in which the API counts.
 const MAX_TEXT: usize = 4096;
 /// Events that a message for many names.
 const MAX_NAMED: usize = 10;
@@ -40,8 +40,8 @@ struct Parameters {
 
 /// Sends a text to a chat.
 pub fn send(client: &ureq::Agent, api: &Url, token: &Secret, chat_id: &str, text: &str) -> Attempt {
-    let text: String = text.chars().take(MAX_TEXT).collect();
-    let body = serde_json::to_vec(&Message { chat_id, text: &text }).unwrap_or_default();
+    let text = cut(text);
+    let body = serde_json::to_vec(&Message { chat_id, text }).unwrap_or_default();
     let url = api.join(&format!("/bot{}/sendMessage", token.reveal()));
     let sent = client.post(url.as_str()).header("Content-Type", "application/json").send(&body[..]);
     match sent {
@@ -58,6 +58,16 @@ pub fn send(client: &ureq::Agent, api: &Url, token: &Secret, chat_id: &str, text
             Attempt::ended(Outcome::Failed(format!("no answer: {why}")))
         }
     }
+}
+
+/// As much of a text as a message may have.
+fn cut(text: &str) -> &str {
+    let mut units = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        units += c.len_utf16();
+        units > MAX_TEXT
+    });
+    end.map_or(text, |(at, _)| &text[..at])
 }
 
 /// What an answer means. A token that is wrong (401, 404) is a setting, which can be set

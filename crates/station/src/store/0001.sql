@@ -48,7 +48,8 @@ CREATE TABLE session (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE machine (
-    id INTEGER PRIMARY KEY,
+    -- Never used again: filters and receivers name it.
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL,
     hostname TEXT NOT NULL DEFAULT '',
     description TEXT NOT NULL DEFAULT '',
@@ -82,7 +83,7 @@ CREATE TABLE incident (
     kind TEXT NOT NULL,
     severity TEXT NOT NULL,
     cluster INTEGER REFERENCES cluster (id) ON DELETE CASCADE,
-    machine INTEGER REFERENCES machine (id) ON DELETE CASCADE,
+    machine INTEGER REFERENCES machine (id) ON DELETE SET NULL,
     -- The agent's id; empty where there is none.
     agent TEXT NOT NULL DEFAULT '',
     agent_name TEXT NOT NULL DEFAULT '',
@@ -130,7 +131,7 @@ CREATE INDEX alert_incident ON alert (incident) WHERE incident IS NOT NULL;
 CREATE INDEX alert_cluster ON alert (cluster, id);
 
 CREATE TABLE channel (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     kind TEXT NOT NULL CHECK (kind IN ('webhook', 'telegram')),
     -- A URL, or the id of a chat.
     target TEXT NOT NULL,
@@ -183,8 +184,9 @@ CREATE TABLE delivery (
     ended_at INTEGER
 ) STRICT;
 
-CREATE INDEX delivery_owed ON delivery (channel, subject, id) WHERE state = 'owed';
-CREATE INDEX delivery_event ON delivery (event);
+CREATE INDEX delivery_owed ON delivery (channel, id) WHERE state = 'owed';
+CREATE INDEX delivery_order ON delivery (channel, subject, id) WHERE state = 'owed';
+CREATE INDEX delivery_event ON delivery (event, channel);
 CREATE INDEX delivery_channel ON delivery (channel, id);
 
 -- What an agent said of itself last, besides heartbeats.

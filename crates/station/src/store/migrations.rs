@@ -1,7 +1,7 @@
 //! The versions of the file, and how an older one becomes today's.
 //!
-//! A migration is never changed once it was released: tests/migrations.rs opens a stored
-//! file of each version.
+//! A migration is never changed once it was released: a test starts from a stored file of
+//! each version.
 
 use rusqlite::{Connection, TransactionBehavior};
 

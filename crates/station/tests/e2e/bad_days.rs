@@ -159,7 +159,7 @@ fn a_file_of_each_former_version_is_taken_over() {
     assert_eq!(station.seen("/api/clusters/c/alerts")["total"], 3);
     assert_eq!(station.seen("/machines")[0]["status"], "online");
     assert_eq!(
-        station.ask("POST", "/agent/metrics", "4aE2icYbZsNUa5zeOFnjj9V9DhuobD58Qco4bMEBohA=", "{}").0,
+        station.ask("POST", "/agent/metrics", "s8VhtCiBFmCdotzyuGuSYX_vC44TzGPQjmYV1Oph-fw=", "{}").0,
         202
     );
     assert_eq!(station.seen("/api/agents/x")["agent"]["mode"], "SLEEP");

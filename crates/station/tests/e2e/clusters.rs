@@ -72,7 +72,10 @@ fn a_collector_that_falls_silent_is_told_once_and_told_when_it_is_back() {
     receiver.await_count(2);
     assert_eq!(receiver.events()[..2], ["collector.silent", "collector.back"]);
     assert_eq!(beat(r#"{"client_id":"other"}"#).0, 400);
-    assert_eq!(beat(r#"{"stats":7}"#).0, 400);
+    for odd in [r#"{"stats":7}"#, r#"{"agents":null,"stats":{"total":9223372036854775808,"healthy":-1}}"#] {
+        assert_eq!(beat(odd).0, 200, "a living collector is heard, whatever it says: {odd}");
+    }
+    assert_eq!(station.get("/ready", "").0, 200);
 }
 
 #[test]
