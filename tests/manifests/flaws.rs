@@ -24,7 +24,7 @@ pub fn flaws(documents: &[Value], known: &Known) -> Vec<String> {
             restricted(pod, &mut found);
             for container in containers(pod) {
                 match program_of(container).map(|program| (program, known.get(program))) {
-                    Some((_, Some(known))) => configuration(container, pod, known, &mut found),
+                    Some((_, Some(known))) => configuration(container, pod, documents, known, &mut found),
                     Some((program, None)) => found.push(format!("there is no {program}")),
                     None => {}
                 }
@@ -150,13 +150,19 @@ fn restricted(pod: &Value, flaws: &mut Vec<String>) {
 }
 
 /// Finds variables that the program does not know, and paths where it cannot write.
-fn configuration(container: &Value, pod: &Value, known: &BTreeSet<String>, flaws: &mut Vec<String>) {
+fn configuration(
+    container: &Value,
+    pod: &Value,
+    documents: &[Value],
+    known: &BTreeSet<String>,
+    flaws: &mut Vec<String>,
+) {
     for variable in list(container, "/env") {
         let name = text(variable, "/name");
         if !known.contains(name) {
             flaws.push(format!("the program knows no {name}"));
         }
-        if matches!(name, "STATE_FILE" | "PAP_STATUS_FILE") {
+        if matches!(name, "STATE_FILE" | "PAP_STATUS_FILE" | "STATION_DB") {
             let path = text(variable, "/value");
             let mount = list(container, "/volumeMounts")
                 .iter()
@@ -164,7 +170,15 @@ fn configuration(container: &Value, pod: &Value, known: &BTreeSet<String>, flaws
             let volume = mount.and_then(|mount| {
                 list(pod, "/volumes").iter().find(|volume| volume["name"] == mount["name"])
             });
-            if volume.is_none_or(|volume| volume.get("emptyDir").is_none()) {
+            // What the station knows must outlive its pod.
+            let is_writable = volume.is_some_and(|volume| match name {
+                "STATION_DB" => {
+                    let claim = text(volume, "/persistentVolumeClaim/claimName");
+                    find(documents, "PersistentVolumeClaim", claim).is_some()
+                }
+                _ => volume.get("emptyDir").is_some(),
+            });
+            if !is_writable {
                 flaws.push(format!("{path} cannot be written"));
             }
         }

@@ -33,10 +33,11 @@ use tools::{
 const MONITORING: &str = "k8s/overlays/monitoring";
 const INGRESS: &str = "k8s/overlays/ingress";
 const HEARTBEAT: &str = "k8s/overlays/heartbeat";
+const STATION: &str = "k8s/overlays/station";
 /// Overlays that are applied alone, each with the overlays that may be applied beside
 /// it.
 const APPLIED: [(&str, &[&str]); 5] = [
-    ("k8s/base", &[MONITORING, INGRESS, HEARTBEAT]),
+    ("k8s/base", &[MONITORING, INGRESS, HEARTBEAT, STATION]),
     ("k8s/overlays/is-plugged-in", &[MONITORING, INGRESS]),
     ("k8s/overlays/daemonset", &[MONITORING, INGRESS]),
     ("k8s/overlays/two-levels", &[MONITORING, INGRESS, HEARTBEAT]),
@@ -47,12 +48,25 @@ const APPLIED: [(&str, &[&str]); 5] = [
 fn applied(overlay: &str, beside: &[&str]) -> Vec<Value> {
     let mut all = render(overlay);
     all.extend(beside.iter().flat_map(|overlay| render(overlay)));
-    all.extend(documents(&file("k8s/config/secret.example.yaml")));
+    for secrets in ["k8s/config/secret.example.yaml", "k8s/overlays/station/secret.example.yaml"] {
+        all.extend(documents(&file(secrets)));
+    }
     all
 }
 
 fn file(path: &str) -> String {
     fs::read_to_string(here(path)).unwrap()
+}
+
+/// The command that starts the station, with these variables alone; None where it is not built.
+/// Another package makes it, so `.ci/manifests` builds it first.
+fn station_command(variables: &[(&str, &str)]) -> Option<Command> {
+    let program = tools::station();
+    program.is_file().then(|| {
+        let mut command = Command::new(program);
+        command.env_clear().envs(variables.iter().copied());
+        command
+    })
 }
 
 /// The variables of our programs, as the programs themselves list them.
@@ -71,7 +85,11 @@ fn known() -> Known {
     );
     let heartbeat = names(&mut agent::command(&ids[1..], &[]), &["PAP_AGENT_KEY", "PAP_COLLECTOR_KEY"]);
     assert!(collector.contains("STATE_FILE") && heartbeat.contains("PAP_PROBE"));
-    [("pap-collector", collector), ("pap-heartbeat", heartbeat)].into()
+    let mut known = Known::from([("pap-collector", collector), ("pap-heartbeat", heartbeat)]);
+    if let Some(mut station) = station_command(&[]) {
+        known.insert("pap-station", names(&mut station, &["PAP_COLLECTOR_API_KEY"]));
+    }
+    known
 }
 
 #[test]
@@ -159,6 +177,40 @@ fn they_fit_each_other_and_the_program() {
 }
 
 #[test]
+fn the_station_has_one_pod_and_a_disk_of_its_own() {
+    if !has_tools("kubectl") {
+        return;
+    }
+    let known = known();
+    let good = applied("k8s/base", &[STATION]);
+    let station = find(&good, "Deployment", "pap-station").unwrap();
+    assert_eq!((&station["spec"]["replicas"], text(station, "/spec/strategy/type")), (&json!(1), "Recreate"));
+    let rest: Vec<Value> =
+        good.iter().filter(|it| text(it, "/metadata/name") == "pap-station").cloned().collect();
+    let secrets = documents(&file("k8s/overlays/station/secret.example.yaml"));
+    let alone = [rest, secrets].concat();
+    assert_eq!(flaws(&alone, &known), [""; 0]);
+    let container = "/spec/template/spec/containers/0";
+    for (kind, pointer, value, flaw) in [
+        ("PersistentVolumeClaim", "/metadata/name", json!("disk"), "cannot be written"),
+        ("Secret", "/metadata/name", json!("secrets"), "no Secret has"),
+        ("Service", "/spec/selector/app", json!("station"), "selects no pod"),
+        ("Deployment", &format!("{container}/env/0/name"), json!("STATION_FILE"), "knows no STATION_FILE"),
+        ("Deployment", &format!("{container}/env/0/value"), json!("/tmp/station.db"), "cannot be written"),
+        (
+            "Deployment",
+            &format!("{container}/securityContext/readOnlyRootFilesystem"),
+            json!(false),
+            "read-only root",
+        ),
+    ] {
+        let mut broken = alone.clone();
+        put(&mut broken, kind, pointer, value);
+        notices(&broken, &known, flaw);
+    }
+}
+
+#[test]
 fn whoever_beats_has_somebody_to_beat_to() {
     if !has_tools("kubectl") {
         return;
@@ -206,6 +258,7 @@ fn the_program_takes_each_configuration() {
         for (container, program) in ours.filter_map(|it| Some((it, program_of(it)?))) {
             let run = |variables: &[(&str, &str)], arguments: &[&str]| match program {
                 "pap-heartbeat" => agent::command(variables, arguments).output().unwrap(),
+                "pap-station" => station_command(variables).unwrap().args(arguments).output().unwrap(),
                 _ => command(variables).args(arguments).output().unwrap(),
             };
             let mut variables = BTreeMap::new();
@@ -438,8 +491,14 @@ fn systemd_takes_the_units() {
     let verify = |text: &str| against_systemd(&[("pap-heartbeat@nginx.service", text)]);
     verify(&beside).unwrap();
     assert!(verify(&beside.replace("RuntimeDirectory=", "RunDirectory=")).is_err());
+    let station = file("systemd/pap-station.service");
+    let verify = |text: &str| against_systemd(&[("pap-station.service", text)]);
+    verify(&station).unwrap();
+    assert!(verify(&station.replace("StateDirectory=", "StateFolder=")).is_err());
 
-    for unit in ["systemd/pap-collector.service", "systemd/pap-heartbeat@.service"] {
+    for unit in
+        ["systemd/pap-collector.service", "systemd/pap-heartbeat@.service", "systemd/pap-station.service"]
+    {
         let start_limit = file(unit).lines().filter(|&line| line == "StartLimitIntervalSec=0").count();
         assert_eq!(start_limit, 1, "{unit}: a trouble of seconds must not end it for good");
         let exposed = exposure(Path::new(&here(unit)));
@@ -466,5 +525,10 @@ fn the_units_set_only_variables_that_the_program_knows() {
     assert_eq!(unknown("pap-collector", &file("systemd/environment.example")), [""; 0]);
     assert_eq!(unknown("pap-heartbeat", &file("systemd/pap-heartbeat@.service")), [""; 0]);
     assert_eq!(unknown("pap-heartbeat", &file("systemd/heartbeat.example")), [""; 0]);
+    // The station's are looked at by its own package too (crates/station/tests/settings.rs).
+    if known.contains_key("pap-station") {
+        assert_eq!(unknown("pap-station", &file("systemd/pap-station.service")), [""; 0]);
+        assert_eq!(unknown("pap-station", &file("systemd/station.example")), [""; 0]);
+    }
     assert_eq!(unknown("pap-collector", "Environment=STATE=/x\nCLUSTER=y"), ["STATE", "CLUSTER"]);
 }

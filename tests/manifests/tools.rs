@@ -4,7 +4,7 @@
 use std::env;
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -111,6 +111,7 @@ pub fn against_systemd(units: &[(&str, &str)]) -> Result<(), String> {
         let path = directory.path().join(name);
         let text = text.replace("/usr/local/bin/pap-collector", env!("CARGO_BIN_EXE_pap-collector"));
         let text = text.replace("/usr/local/bin/pap-heartbeat", env!("CARGO_BIN_EXE_pap-heartbeat"));
+        let text = text.replace("/usr/local/bin/pap-station", station().to_str().unwrap());
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_owned()
     };
@@ -118,6 +119,11 @@ pub fn against_systemd(units: &[(&str, &str)]) -> Result<(), String> {
     let arguments: Vec<&str> = ["verify"].into_iter().chain(files.iter().map(String::as_str)).collect();
     let (fine, text) = run("systemd-analyze", &arguments, "");
     if fine && text.is_empty() { Ok(()) } else { Err(text) }
+}
+
+/// Where the station is built, if it is: beside the collector.
+pub fn station() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_pap-collector")).with_file_name("pap-station")
 }
 
 /// The exposure of a service by `systemd-analyze security`, from 0 to 10.

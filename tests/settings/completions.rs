@@ -1,9 +1,10 @@
 //! docs/completions: what a shell offers after the name of a program.
 
-use crate::program::{HEARTBEAT, Program, Values, values};
+use crate::program::{Program, Values, values};
 
-const START: &str =
-    "# Made from the tables of settings: PAP_WRITE_DOCS=1 cargo test -p pap-collector --test settings\n";
+fn start(program: &Program) -> String {
+    format!("# Made from the tables of settings: {}\n", program.writes_docs())
+}
 
 /// Every flag with a value: what it does, in short, and what completes the value.
 fn flags(program: &Program) -> Vec<(String, String, Values)> {
@@ -39,7 +40,7 @@ pub fn bash(program: &Program) -> String {
     }
     all.extend(program.switches().iter().map(|(flag, _)| (*flag).to_owned()));
     let mut before = String::new();
-    if name == HEARTBEAT {
+    if program.runs_a_command {
         all.push("--".into());
         before = "    local at\n    \
             for ((at = 1; at < COMP_CWORD; at++)); do\n        \
@@ -54,11 +55,11 @@ pub fn bash(program: &Program) -> String {
             done\n"
             .into();
     } else {
-        all.extend(program.tasks().iter().map(|(task, _)| (*task).to_owned()));
-        files.push("replay".into());
+        all.extend(program.tasks.iter().map(|(task, _)| (*task).to_owned()));
+        files.extend(program.task_with_file.map(ToOwned::to_owned));
     }
     format!(
-        "{START}{function}() {{\n    \
+        "{}{function}() {{\n    \
          local current=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD - 1]}}\n\
          {before}    \
          # To bash, --flag=value is three words.\n    \
@@ -75,6 +76,7 @@ pub fn bash(program: &Program) -> String {
          mapfile -t COMPREPLY < <(compgen -W '{}' -- \"$current\")\n\
          }}\n\
          complete -F {function} {name}\n",
+        start(program),
         files.join(" | "),
         unknown.join(" | "),
         all.join(" "),
@@ -87,7 +89,7 @@ pub fn zsh(program: &Program) -> String {
         let text = text.replace('\'', "'\\''");
         text.replace(':', "\\:").replace('[', "\\[").replace(']', "\\]")
     };
-    let mut text = format!("#compdef {}\n{START}_arguments -S \\\n", program.name);
+    let mut text = format!("#compdef {}\n{}_arguments -S \\\n", program.name, start(program));
     for (flag, help, values) in flags(program) {
         let action = match values {
             Values::Words(words) => format!("({})", words.join(" ")),
@@ -99,11 +101,10 @@ pub fn zsh(program: &Program) -> String {
     for (flag, help) in program.switches() {
         text += &format!("    '{flag}[{}]' \\\n", plain(&help));
     }
-    text += &if program.name == HEARTBEAT {
+    text += &if program.runs_a_command {
         "    '*::: :_normal'\n".to_owned()
     } else {
-        let tasks: Vec<_> =
-            program.tasks().iter().map(|(task, help)| format!("{task}\\:\"{help}\"")).collect();
+        let tasks: Vec<_> = program.tasks.iter().map(|(task, help)| format!("{task}\\:\"{help}\"")).collect();
         format!("    '1:task:(({}))' \\\n    '2:file:_files'\n", tasks.join(" "))
     };
     text
@@ -112,7 +113,7 @@ pub fn zsh(program: &Program) -> String {
 pub fn fish(program: &Program) -> String {
     let name = program.name;
     let quoted = |text: &str| format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
-    let mut text = format!("{START}complete -c {name} -f\n");
+    let mut text = format!("{}complete -c {name} -f\n", start(program));
     for (flag, help, values) in flags(program) {
         let values = match values {
             Values::Words(words) => format!("-x -a {}", quoted(&words.join(" "))),
@@ -124,7 +125,7 @@ pub fn fish(program: &Program) -> String {
     for (flag, help) in program.switches() {
         text += &format!("complete -c {name} -l {} -d {}\n", &flag[2..], quoted(&help));
     }
-    text += &if name == HEARTBEAT {
+    text += &if program.runs_a_command {
         format!(
             "complete -c {name} -n 'contains -- -- (commandline -opc)' -x -a '(__fish_complete_command)'\n"
         )
@@ -132,8 +133,11 @@ pub fn fish(program: &Program) -> String {
         let task = |(task, help): &(&str, &str)| {
             format!("complete -c {name} -n __fish_use_subcommand -a {task} -d {}\n", quoted(help))
         };
-        let tasks: String = program.tasks().iter().map(task).collect();
-        format!("{tasks}complete -c {name} -n '__fish_seen_subcommand_from replay' -F\n")
+        let tasks: String = program.tasks.iter().map(task).collect();
+        let file = program.task_with_file.map_or_else(String::new, |task| {
+            format!("complete -c {name} -n '__fish_seen_subcommand_from {task}' -F\n")
+        });
+        tasks + &file
     };
     text
 }

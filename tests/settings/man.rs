@@ -8,8 +8,9 @@ use crate::program::Program;
 pub fn write(program: &Program) -> String {
     let name = program.name;
     let mut page = Page(format!(
-        ".\\\" Made from the tables of settings: PAP_WRITE_DOCS=1 cargo test -p pap-collector --test settings\n\
+        ".\\\" Made from the tables of settings: {}\n\
          .TH {} 8 \"\" \"{name} {}\" \"System Administration\"\n",
+        program.writes_docs(),
         name.to_uppercase(),
         env!("CARGO_PKG_VERSION"),
     ));
@@ -30,7 +31,7 @@ pub fn write(program: &Program) -> String {
         page.line(&roff(paragraph));
     }
     page.section("OPTIONS");
-    for (task, help) in program.tasks() {
+    for (task, help) in program.tasks {
         page.entry(task, &sentence(help));
     }
     for (flag, help, value, _) in program.options() {

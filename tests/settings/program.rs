@@ -1,15 +1,16 @@
-//! What the docs say about each of the two programs, besides its settings.
+//! What the docs say about a program, besides its settings. The modules beside this one are used
+//! for each of our programs: the test of each package fills the table in.
 
-use argh::{ArgsInfo as _, CommandInfoWithArgs, FlagInfoKind};
-use pap_collector::{config, emitter};
+use argh::{CommandInfoWithArgs, FlagInfoKind};
 use pap_process::cli::{BAD_CONFIG, BUG, IO_ERROR, STOPPED, UNWELL};
 use pap_process::settings::{Kind, Setting, Table};
 
-pub const COLLECTOR: &str = "pap-collector";
-pub const HEARTBEAT: &str = "pap-heartbeat";
-
 pub struct Program {
     pub name: &'static str,
+    /// The package whose test writes the files about it.
+    pub package: &'static str,
+    /// Where the program is.
+    pub path: &'static str,
     /// What it is, in one line.
     pub summary: &'static str,
     /// What it does, in paragraphs.
@@ -19,6 +20,12 @@ pub struct Program {
     /// Its arguments besides the settings.
     pub own: CommandInfoWithArgs,
     pub table: Table,
+    /// The words that make the program do something else, and what each one does.
+    pub tasks: &'static [(&'static str, &'static str)],
+    /// The one of them that a file's name follows.
+    pub task_with_file: Option<&'static str>,
+    /// Whether a command of somebody else may follow, after `--`.
+    pub runs_a_command: bool,
     /// The exit codes and their meanings.
     pub codes: Vec<(String, &'static str)>,
     pub signals: &'static [(&'static str, &'static str)],
@@ -52,9 +59,9 @@ impl Program {
         options.collect()
     }
 
-    /// The words that make the program do something else, and what each one does.
-    pub fn tasks(&self) -> &'static [(&'static str, &'static str)] {
-        if self.name == COLLECTOR { &config::Task::ALL } else { &[] }
+    /// How the files about it are written anew.
+    pub fn writes_docs(&self) -> String {
+        format!("PAP_WRITE_DOCS=1 cargo test -p {} --test settings", self.package)
     }
 }
 
@@ -99,13 +106,8 @@ pub fn values(setting: &Setting) -> Values {
     }
 }
 
-/// Both programs.
-pub fn programs() -> [Program; 2] {
-    [collector(), heartbeat()]
-}
-
-/// The exit codes of both.
-fn common(stopped: &'static str, unwell: &'static str) -> [(String, &'static str); 5] {
+/// The exit codes that the programs share.
+pub fn common(stopped: &'static str, unwell: &'static str) -> [(String, &'static str); 5] {
     [
         (STOPPED, stopped),
         (UNWELL, unwell),
@@ -114,110 +116,4 @@ fn common(stopped: &'static str, unwell: &'static str) -> [(String, &'static str
         (BAD_CONFIG, "Its configuration is wrong; one line on standard error names the variable, the value, and what is allowed. Nothing was started."),
     ]
     .map(|(code, text)| (code.to_string(), text))
-}
-
-fn collector() -> Program {
-    Program {
-        name: COLLECTOR,
-        summary: "takes the heartbeats of PAP agents and reports agents that fell silent",
-        description: &[
-            "pap-collector takes heartbeats over HTTP, keeps in memory which agents are alive, and notices silence, restarts and emergencies by itself. It tells the central station only when something is wrong.",
-            "It needs no configuration file. Each setting is a flag or an environment variable.",
-            "With check, agents or top it asks a running collector: at ADMIN_SOCKET if that is set and there, else at COLLECTOR_PORT on this host, or at --url. agents and top send COLLECTOR_API_KEY if it is set.",
-            "check prints a line that says whether the collector is ready, or with --live whether it runs, and exits with 0 or 1. agents prints a table of the agents, or JSON. top shows counts, the silent agents first, and what happens; where there is no terminal it prints one view as plain text.",
-            "replay reads the record of heartbeats that HEARTBEAT_TRACE made, its rotated files first, and says which deaths there were, which of them were false, how far heartbeats came from the moment at which they were expected, and with --heartbeat-grace-ms what would have happened under that grace.",
-        ],
-        synopsis: &[
-            "[SETTINGS]",
-            "[SETTINGS] --check-config",
-            "[SETTINGS] check [--live] [--url URL]",
-            "[SETTINGS] agents [--status VERDICT] [--json] [--url URL]",
-            "[SETTINGS] top [--url URL]",
-            "replay FILE [--heartbeat-grace-ms N] [--json]",
-            "--help | --version",
-        ],
-        own: config::Switches::get_args_info(),
-        table: config::settings::SETTINGS,
-        codes: common(
-            "It was stopped by a signal; or, with check, the collector is well; or, with agents or top, it answered.",
-            "With check, agents or top: the collector is not well, or nobody answers, or it asks for another key.",
-        )
-        .into(),
-        signals: &[
-            (
-                "SIGTERM, SIGINT",
-                "/ready turns 503, requests in hand are answered, and alerts get 5 seconds to go out. After SIGTERM it also serves heartbeats for up to SHUTDOWN_GRACE_MS. A second signal ends it at once.",
-            ),
-            (
-                "SIGHUP",
-                "In-place upgrade: the process replaces itself by the program that is now at the same path. The port stays open, and the agents, the owed alerts and the connections are kept.",
-            ),
-        ],
-        files: &[
-            (
-                "/run/pap-collector/admin.sock",
-                "The admin socket, with the systemd unit that comes with the program. Otherwise ADMIN_SOCKET names it; without it there is none.",
-            ),
-            (
-                "/etc/pap-collector/environment",
-                "The settings, with the systemd unit that comes with the program.",
-            ),
-            (
-                "/var/lib/pap-collector/state",
-                "The state, with that unit. Otherwise STATE_FILE names the file; without it there is none.",
-            ),
-        ],
-        see_also: "pap-heartbeat(8), systemd.service(5)",
-    }
-}
-
-fn heartbeat() -> Program {
-    let mut codes = vec![("the command's".to_owned(), "The command after -- ended by itself.")];
-    codes.push(("128 + N".into(), "Signal N ended the command."));
-    codes.push(("126, 127".into(), "The command could not be run, or was not found."));
-    codes.extend(common(
-        "It was stopped by a signal; or, with --check, a heartbeat was taken within two intervals.",
-        "With --check or --status: no heartbeat was taken in time, or no pap-heartbeat runs for this agent.",
-    ));
-    Program {
-        name: HEARTBEAT,
-        summary: "sends the heartbeats of a PAP agent that cannot do so itself",
-        description: &[
-            "pap-heartbeat posts heartbeats to PAP_COLLECTOR_URL, and to PAP_STATION_URL when the collector takes nothing. It sends a heartbeat only while the agent lives. To know that, it needs a liveness source: --probe, --pid-file, or a command after --. Without one, a heartbeat only means that pap-heartbeat itself runs.",
-            "With a command it runs the command, passes signals on and exits with the command's code, so it can be process 1 of a container.",
-            "Before a planned stop it says goodbye to the collector, so no alert follows. A stop is planned if the command ended with 0, or if a signal asked for it.",
-            "With --machine it sends heartbeats of this machine instead, every 10 seconds, to the pap-station at STATION_URL, as PAP_MACHINE_ID and with PAP_MACHINE_KEY. It needs no agent and no collector then.",
-        ],
-        synopsis: &[
-            "[SETTINGS] [-- COMMAND [ARGUMENT ...]]",
-            "[SETTINGS] --check-config",
-            "[SETTINGS] --check | --status",
-            "[SETTINGS] --machine [--check-config]",
-            "--help | --version",
-        ],
-        own: emitter::switches::Switches::get_args_info(),
-        table: emitter::settings::SETTINGS,
-        codes,
-        signals: &[
-            (
-                "SIGTERM, SIGINT, SIGQUIT, SIGHUP",
-                "They are passed on to the command. Without a command, SIGTERM, SIGINT and SIGQUIT make pap-heartbeat say goodbye and end.",
-            ),
-            (
-                "SIGUSR1, SIGUSR2, SIGWINCH",
-                "The mode becomes EMERGENCY, IDLE or SLEEP. These three are not passed on to the command.",
-            ),
-        ],
-        files: &[
-            (
-                "/run/pap-heartbeat-ID.json, /tmp/pap-heartbeat-ID.json",
-                "The status, which --check and --status read, unless PAP_STATUS_FILE names another place.",
-            ),
-            (
-                "/etc/pap-heartbeat/NAME",
-                "The settings of pap-heartbeat@NAME, with the systemd unit that comes with the program.",
-            ),
-        ],
-        see_also: "pap-collector(8), systemd.service(5)",
-    }
 }

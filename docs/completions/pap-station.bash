@@ -1,0 +1,19 @@
+# Made from the tables of settings: PAP_WRITE_DOCS=1 cargo test -p pap-station --test settings
+_pap_station() {
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]}
+    # To bash, --flag=value is three words.
+    if [[ $current == = ]]; then
+        current=
+    elif [[ $previous == = ]]; then
+        previous=${COMP_WORDS[COMP_CWORD - 2]}
+    fi
+    case $previous in
+        --auto-register) mapfile -t COMPREPLY < <(compgen -W 'false true' -- "$current"); return ;;
+        --trust-proxy) mapfile -t COMPREPLY < <(compgen -W 'false true' -- "$current"); return ;;
+        --log-format) mapfile -t COMPREPLY < <(compgen -W 'text json' -- "$current"); return ;;
+        --station-db | --pap-collector-api-key-file | --agent-api-key-file | --station-admin-key-file | --station-viewer-key-file | --telegram-bot-token-file | --station-ca-file | --metrics-key-file | backup) compopt -o filenames; mapfile -t COMPREPLY < <(compgen -f -- "$current"); return ;;
+        --station-port | --station-bind | --pap-collector-api-key | --agent-api-key | --station-admin-key | --station-viewer-key | --max-clusters | --max-agents | --station-max-connections | --alert-retention | --heartbeat-timeout | --machine-offline-threshold | --machine-heartbeat-check-interval | --telegram-bot-token | --telegram-api-url | --allow-private-targets | --metrics-key | --rust-log) COMPREPLY=(); return ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W '--station-port --station-bind --station-db --pap-collector-api-key --pap-collector-api-key-file --agent-api-key --agent-api-key-file --station-admin-key --station-admin-key-file --station-viewer-key --station-viewer-key-file --auto-register --max-clusters --max-agents --station-max-connections --alert-retention --heartbeat-timeout --machine-offline-threshold --machine-heartbeat-check-interval --telegram-bot-token --telegram-bot-token-file --telegram-api-url --allow-private-targets --station-ca-file --metrics-key --metrics-key-file --trust-proxy --rust-log --log-format --help --live --check-config --version check backup' -- "$current")
+}
+complete -F _pap_station pap-station
