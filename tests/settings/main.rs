@@ -65,7 +65,9 @@ fn every_default_and_every_choice_is_taken_and_no_other() {
         ("HEARTBEAT_API_KEY", "k"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()));
-    programs().iter().for_each(|program| checks::every_default_and_choice_is_taken(program, &required));
+    for program in programs() {
+        checks::every_default_and_choice_is_taken(&program, &required);
+    }
 }
 
 #[test]
