@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{ADMIN, AGENT, COLLECTOR, Receiver, Station, let_pass, start, until};
@@ -142,7 +143,7 @@ fn agents_are_known_again_after_a_stop() {
 #[test]
 fn a_pause_of_the_station_accuses_nobody() {
     let (station, receiver) = (
-        start().with("MACHINE_OFFLINE_THRESHOLD", "2s").with("HEARTBEAT_TIMEOUT", "2s").run(),
+        start().with("MACHINE_OFFLINE_THRESHOLD", "6s").with("HEARTBEAT_TIMEOUT", "6s").run(),
         Receiver::new(),
     );
     station.webhook(&receiver, &json!({}));
@@ -150,9 +151,9 @@ fn a_pause_of_the_station_accuses_nobody() {
     let key = machine["api_key"].as_str().unwrap();
     station.ask("POST", "/agent/metrics", key, "{}");
     station.ask("POST", "/api/clusters/c/heartbeat", COLLECTOR, "");
-    station.signal("STOP");
-    let_pass(Duration::from_secs(4));
-    station.signal("CONT");
+    station.signal(Signal::STOP);
+    let_pass(Duration::from_secs(8));
+    station.signal(Signal::CONT);
     station.await_log("was not awake");
     // Whoever is heard now was never silent.
     station.ask("POST", "/agent/metrics", key, "{}");
