@@ -28,7 +28,6 @@ pub mod commands;
 pub mod config;
 pub mod dispatch;
 pub mod emitter;
-pub mod limits;
 pub mod metrics;
 pub mod news;
 pub mod observers;

@@ -6,6 +6,7 @@
 //! - [`escape`]: text of others on its way to a terminal or a log
 //! - [`throttle`]: how often one kind of trouble is logged
 //! - [`stop`], [`threads`]: threads that are named, owned and joined
+//! - [`limits`]: how many connections the system allows
 //! - [`files`]: small files are read, and files are replaced as a whole
 //! - [`reexec`]: an in-place upgrade: the same process goes on with another program
 //! - `client`, `url` (feature `client`): HTTP requests to other programs
@@ -19,6 +20,7 @@ pub mod client;
 pub mod clock;
 pub mod escape;
 pub mod files;
+pub mod limits;
 pub mod logging;
 pub mod panics;
 pub mod reexec;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use pap_core::time::{Uptime, Wall};
+use pap_core::time::{Uptime, Wall, millis};
 use pap_http::request::Request;
 use pap_process::settings::Secret;
 use rusqlite::{Connection, params};
@@ -259,8 +259,7 @@ impl Keys {
     /// What the sender of a request may do.
     pub fn judge(&self, request: &Request<'_>, now: Wall) -> Credentials {
         let mut credentials = Credentials::default();
-        let bearers = request.values("Authorization").filter_map(bearer);
-        for key in request.values("X-API-Key").chain(bearers) {
+        for key in offered(request) {
             match self.of_key(key, now) {
                 Some(grants) => credentials.grants.join(&grants),
                 None => credentials.has_wrong_key = true,
@@ -308,15 +307,16 @@ impl NewSession {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    pap_core::time::millis(duration)
-}
-
 /// The session's token.
 fn cookie<'a>(request: &Request<'a>) -> Option<&'a str> {
     let lines = request.values("Cookie").filter_map(|line| std::str::from_utf8(line).ok());
     let mut cookies = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
     cookies.find(|(name, _)| *name == COOKIE).map(|(_, token)| token)
+}
+
+/// The keys that a request brings.
+pub fn offered<'a>(request: &Request<'a>) -> impl Iterator<Item = &'a [u8]> {
+    request.values("X-API-Key").chain(request.values("Authorization").filter_map(bearer))
 }
 
 /// The token of a bearer credential; the scheme's case does not matter (RFC 9110 §11.1).

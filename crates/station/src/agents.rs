@@ -192,9 +192,10 @@ impl Agents {
         let sql = "SELECT body FROM snapshot WHERE name = ?1";
         let json: Option<String> = connection.query_row(sql, [SNAPSHOT], |row| row.get(0)).optional()?;
         let Some(json) = json else { return Ok(0) };
-        let agents: Vec<SavedAgent> = serde_json::from_str(&json).map_err(|error| {
-            rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into())
-        })?;
+        let agents: Vec<SavedAgent> = serde_json::from_str(&json).unwrap_or_else(|error| {
+            log::error!("the agents that beat here before are not known again: {error}");
+            Vec::new()
+        });
         let count = agents.len();
         let mut guarded = self.lock();
         let without_room = guarded.registry.restore(now, agents, Resume::Killed);
@@ -241,7 +242,8 @@ pub fn conclude(connection: &Connection, now: Wall, alert: &Alert) -> rusqlite::
     let subject = subject(alert);
     let details = serde_json::to_value(&alert.details).unwrap_or_default();
     match &alert.details {
-        Details::Death(_) => incidents::open(connection, now, Event::AgentDead, &subject, &details).map(drop),
+        // It is told by `died` when nobody else knows the agent.
+        Details::Death(_) => Ok(()),
         Details::Emergency(_) => {
             incidents::open(connection, now, Event::AgentEmergency, &subject, &details).map(drop)
         }

@@ -163,7 +163,7 @@ pub fn is_healthy(
             };
             let subject = Subject::Agent(place.cloned(), facts);
             let is_other_mode = said.mode.as_deref().is_some_and(|mode| mode != "EMERGENCY");
-            let is_over = opening == Event::AgentDead || (is_other_mode && place.is_some());
+            let is_over = opening == Event::AgentDead || is_other_mode;
             if is_over && let Some(row) = incidents::find_open(connection, opening, &subject)? {
                 close_if_heard(connection, now, asked_at, (opening, row), subject, said)?;
             }
@@ -189,7 +189,12 @@ fn close_if_heard(
         types::Value::Text(text) => Wall::deserialize(Value::from(text)).ok(),
         _ => None,
     };
-    let is_heard = before.zip(said.last_seen).is_none_or(|(before, since)| since > before);
+    // An EMERGENCY that was said here is over if its agent has said another mode there since.
+    let before = before.or_else(|| subject.cluster().is_none().then_some(Wall(opened_at)));
+    let is_heard = match (before, said.last_seen) {
+        (Some(before), Some(since)) => since > before,
+        (_, since) => since.is_some() || subject.cluster().is_some(),
+    };
     if !is_heard || opened_at > asked_at.0 {
         return Ok(());
     }

@@ -27,7 +27,7 @@ use pap_http::websocket;
 use pap_process::clock::wall;
 use pap_process::settings::Secret;
 
-use crate::access::{Credentials, Role};
+use crate::access::{Credentials, Role, offered};
 use crate::ids::hash;
 use crate::station::Station;
 use call::{Call, plain, query, segments};
@@ -126,11 +126,17 @@ impl Api {
         })))
     }
 
-    /// Whoever is watched and says something is heard now, however long it waits for a lane.
+    /// Whoever is watched and says something is heard now, before it waits for a lane and is
+    /// stored: so nobody is accused who has spoken.
     fn note_heard(&self, route: &Route, parameters: &[String], credentials: &Credentials) {
-        match (route.need, credentials.grants.machine) {
-            (Need::Machine, Some(machine)) => self.station.refresh_machine(machine),
-            (Need::Collector, _) if route.path.ends_with("/heartbeat") => {
+        let named = || parameters.first().and_then(|id| id.parse().ok());
+        match route.need {
+            Need::Machine => {
+                if let Some(machine) = credentials.grants.machine.or_else(named) {
+                    self.station.refresh_machine(machine);
+                }
+            }
+            Need::Collector if route.path.ends_with("/heartbeat") => {
                 self.station.refresh_collector(&parameters[0]);
             }
             _ => {}
@@ -234,11 +240,7 @@ impl Service for Api {
 fn has_key(request: &Request<'_>, key: &Secret) -> bool {
     // Hashes are compared, so the time it takes tells nothing.
     let wanted = hash(key.reveal().as_bytes());
-    let bearers = request.values("Authorization").filter_map(|value| {
-        let at = value.iter().position(|&byte| byte == b' ')?;
-        value[..at].eq_ignore_ascii_case(b"Bearer").then(|| value[at..].trim_ascii_start())
-    });
-    request.values("X-API-Key").chain(bearers).any(|offered| hash(offered) == wanted)
+    offered(request).any(|key| hash(key) == wanted)
 }
 
 /// Whether a request comes from our own page, or from no page at all (Fetch Metadata; for

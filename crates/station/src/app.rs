@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, bounded};
 use pap_http::listener;
 use pap_http::server::Server;
 use pap_process::cli::{BAD_CONFIG, BUG, IO_ERROR, STOPPED};
+use pap_process::limits;
 use pap_process::logging::Log;
 use pap_process::panics;
 use pap_process::signals::{Signal, Signals, UNASKED};
@@ -18,6 +19,7 @@ use pap_process::systemd::Notifier;
 use pap_process::threads::{Threads, spawn};
 
 use crate::api::Api;
+use crate::channels::{self, MAX_CHANNELS};
 use crate::config::Config;
 use crate::station::{Phase, Station, admin_key, admin_key_path};
 use crate::store::{OpenError, Store, StoreError};
@@ -100,7 +102,9 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), StartErro
     let station = Arc::new(Station::new(config.clone(), store, &admin).map_err(StartError::Read)?);
     let api = Arc::new(Api::new(Arc::clone(&station)));
     let loops = std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(1, 4));
-    let server = Server::new(api, listeners, loops, config.max_connections).map_err(StartError::Listen)?;
+    limits::raise_descriptor_limit();
+    let most = limits::most_connections(Some(config.max_connections), MAX_CHANNELS);
+    let server = Server::new(api, listeners, loops, most).map_err(StartError::Listen)?;
     let server = Arc::new(server);
     server.service().count_connections(server.counter());
 
@@ -191,7 +195,7 @@ fn report(station: &Station, notifier: &Notifier) {
             Ok((
                 count("SELECT count(*) FROM incident WHERE closed_at IS NULL")?,
                 count("SELECT count(*) FROM cluster WHERE deleted_at IS NULL")?,
-                count("SELECT count(*) FROM delivery WHERE state = 'owed'")?,
+                count(channels::OWED)?,
             ))
         });
         let summary = counted.map_or_else(

@@ -8,7 +8,11 @@ use crate::filters::{Filters, QuietHours};
 use crate::ids::{KeyHash, kept_hash};
 
 /// The most channels: each has a thread.
-pub const MAX_CHANNELS: u64 = 64;
+pub const MAX_CHANNELS: usize = 64;
+
+/// Counts the deliveries that are owed by channels that are on.
+pub const OWED: &str = "SELECT count(*) FROM delivery d JOIN channel c ON c.id = d.channel
+    WHERE d.state = 'owed' AND c.is_active";
 
 /// The kinds of channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +180,7 @@ pub fn create(
     if is_taken(connection, kind, target, 0)? {
         return Ok(Err(Conflict::Taken));
     }
-    let count: u64 = connection.query_row("SELECT count(*) FROM channel", [], |row| row.get(0))?;
+    let count: usize = connection.query_row("SELECT count(*) FROM channel", [], |row| row.get(0))?;
     if count >= MAX_CHANNELS {
         return Ok(Err(Conflict::Full));
     }

@@ -225,18 +225,19 @@ fn settle(station: &Station, pending: &mut HashMap<AgentId, Pending>, candidates
             return false;
         };
         let answers = candidates.iter().map(|candidate| {
-            let none = if candidate.url.is_some() { Answer::Open } else { Answer::No };
-            let at_url = death.answers.get(&candidate.cluster_id).copied().unwrap_or(none);
-            let by_beat = match station.asking.said(&id, &candidate.cluster_id) {
-                Some(said) if said.healthy => Answer::Lives,
-                Some(_) => Answer::No,
-                None if candidate.is_beating => Answer::Open,
-                None => at_url,
-            };
-            let answer = if matches!(at_url, Answer::Lives | Answer::No) && candidate.url.is_some() {
-                at_url
-            } else {
-                by_beat
+            let at_url = death.answers.get(&candidate.cluster_id).copied();
+            let answer = match at_url {
+                Some(answer @ (Answer::Lives | Answer::No)) => answer,
+                _ => match station.asking.said(&id, &candidate.cluster_id) {
+                    Some(said) => {
+                        if said.healthy {
+                            Answer::Lives
+                        } else {
+                            Answer::No
+                        }
+                    }
+                    None => at_url.unwrap_or(Answer::Open),
+                },
             };
             (answer, candidate.is_beating)
         });

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::FORMER_KEY;
 use crate::event::Event;
-use crate::ids::{self, KeyHash, hash};
+use crate::ids::{self, hash};
 use crate::incidents::{self, Closer, MachineFacts, Subject, whole_seconds};
 
 /// The longest text that is kept of a machine, in characters.
@@ -194,14 +194,6 @@ pub fn rotate(connection: &Connection, now: Wall, id: i64) -> rusqlite::Result<O
         params![id, hash(key.as_bytes()), until],
     )?;
     Ok((changed > 0).then_some(key))
-}
-
-/// The hash of a machine's key.
-///
-/// # Errors
-/// It cannot be read.
-pub fn key_hash(connection: &Connection, id: i64) -> rusqlite::Result<Option<KeyHash>> {
-    connection.query_row("SELECT key_hash FROM machine WHERE id = ?1", [id], |row| row.get(0)).optional()
 }
 
 /// What a machine says of itself. Members that it does not say stay as they were.

@@ -214,8 +214,8 @@ impl Store {
         });
         self.jobs.send(job).map_err(|_| StoreError::Stopping)?;
         // What a failed transaction leaves out is dropped.
-        let never = || StoreError::Commit("the transaction failed before it".into());
-        let written = outcome.recv().map_err(|_| never())?;
+        let left_out = || Err(StoreError::Commit("the transaction failed before it".into()));
+        let written = outcome.recv().unwrap_or_else(|_| left_out());
         match &written {
             Ok(_) => self.is_well.store(true, Ordering::Relaxed),
             Err(error) if error.is_of_disk() => self.is_well.store(false, Ordering::Relaxed),
@@ -379,6 +379,21 @@ mod tests {
 
     fn note(connection: &Connection, name: &str) -> rusqlite::Result<usize> {
         connection.execute("INSERT INTO about (name, value) VALUES (?1, '')", [name])
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_known_until_it_can_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = opened(directory.path());
+        let other = Connection::open(directory.path().join("db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert!(store.write(|connection| note(connection, "x")).is_err() && !store.is_well());
+        other.execute_batch("ROLLBACK").unwrap();
+        assert!(store.write(|connection| note(connection, "x")).is_ok() && store.is_well());
+        assert!(
+            store.write(|connection| note(connection, "x")).is_err() && store.is_well(),
+            "the name is taken"
+        );
     }
 
     fn noted(store: &Store, like: &str) -> i64 {

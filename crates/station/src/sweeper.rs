@@ -164,10 +164,11 @@ fn tidy(station: &Station) {
         "DELETE FROM alert WHERE id IN (SELECT id FROM alert WHERE received_at < ?1 LIMIT ?2)",
         "DELETE FROM incident WHERE id IN
             (SELECT id FROM incident i WHERE closed_at IS NOT NULL AND closed_at < ?1 AND NOT EXISTS (
-                SELECT 1 FROM event e JOIN delivery d ON d.event = e.id
-                WHERE e.incident = i.id AND d.state = 'owed') LIMIT ?2)",
+                SELECT 1 FROM event e JOIN delivery d ON d.event = e.id JOIN channel c ON c.id = d.channel
+                WHERE e.incident = i.id AND d.state = 'owed' AND c.is_active) LIMIT ?2)",
         "DELETE FROM event WHERE id IN (SELECT id FROM event e WHERE at < ?1 AND incident IS NULL
-            AND NOT EXISTS (SELECT 1 FROM delivery d WHERE d.event = e.id AND d.state = 'owed') LIMIT ?2)",
+            AND NOT EXISTS (SELECT 1 FROM delivery d JOIN channel c ON c.id = d.channel
+                WHERE d.event = e.id AND d.state = 'owed' AND c.is_active) LIMIT ?2)",
         "DELETE FROM cluster WHERE id IN
             (SELECT id FROM cluster WHERE deleted_at IS NOT NULL AND deleted_at < ?1 AND NOT EXISTS (
                 SELECT 1 FROM incident i WHERE i.cluster = cluster.id) LIMIT ?2)",

@@ -29,7 +29,7 @@ pub struct Call {
     pub now: Wall,
     /// From where.
     pub from: Option<IpAddr>,
-    /// The hash of its session's token was removed already: see the session's end.
+    /// The session that this request has ended, by its token's hash; it is still stored.
     pub ended_session: Option<crate::ids::KeyHash>,
     /// It came by TLS, as a trusted proxy says.
     pub is_secure: bool,

@@ -271,10 +271,10 @@ pub fn test(station: &Arc<Station>, call: &Call, kind: Kind) -> Response {
     if kind == Kind::Telegram && !station.notifier.has_telegram() {
         return Response::error(503, "Telegram notifier is not configured");
     }
-    let body = json!({ "event": "test", "incident": null, "cluster": null, "agent": null }).to_string();
+    let body = r#"{"event":"test","incident":null,"cluster":null,"agent":null}"#;
     let text = "\u{1f7e2} This is a test of pap-station: messages arrive here";
     let Some(_errand) = Errand::begin(station) else { return busy() };
-    let why = match station.notifier.test(&channel, &body, text) {
+    let why = match station.notifier.test(&channel, body, text) {
         Outcome::Delivered => {
             return Response::json(
                 200,

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::call::{Call, store_failed};
 use crate::VERSION;
+use crate::channels;
 use crate::metrics::Gauges;
 use crate::station::Station;
 
@@ -40,7 +41,7 @@ pub fn metrics(station: &Arc<Station>, _: &Call, connections: States) -> Respons
             connections,
             clusters: count("SELECT count(*) FROM cluster WHERE deleted_at IS NULL")?,
             incidents: count("SELECT count(*) FROM incident WHERE closed_at IS NULL")?,
-            owed: count("SELECT count(*) FROM delivery WHERE state = 'owed'")?,
+            owed: count(channels::OWED)?,
             agents: station.agents.counts(),
             machines: [
                 count("SELECT count(*) FROM machine WHERE status = 'unknown'")?,

@@ -96,8 +96,10 @@ pub fn remove(station: &Arc<Station>, call: &Call) -> Response {
     let Some(id) = call.id(0) else { return plain(400, "Invalid machine ID") };
     let now = call.now;
     let removed = station.write(move |connection| machines::remove(connection, now, id));
-    station.machines.lock().unwrap_or_else(PoisonError::into_inner).forget(&id);
-    station.keys.end(&Holder::Machine(id), call.now);
+    if matches!(removed, Ok(true)) {
+        station.machines.lock().unwrap_or_else(PoisonError::into_inner).forget(&id);
+        station.keys.end(&Holder::Machine(id), now);
+    }
     done(station, "Machine deleted successfully", removed)
 }
 
@@ -115,16 +117,15 @@ fn enable_or_not(station: &Arc<Station>, call: &Call, is_enabled: bool) -> Respo
     let Some(id) = call.id(0) else { return Response::error(400, "Invalid machine ID") };
     let (now, who) = (call.now, call.who());
     let changed = station.write(move |connection| machines::enable(connection, now, id, is_enabled, who));
-    let mut watch = station.machines.lock().unwrap_or_else(PoisonError::into_inner);
-    if is_enabled {
-        // It has all of its time to say something.
-        if matches!(changed, Ok(true)) {
+    if matches!(changed, Ok(true)) {
+        let mut watch = station.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_enabled {
+            // It has all of its time to say something.
             watch.hear(&id, station.clock.now().tick);
+        } else {
+            watch.forget(&id);
         }
-    } else {
-        watch.forget(&id);
     }
-    drop(watch);
     let words = if is_enabled { "Machine enabled successfully" } else { "Machine disabled successfully" };
     done(station, words, changed)
 }
@@ -202,11 +203,10 @@ pub fn heartbeat(station: &Arc<Station>, call: &Call) -> Response {
 /// Takes a word of a machine. Returns whether there is one that is watched.
 fn hear(station: &Arc<Station>, call: &Call, id: i64, report: Report) -> Result<bool, Response> {
     let now = call.now;
-    // Before it is stored: a machine that was heard is not accused.
-    station.heard_machine(id);
     let heard = station.store.write(move |connection| machines::hear(connection, now, id, &report));
     match heard {
         Ok(Heard::Yes(was_offline)) => {
+            station.heard_machine(id);
             station.metrics.machine_report();
             station.news.machines();
             if let Some(name) = was_offline {
@@ -216,10 +216,7 @@ fn hear(station: &Arc<Station>, call: &Call, id: i64, report: Report) -> Result<
             }
             Ok(true)
         }
-        Ok(Heard::No) => {
-            station.machines.lock().unwrap_or_else(PoisonError::into_inner).forget(&id);
-            Ok(false)
-        }
+        Ok(Heard::No) => Ok(false),
         Err(error) => Err(store_failed(&error)),
     }
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -161,4 +164,34 @@ fn a_pause_of_the_station_accuses_nobody() {
     assert_eq!(station.seen("/api/incidents")["total"], 0);
     receiver.await_count(2);
     assert_eq!(station.seen("/api/incidents")["total"], 2, "and whoever is silent after it is");
+}
+
+#[test]
+fn one_collector_that_hangs_makes_nobody_dead_whom_another_has_seen() {
+    let done = Arc::new(AtomicBool::new(false));
+    let held = Arc::clone(&done);
+    let hanging = Receiver::that(move |_, _| {
+        until("the test ends", || held.load(Ordering::SeqCst));
+        String::new()
+    });
+    let well = Receiver::that(|_, _| "200 OK\r\n\r\n{\"agent\":{\"healthy\":true,\"mode\":\"IDLE\"}}".into());
+    let station = start().run();
+    for (id, url) in [("bad", hanging.base()), ("good", well.base())] {
+        station.ask(
+            "PUT",
+            &format!("/api/clusters/{id}"),
+            ADMIN,
+            &json!({ "collector_url": url }).to_string(),
+        );
+    }
+    let agents: Vec<_> = (0..60).map(|number| format!("a{number}")).collect();
+    for agent in &agents {
+        beat(&station, agent, &json!({ "mode": "EMERGENCY", "uptime_seconds": 1 }));
+    }
+    until("all live elsewhere", || {
+        let all = station.seen("/api/agents");
+        all["agents"].as_array().unwrap().iter().all(|agent| agent["elsewhere"] == "elsewhere")
+    });
+    assert_eq!(station.seen("/api/incidents?kind=agent.dead")["total"], 0);
+    done.store(true, Ordering::SeqCst);
 }

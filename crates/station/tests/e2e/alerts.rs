@@ -163,3 +163,27 @@ fn any_agent_id_is_taken_and_many_first_alerts_make_one_cluster() {
     assert_eq!(station.seen("/api/clusters")["total"], 1);
     assert_eq!(station.seen("/api/incidents?state=open&limit=1")["total"], 40);
 }
+
+#[test]
+fn a_clock_that_was_ahead_hides_no_death() {
+    let station = start().run();
+    let mut ahead = alert("AGENT_RECOVERED", "a", 1);
+    ahead["timestamp"] = json!("2999-01-01T00:00:00.000Z");
+    assert_eq!(station.alert("c", &ahead).0, 200);
+    let mut death = alert("AGENT_DEATH", "a", 1);
+    death["timestamp"] = json!("2998-01-01T00:00:00.000Z");
+    assert_eq!(station.alert("c", &death).0, 200);
+    assert_eq!(station.seen("/api/incidents?state=open")["total"], 1);
+}
+
+#[test]
+fn a_mass_silence_ends_when_its_deaths_are_closed_by_hand() {
+    let station = start().run();
+    let mut death = alert("AGENT_DEATH", "a", 1);
+    death["details"]["mass_silence"] = json!(true);
+    station.alert("c", &death);
+    let open = station.seen("/api/incidents?kind=agent.dead");
+    let id = open["incidents"][0]["id"].as_str().unwrap();
+    assert_eq!(station.ask("POST", &format!("/api/incidents/{id}/close"), ADMIN, "").0, 200);
+    assert_eq!(station.seen("/api/incidents?state=open")["total"], 0);
+}

@@ -37,7 +37,7 @@ fn webhooks_are_made_shown_changed_and_tested() {
     let path = format!("/notifications/webhooks/{id}");
     let (status, tested) = station.ask("POST", &format!("{path}/test"), ADMIN, "");
     assert_eq!((status, &tested["status"], &tested["webhook_id"]), (200, &json!("sent"), &json!(id)));
-    assert_eq!(receiver.events(), ["test"]);
+    assert_eq!(receiver.all()[0].text, r#"{"event":"test","incident":null,"cluster":null,"agent":null}"#);
     let (status, changed) = station.ask("PUT", &path, ADMIN, r#"{"is_active":false}"#);
     assert_eq!((status, &changed["is_active"]), (200, &json!(false)));
     assert_eq!(station.ask("POST", &format!("{path}/test"), ADMIN, "").0, 400);
@@ -234,4 +234,23 @@ assert h["user-agent"].startswith("pap-station/") and h["content-type"] == "appl
     let input = json!({ "text": delivery.text, "headers": delivery.headers }).to_string();
     python.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     assert!(python.wait().unwrap().success());
+}
+
+#[test]
+fn what_a_former_url_answers_does_not_turn_a_changed_channel_off() {
+    let go_on = Arc::new(AtomicBool::new(false));
+    let held = Arc::clone(&go_on);
+    let former = Receiver::that(move |_, _| {
+        until("the channel is changed", || held.load(Ordering::SeqCst));
+        "410 Gone\r\n".into()
+    });
+    let (station, receiver) = (start().run(), Receiver::new());
+    let id = station.webhook(&former, &json!({}));
+    station.alert("c", &alert("AGENT_DEATH", "a", 1));
+    former.await_count(1);
+    let path = format!("/notifications/webhooks/{id}");
+    assert_eq!(station.ask("PUT", &path, ADMIN, &json!({ "url": receiver.url() }).to_string()).0, 200);
+    go_on.store(true, Ordering::SeqCst);
+    assert_eq!(receiver.await_count(1)[0].id(), former.all()[0].id());
+    assert_eq!(station.seen("/notifications/webhooks")[0]["is_active"], true);
 }

@@ -152,6 +152,10 @@ fn no_private_address_is_asked_unless_it_is_allowed() {
     assert_eq!(put("http://127.0.0.1:1"), 400);
     assert_eq!(put("http://[::ffff:7f00:1]:1"), 400);
     assert_eq!(put("http://169.254.169.254"), 400);
+    // A collector that announces one is taken in without it.
+    let (status, taken) =
+        station.ask("PUT", "/api/clusters/own", COLLECTOR, r#"{"collector_url":"http://127.0.0.1:1"}"#);
+    assert_eq!((status, &taken["cluster"]["collector_url"]), (201, &json!(null)));
     assert_eq!(put("http://10.1.2.3:1"), 201);
     // A name is judged by the addresses that it has when it is connected to.
     let port = collector.base().rsplit(':').next().unwrap().to_owned();

@@ -32,10 +32,10 @@ pub fn low_descriptor_limit() -> Option<u64> {
 
 /// The most connections to keep: as many as are `configured`, or else as many as
 /// the memory of the container allows. The limit on descriptors may lower either;
-/// each observer takes one descriptor more.
-pub fn most_connections(configured: Option<usize>, observers: usize) -> usize {
+/// `others` of them are kept free.
+pub fn most_connections(configured: Option<usize>, others: usize) -> usize {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let descriptors = descriptors.saturating_sub(OTHER_DESCRIPTORS + observers as u64);
+    let descriptors = descriptors.saturating_sub(OTHER_DESCRIPTORS + others as u64);
     let most = match configured {
         Some(configured) => configured as u64,
         None => MOST.min(by_memory(memory_limit())),
