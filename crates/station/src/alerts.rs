@@ -105,7 +105,7 @@ fn conclude(
         // It was tried for so long that the agent was heard since.
         Type::Death if is_heard_since(connection, now, cluster, alert)? => Ok(None),
         Type::Death => {
-            let (incident, _) = incidents::open(connection, now, Event::AgentDead, &subject, &details)?;
+            let incident = incidents::open(connection, now, Event::AgentDead, &subject, &details)?;
             if alert.is_of_mass_silence() {
                 let cluster = Subject::Cluster(cluster.clone());
                 incidents::open(connection, now, Event::MassSilence, &cluster, &details)?;
@@ -117,7 +117,7 @@ fn conclude(
         Type::Emergency => {
             is_over(Event::AgentDead)?;
             end_mass_silence(connection, now, cluster)?;
-            let (incident, _) = incidents::open(connection, now, Event::AgentEmergency, &subject, &details)?;
+            let incident = incidents::open(connection, now, Event::AgentEmergency, &subject, &details)?;
             Ok(Some(incident))
         }
         Type::Restart | Type::Recovered => {

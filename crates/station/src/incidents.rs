@@ -136,7 +136,7 @@ pub enum Closer<'a> {
     Over,
     /// A person closed it, who has this role.
     Person(&'a str),
-    /// Its cluster was removed.
+    /// Its cluster or its machine was removed.
     Removed,
     /// It was open for longer than anything is kept.
     Retention,
@@ -154,8 +154,7 @@ impl<'a> Closer<'a> {
     }
 }
 
-/// Opens an incident and tells of it. Returns its row, and whether it is new: one that is
-/// open already says it all.
+/// Opens an incident and tells of it, unless one is open that says it all. Returns its row.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -165,10 +164,10 @@ pub fn open(
     opening: Event,
     subject: &Subject,
     details: &Value,
-) -> rusqlite::Result<(i64, bool)> {
+) -> rusqlite::Result<i64> {
     let (cluster, machine, agent) = subject.key();
     if let Some(row) = find_open(connection, opening, subject)? {
-        return Ok((row, false));
+        return Ok(row);
     }
     let name = subject.agent().map_or("", |agent| &agent.agent_name);
     connection
@@ -189,7 +188,7 @@ pub fn open(
         ])?;
     let row = connection.last_insert_rowid();
     tell(connection, now, opening, Some(row), subject)?;
-    Ok((row, true))
+    Ok(row)
 }
 
 /// Closes an open incident and tells of it where the opening was told. Returns its row;

@@ -13,6 +13,8 @@ use super::clusters::origin;
 use crate::clusters;
 use crate::station::Station;
 
+/// Where a collector lists its agents.
+const LIST: &str = "/agents";
 /// The longest answer of a collector, for all agents and for one, in bytes.
 const MAX_LIST: usize = 5 * 1024 * 1024;
 const MAX_ONE: usize = 1024 * 1024;
@@ -31,7 +33,7 @@ struct Stats {
 
 /// `GET /api/clusters/:id/agents`
 pub fn agents(station: &Arc<Station>, call: &Call) -> Response {
-    match ask(station, call.parameter(0), "/agents", MAX_LIST) {
+    match ask(station, call.parameter(0), LIST, MAX_LIST) {
         Ok(body) => {
             if let Ok(Counted { stats }) = serde_json::from_slice(&body)
                 && i64::try_from(stats.total.max(stats.healthy)).is_ok()
@@ -52,10 +54,9 @@ pub fn agents(station: &Arc<Station>, call: &Call) -> Response {
 
 /// `GET /api/clusters/:id/agents/:agentId`
 pub fn agent(station: &Arc<Station>, call: &Call) -> Response {
-    let path = format!("/agents/{}", utf8_percent_encode(call.parameter(1), NON_ALPHANUMERIC));
+    let path = format!("{LIST}/{}", utf8_percent_encode(call.parameter(1), NON_ALPHANUMERIC));
     match ask(station, call.parameter(0), &path, MAX_ONE) {
         Ok(body) => as_it_came(body),
-        Err(response) if response.status == 404 => missing("Agent"),
         Err(response) => response,
     }
 }
@@ -92,11 +93,11 @@ fn ask(station: &Station, cluster_id: &str, path: &str, longest: usize) -> Resul
     };
     let status = response.status().as_u16();
     if !(200..300).contains(&status) {
-        let mut answer = Response::json(502, &json!({ "error": "Collector unavailable", "status": status }));
-        if status == 404 && path != "/agents" {
-            answer.status = 404;
-        }
-        return Err(answer);
+        return Err(if status == 404 && path != LIST {
+            Response::error(404, "Agent not found in collector")
+        } else {
+            Response::json(502, &json!({ "error": "Collector unavailable", "status": status }))
+        });
     }
     let mut body = Vec::new();
     // What is read is counted: what a length says is not believed.

@@ -117,7 +117,7 @@ fn the_agents_of_a_cluster_are_asked_of_its_collector_with_its_own_key() {
     );
     assert_eq!(station.seen("/api/clusters")["clusters"][0]["agent_count"], 3);
     assert_eq!(get("/a%2Fb"), (200, json!({ "agent": 1 })));
-    assert_eq!(get("/none").0, 404);
+    assert_eq!(get("/none"), (404, json!({ "error": "Agent not found in collector" })));
     assert_eq!(get("/big"), (502, json!({ "error": "Collector response too large" })));
     assert_eq!(get("/moved"), (502, json!({ "error": "Collector unavailable", "status": 302 })));
     assert_eq!(get("/broken"), (502, json!({ "error": "Collector unavailable", "status": 500 })));
@@ -134,7 +134,10 @@ fn the_agents_of_a_cluster_are_asked_of_its_collector_with_its_own_key() {
     let (status, body) = station.ask("PUT", "/api/clusters/c", COLLECTOR, r#"{"collector_key":"x"}"#);
     assert_eq!(status, 400, "{body}");
 
-    assert_eq!(station.get("/api/clusters/none/agents", VIEWER).0, 404);
+    for path in ["agents", "agents/a"] {
+        let answer = station.get(&format!("/api/clusters/none/{path}"), VIEWER);
+        assert_eq!(answer, (404, json!({ "error": "Cluster not found" })));
+    }
     station.ask("PUT", "/api/clusters/d", ADMIN, "{}");
     assert_eq!(
         station.get("/api/clusters/d/agents", VIEWER),
