@@ -1,4 +1,4 @@
-//! Checks everything in `k8s/` and `systemd/` against the published schemas, the tools
+//! Checks everything in `k8s/`, `systemd/` and `examples/compose/` against the published schemas, the tools
 //! that will read the files, each other, and the program. Each check also gets a broken
 //! copy, and must notice it.
 //!
@@ -466,6 +466,42 @@ fn kinds_that_kubernetes_does_not_know_have_the_fields_they_need() {
         }
     }
     assert_eq!(seen, 5);
+}
+
+#[test]
+fn the_programs_take_what_compose_gives_them() {
+    if !has_tools("python3") {
+        return;
+    }
+    let dockerfile = file("Dockerfile.distroless");
+    let all = documents(&file("examples/compose/compose.yaml"));
+    let services = all[0]["services"].as_object().unwrap();
+    for (name, service) in services {
+        let target = text(service, "/build/target");
+        assert!(
+            target.is_empty() || dockerfile.contains(&format!(" AS {target}\n")),
+            "{name}: no target {target}"
+        );
+        let variables: Vec<(&str, &str)> = service["environment"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str().unwrap()))
+            // Keys come from the one who starts it.
+            .map(|(name, value)| (name, if value.starts_with("${") { "a-key-of-a-test" } else { value }))
+            .collect();
+        let (program, mut command) = match target {
+            "" => ("pap-collector", command(&variables)),
+            "heartbeat" => ("pap-heartbeat", agent::command(&variables, &[])),
+            _ => ("pap-station", station_command(&variables).unwrap()),
+        };
+        let known = &known()[program];
+        let unknown: Vec<_> = variables.iter().filter(|(name, _)| !known.contains(*name)).collect();
+        assert!(unknown.is_empty(), "{name}: {program} knows no {unknown:?}");
+        let output = command.arg("--check-config").output().unwrap();
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(services.len(), 3);
 }
 
 #[test]
