@@ -3,11 +3,12 @@
 
 use crossbeam_channel::Receiver;
 
-use crate::alert_client::{AlertClient, Told};
+use crate::alert_client::AlertClient;
 use crate::parts::Parts;
 use pap_core::alert::Alert;
 use pap_core::delivery::{Failure, Outcome};
 use pap_core::time::Uptime;
+use pap_process::client::Told;
 use pap_process::panics;
 use pap_process::throttle::Throttle;
 

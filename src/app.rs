@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use pap_alertmanager::sender::{Alertmanager, own_url};
+use pap_alertmanager::settings::Alertmanagers;
 use pap_core::alert::Alert;
 use pap_core::heartbeat::Mode;
 use pap_core::time::Uptime;
@@ -32,15 +34,14 @@ use pap_process::throttle::Throttle;
 use crate::admin::{Admin, AdminError};
 use crate::alert_client::AlertClient;
 use crate::alerter::{self, Posting};
-use crate::alertmanager::{Alertmanager, own_url};
 use crate::api::Api;
+use crate::config::Config;
 use crate::config::settings::STATION_ALERT_URL;
-use crate::config::{Alertmanagers, Config};
 use crate::parts::Parts;
 use crate::readiness::Phase;
 use crate::station_link::StationLink;
 use crate::trace_writer::TraceWriter;
-use crate::{VERSION, sweeper};
+use crate::{USER_AGENT, VERSION, conditions, sweeper};
 pub use orders::signals;
 use orders::{Demands, Order};
 use parent::Parent;
@@ -276,10 +277,9 @@ fn start_alertmanagers(
     let Some(alertmanagers) = &config.alertmanagers else { return Ok(()) };
     let port = server.addresses().first().map_or(config.port, SocketAddr::port);
     let url = config.collector_url.as_ref().map_or_else(|| own_url(port), |url| url.as_str().to_owned());
-    let senders = config.rules.outbox.senders;
-    for alertmanager in Alertmanager::all(alertmanagers, &config.cluster_id, &url, senders) {
-        let parts = Arc::clone(parts);
-        threads.spawn(&alertmanager.thread(), move || alertmanager.run(&parts))?;
+    for alertmanager in Alertmanager::all(alertmanagers, USER_AGENT, &url) {
+        let owner = conditions::Owner::new(config, parts);
+        threads.spawn(&alertmanager.thread(), move || alertmanager.run(&owner))?;
     }
     Ok(())
 }

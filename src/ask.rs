@@ -12,6 +12,7 @@ use pap_process::clock::deadline_in;
 use pap_process::settings::Secret;
 use pap_process::url::Url;
 
+use crate::USER_AGENT;
 use crate::config::Access;
 
 /// The longest answer that it reads, in bytes. The largest, a part of the list of
@@ -61,9 +62,7 @@ impl Collector {
     /// The configuration does not say which port it has.
     pub fn new(access: Access, patience: Duration) -> Result<Self, String> {
         // A list is long, and all of it is wanted.
-        let config = config(concat!("pap-collector/", env!("CARGO_PKG_VERSION")))
-            .timeout_global(Some(patience))
-            .timeout_recv_body(None);
+        let config = config(USER_AGENT).timeout_global(Some(patience)).timeout_recv_body(None);
         let client = agent(config, &access.roots);
         let mut places = Vec::new();
         if let Some(url) = access.url {

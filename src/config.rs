@@ -3,7 +3,6 @@
 
 mod access;
 mod admission;
-mod alertmanagers;
 pub mod settings;
 mod station;
 mod switches;
@@ -17,6 +16,7 @@ use ureq::tls::Certificate;
 
 use crate::emitter::config::collector;
 use crate::emitter::{Identity, Rhythm, Targets};
+use pap_alertmanager::settings::Alertmanagers;
 use pap_core::agent_id::AgentId;
 use pap_core::outbox::Limits;
 use pap_core::registry::Rules;
@@ -35,7 +35,6 @@ use station::Station;
 
 pub use access::Access;
 pub use admission::{Admission, Goodbyes};
-pub use alertmanagers::Alertmanagers;
 pub use station::StationAccess;
 pub use switches::{Replay, Subcommand, Switches, Task};
 
@@ -140,7 +139,7 @@ impl Config {
         let admission = Admission::read(&mut from, &mut warnings)?;
         let roots = from.certificates(&STATION_CA_FILE)?;
         let parent = parent(&mut from, &cluster_id, &cluster_name, &roots, &mut warnings)?;
-        let alertmanagers = alertmanagers::read(&mut from, &mut warnings)?;
+        let alertmanagers = pap_alertmanager::settings::read(&mut from, &mut warnings)?;
         let has_alertmanager = alertmanagers.is_some();
         let station = Station::read(&mut from, &cluster_id, &roots, has_alertmanager, &mut warnings)?;
         let interval = from.millis(&STATE_INTERVAL_MS)?;

@@ -12,7 +12,7 @@
 //! [`app`] starts and ends the threads, [`parts`] holds what they share, [`shared`]
 //! has their one mutex. [`pap_http`] takes requests and [`api`] answers them,
 //! [`sweeper`] waits for deadlines, [`dispatch`] hands out alerts, [`alerter`] and
-//! [`alert_client`] post them, [`alertmanager`] tells Alertmanagers what is true,
+//! [`alert_client`] post them, [`conditions`] tells Alertmanagers what is true,
 //! [`station_link`] registers at a pap-station and sends it beats,
 //! [`observers`] tells the observers what happens,
 //! [`emitter`] sends heartbeats.
@@ -20,11 +20,11 @@
 pub mod admin;
 pub mod alert_client;
 pub mod alerter;
-pub mod alertmanager;
 pub mod api;
 pub mod app;
 pub mod ask;
 pub mod commands;
+pub mod conditions;
 pub mod config;
 pub mod dispatch;
 pub mod emitter;
@@ -43,3 +43,6 @@ pub mod vitals;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What the collector calls itself in its requests.
+pub const USER_AGENT: &str = concat!("pap-collector/", env!("CARGO_PKG_VERSION"));

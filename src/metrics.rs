@@ -1,14 +1,13 @@
-//! Counters, histograms and their text (Prometheus exposition format 0.0.4).
+//! Counters and histograms of a collector.
 //!
 //! No label's value comes from a client: all values are listed here or in the
 //! core. So clients cannot make the number of series grow.
 
-mod alertmanagers;
-
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use pap_alertmanager::metrics::Numbers as Firing;
+use pap_core::firing::AlertName;
 use pap_core::heartbeat::Mode;
 use pap_core::outbox::Tally;
 use pap_core::registry::{Counters, Registry, Stats};
@@ -16,39 +15,9 @@ use pap_core::time::Now;
 use pap_core::verdict::Verdict;
 use pap_http::service::States;
 use pap_process::clock::Clock;
+use pap_process::metrics::{FAST, Histogram, SLOW, Text};
 
 use crate::state_keeper::Saving;
-
-/// Buckets, in seconds, for work that should take milliseconds.
-pub const FAST: [f64; 12] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
-/// Buckets, in seconds, for work that may take as long as an outage.
-pub const SLOW: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0];
-
-/// Counts durations by length.
-#[derive(Debug)]
-pub struct Histogram {
-    bounds: &'static [f64],
-    /// One for each bound, and a last one for durations beyond all bounds.
-    counts: Vec<AtomicU64>,
-    sum_nanos: AtomicU64,
-}
-
-impl Histogram {
-    /// An empty histogram with these upper bounds, in rising seconds.
-    pub fn new(bounds: &'static [f64]) -> Self {
-        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self { bounds, counts, sum_nanos: AtomicU64::new(0) }
-    }
-
-    /// Counts one duration.
-    pub fn record(&self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        let bucket = self.bounds.partition_point(|&bound| bound < seconds);
-        self.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.sum_nanos.fetch_add(nanos, Ordering::Relaxed);
-    }
-}
 
 macro_rules! labels {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
@@ -228,7 +197,7 @@ pub struct Numbers {
     queued: usize,
     owed: usize,
     alerted: usize,
-    firing: Option<alertmanagers::Numbers>,
+    firing: Option<Firing>,
     mass_silence: bool,
     held: usize,
 }
@@ -244,7 +213,7 @@ impl Numbers {
             queued: outbox.queued(),
             owed: outbox.owed(),
             alerted: registry.alerted(),
-            firing: alertmanagers::Numbers::of(registry.firing(), now.tick),
+            firing: Firing::of(registry.firing(), &AlertName::OF_AGENTS, now.tick),
             mass_silence: registry.mass_silence().is_some(),
             held: registry.held(),
         }
@@ -253,14 +222,14 @@ impl Numbers {
 
 /// The answer to a scrape.
 pub fn render(cluster: &str, numbers: &Numbers, metrics: &Metrics, clock: &Clock, gauges: &Gauges) -> String {
-    let mut text = Text::new(cluster);
-    text.build_info();
-    text.agents(numbers, metrics, gauges);
-    text.alerts(numbers, metrics);
+    let mut text = Text::new("pap_collector", &[("cluster", cluster)]);
+    build_info(&mut text);
+    agents(&mut text, numbers, metrics, gauges);
+    alerts(&mut text, numbers, metrics);
     if let Some(firing) = &numbers.firing {
-        text.alertmanagers(firing, metrics);
+        firing.write(&mut text, &metrics.alertmanager_delivery);
     }
-    text.requests(metrics, gauges);
+    requests(&mut text, metrics, gauges);
     text.one(
         "trace_dropped_total",
         "counter",
@@ -273,234 +242,149 @@ pub fn render(cluster: &str, numbers: &Numbers, metrics: &Metrics, clock: &Clock
         "Time in which the collector was not awake; it does not count as silence of agents.",
     );
     text.sample("paused_seconds_total", &[], clock.paused().as_secs_f64());
-    text.state(gauges.saving);
+    state(&mut text, gauges.saving);
     text.family("sweep_duration_seconds", "histogram", "Time one sweep took.");
     text.histogram("sweep_duration_seconds", &[], &metrics.sweep);
-    text.out
+    text.finish()
 }
 
-struct Text {
-    out: String,
-    cluster: String,
+fn build_info(text: &mut Text) {
+    text.family("build_info", "gauge", "Always 1; the version is in the label.");
+    text.sample("build_info", &[("version", crate::VERSION)], 1);
 }
 
-impl Text {
-    fn new(cluster: &str) -> Self {
-        let cluster = cluster.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        Self { out: String::with_capacity(16 * 1024), cluster }
+fn agents(text: &mut Text, numbers: &Numbers, metrics: &Metrics, gauges: &Gauges) {
+    let Numbers { stats, counters, .. } = numbers;
+    text.one("agents_total", "gauge", "Agents known.", stats.total());
+    text.one("agents_healthy", "gauge", "Agents that are not dead.", stats.healthy());
+    text.one("agents_unhealthy", "gauge", "Agents that are dead.", stats.unhealthy());
+    let suspect = stats.by_status[Verdict::Suspect as usize];
+    text.one("agents_suspect", "gauge", "Agents silent for 1.5 intervals and not yet dead.", suspect);
+    text.family("agents_by_mode", "gauge", "Agents by mode.");
+    for mode in Mode::ALL {
+        text.sample("agents_by_mode", &[("mode", mode.as_str())], stats.by_mode[mode as usize]);
     }
-
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.out, "# HELP pap_collector_{name} {help}\n# TYPE pap_collector_{name} {kind}");
+    text.one("observations_active", "gauge", "Agents that have an observer of their own.", gauges.watched);
+    text.one("observers", "gauge", "Observers that are connected.", gauges.observers);
+    text.family("heartbeats_total", "counter", "Heartbeats accepted, by mode.");
+    for mode in Mode::ALL {
+        text.sample("heartbeats_total", &[("mode", mode.as_str())], counters.heartbeats[mode as usize]);
     }
+    text.one("deaths_total", "counter", "Agents that were found dead.", counters.deaths);
+    text.one(
+        "mass_silence",
+        "gauge",
+        "1 while at least ten agents and half of the known ones are silent that fell silent at once.",
+        u8::from(numbers.mass_silence),
+    );
+    text.one("mass_silences_total", "counter", "Mass silences that began.", counters.mass_silences);
+    text.one("deaths_held", "gauge", "Deaths of a mass silence that are held back.", numbers.held);
+    text.one("recoveries_total", "counter", "Dead agents that came back.", counters.recoveries);
+    text.one("restarts_total", "counter", "Restarts of agents that were noticed.", counters.restarts);
+    text.family(
+        "detection_lag_seconds",
+        "histogram",
+        "Time from the deadline of a death until its alert was queued.",
+    );
+    text.histogram("detection_lag_seconds", &[], &metrics.detection_lag);
+}
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        let _ = write!(self.out, "pap_collector_{name}{{cluster=\"{}\"", self.cluster);
-        for (label, text) in labels {
-            let _ = write!(self.out, ",{label}=\"{text}\"");
-        }
-        let _ = writeln!(self.out, "}} {value}");
+fn alerts(text: &mut Text, numbers: &Numbers, metrics: &Metrics) {
+    let Numbers { tally, .. } = numbers;
+    text.one(
+        "alert_queue_size",
+        "gauge",
+        "Alerts in the queue, including those that are being posted.",
+        numbers.queued,
+    );
+    text.one("alerted_agents", "gauge", "Agents that are dead as far as the station knows.", numbers.alerted);
+    text.one("alerts_owed", "gauge", "Verdicts that are still to be told to the station.", numbers.owed);
+    text.family("alerts_delivered_total", "counter", "Alerts that the station took, by type.");
+    for (kind, count) in &tally.delivered {
+        text.sample("alerts_delivered_total", &[("type", kind.as_str())], count);
     }
-
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
-        self.family(name, kind, help);
-        self.sample(name, &[], value);
-    }
-
-    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
-        let mut count = 0;
-        let bucket = format!("{name}_bucket");
-        for (at, bucket_count) in histogram.counts.iter().enumerate() {
-            count += bucket_count.load(Ordering::Relaxed);
-            let bound = histogram.bounds.get(at).map_or_else(|| "+Inf".to_owned(), ToString::to_string);
-            let labels = [labels, &[("le", &bound)]].concat();
-            self.sample(&bucket, &labels, count);
-        }
-        let sum = Duration::from_nanos(histogram.sum_nanos.load(Ordering::Relaxed));
-        self.sample(&format!("{name}_sum"), labels, sum.as_secs_f64());
-        self.sample(&format!("{name}_count"), labels, count);
-    }
-
-    fn build_info(&mut self) {
-        self.family("build_info", "gauge", "Always 1; the version is in the label.");
-        self.sample("build_info", &[("version", crate::VERSION)], 1);
-    }
-
-    fn agents(&mut self, numbers: &Numbers, metrics: &Metrics, gauges: &Gauges) {
-        let Numbers { stats, counters, .. } = numbers;
-        self.one("agents_total", "gauge", "Agents known.", stats.total());
-        self.one("agents_healthy", "gauge", "Agents that are not dead.", stats.healthy());
-        self.one("agents_unhealthy", "gauge", "Agents that are dead.", stats.unhealthy());
-        let suspect = stats.by_status[Verdict::Suspect as usize];
-        self.one("agents_suspect", "gauge", "Agents silent for 1.5 intervals and not yet dead.", suspect);
-        self.family("agents_by_mode", "gauge", "Agents by mode.");
-        for mode in Mode::ALL {
-            self.sample("agents_by_mode", &[("mode", mode.as_str())], stats.by_mode[mode as usize]);
-        }
-        self.one(
-            "observations_active",
-            "gauge",
-            "Agents that have an observer of their own.",
-            gauges.watched,
-        );
-        self.one("observers", "gauge", "Observers that are connected.", gauges.observers);
-        self.family("heartbeats_total", "counter", "Heartbeats accepted, by mode.");
-        for mode in Mode::ALL {
-            self.sample("heartbeats_total", &[("mode", mode.as_str())], counters.heartbeats[mode as usize]);
-        }
-        self.one("deaths_total", "counter", "Agents that were found dead.", counters.deaths);
-        self.one(
-            "mass_silence",
-            "gauge",
-            "1 while at least ten agents and half of the known ones are silent that fell silent at once.",
-            u8::from(numbers.mass_silence),
-        );
-        self.one("mass_silences_total", "counter", "Mass silences that began.", counters.mass_silences);
-        self.one("deaths_held", "gauge", "Deaths of a mass silence that are held back.", numbers.held);
-        self.one("recoveries_total", "counter", "Dead agents that came back.", counters.recoveries);
-        self.one("restarts_total", "counter", "Restarts of agents that were noticed.", counters.restarts);
-        self.family(
-            "detection_lag_seconds",
-            "histogram",
-            "Time from the deadline of a death until its alert was queued.",
-        );
-        self.histogram("detection_lag_seconds", &[], &metrics.detection_lag);
-    }
-
-    fn alerts(&mut self, numbers: &Numbers, metrics: &Metrics) {
-        let Numbers { tally, .. } = numbers;
-        self.one(
-            "alert_queue_size",
-            "gauge",
-            "Alerts in the queue, including those that are being posted.",
-            numbers.queued,
-        );
-        self.one(
-            "alerted_agents",
-            "gauge",
-            "Agents that are dead as far as the station knows.",
-            numbers.alerted,
-        );
-        self.one("alerts_owed", "gauge", "Verdicts that are still to be told to the station.", numbers.owed);
-        self.family("alerts_delivered_total", "counter", "Alerts that the station took, by type.");
-        for (kind, count) in &tally.delivered {
-            self.sample("alerts_delivered_total", &[("type", kind.as_str())], count);
-        }
-        self.family(
+    text.family(
+        "alerts_refused_total",
+        "counter",
+        "Alerts that the station refused for good, by type and status.",
+    );
+    for ((kind, status), count) in &tally.refused {
+        text.sample(
             "alerts_refused_total",
-            "counter",
-            "Alerts that the station refused for good, by type and status.",
+            &[("type", kind.as_str()), ("status", &status.to_string())],
+            count,
         );
-        for ((kind, status), count) in &tally.refused {
-            self.sample(
-                "alerts_refused_total",
-                &[("type", kind.as_str()), ("status", &status.to_string())],
-                count,
-            );
-        }
-        self.family(
-            "alerts_dropped_total",
-            "counter",
-            "Alerts that were dropped and will not be posted, by type and reason.",
-        );
-        for ((kind, reason), count) in &tally.dropped {
-            self.sample(
-                "alerts_dropped_total",
-                &[("type", kind.as_str()), ("reason", reason.as_str())],
-                count,
-            );
-        }
-        self.family(
-            "alert_delivery_seconds",
-            "histogram",
-            "Time from an event until the station took its alert.",
-        );
-        self.histogram("alert_delivery_seconds", &[], &metrics.alert_delivery);
-        self.family("station_beats_total", "counter", "Beats to STATION_URL, by result.");
-        for &result in BeatResult::ALL {
-            let count = metrics.station_beats[result as usize].load(Ordering::Relaxed);
-            self.sample("station_beats_total", &[("result", result.as_str())], count);
-        }
     }
-
-    fn state(&mut self, saving: Saving) {
-        let unsaved = u8::from(saving.is_saved == Some(false));
-        self.one("state_unsaved", "gauge", "1 while the state cannot be saved, else 0.", unsaved);
-        self.family("state_saves_total", "counter", "Tries to save the state, by result.");
-        for (result, count) in [("saved", saving.succeeded), ("failed", saving.failed)] {
-            self.sample("state_saves_total", &[("result", result)], count);
-        }
+    text.family(
+        "alerts_dropped_total",
+        "counter",
+        "Alerts that were dropped and will not be posted, by type and reason.",
+    );
+    for ((kind, reason), count) in &tally.dropped {
+        text.sample("alerts_dropped_total", &[("type", kind.as_str()), ("reason", reason.as_str())], count);
     }
-
-    fn requests(&mut self, metrics: &Metrics, gauges: &Gauges) {
-        self.family("heartbeats_refused_total", "counter", "Heartbeats refused, by reason.");
-        for &why in Refusal::ALL {
-            let count = metrics.refusals[why as usize].load(Ordering::Relaxed);
-            self.sample("heartbeats_refused_total", &[("reason", why.as_str())], count);
-        }
-        self.family(
-            "http_request_duration_seconds",
-            "histogram",
-            "Time from a whole request to its answer, by route.",
-        );
-        for &route in Route::ALL {
-            self.histogram(
-                "http_request_duration_seconds",
-                &[("route", route.as_str())],
-                &metrics.requests[route as usize],
-            );
-        }
-        let States { open, reading, answering, held_back } = gauges.connections;
-        self.one("connections", "gauge", "Connections that are open.", open);
-        self.family("connections_by_state", "gauge", "Connections that are open, by state.");
-        let busy = [
-            ("reading", reading),
-            ("answering", answering),
-            ("held_back", held_back),
-            ("watching", gauges.observers),
-        ];
-        let idle = open.saturating_sub(busy.iter().map(|(_, count)| count).sum());
-        for (state, count) in [("idle", idle)].into_iter().chain(busy) {
-            self.sample("connections_by_state", &[("state", state)], count);
-        }
-        self.family(
-            "connections_closed_total",
-            "counter",
-            "Connections that the collector closed, by reason.",
-        );
-        for &why in Closed::ALL {
-            let count = metrics.closed[why as usize].load(Ordering::Relaxed);
-            self.sample("connections_closed_total", &[("reason", why.as_str())], count);
-        }
-        self.one(
-            "observer_lagged_total",
-            "counter",
-            "Messages that were dropped because an observer was too slow.",
-            gauges.missed,
-        );
+    text.family(
+        "alert_delivery_seconds",
+        "histogram",
+        "Time from an event until the station took its alert.",
+    );
+    text.histogram("alert_delivery_seconds", &[], &metrics.alert_delivery);
+    text.family("station_beats_total", "counter", "Beats to STATION_URL, by result.");
+    for &result in BeatResult::ALL {
+        let count = metrics.station_beats[result as usize].load(Ordering::Relaxed);
+        text.sample("station_beats_total", &[("result", result.as_str())], count);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_histogram_counts_upwards_and_ends_in_infinity() {
-        let histogram = Histogram::new(&FAST);
-        for millis in [0, 1, 3, 70_000] {
-            histogram.record(Duration::from_millis(millis));
-        }
-        let mut text = Text::new("a\"b");
-        text.histogram("x", &[("route", "y")], &histogram);
-        let has = |line: &str| assert!(text.out.contains(line), "{line} in\n{}", text.out);
-        has("pap_collector_x_bucket{cluster=\"a\\\"b\",route=\"y\",le=\"0.0001\"} 1\n");
-        has("le=\"0.001\"} 2\n");
-        has("le=\"0.005\"} 3\n");
-        has("le=\"5\"} 3\n");
-        has("le=\"+Inf\"} 4\n");
-        has("pap_collector_x_sum{cluster=\"a\\\"b\",route=\"y\"} 70.004\n");
-        has("pap_collector_x_count{cluster=\"a\\\"b\",route=\"y\"} 4\n");
+fn state(text: &mut Text, saving: Saving) {
+    let unsaved = u8::from(saving.is_saved == Some(false));
+    text.one("state_unsaved", "gauge", "1 while the state cannot be saved, else 0.", unsaved);
+    text.family("state_saves_total", "counter", "Tries to save the state, by result.");
+    for (result, count) in [("saved", saving.succeeded), ("failed", saving.failed)] {
+        text.sample("state_saves_total", &[("result", result)], count);
     }
+}
+
+fn requests(text: &mut Text, metrics: &Metrics, gauges: &Gauges) {
+    text.family("heartbeats_refused_total", "counter", "Heartbeats refused, by reason.");
+    for &why in Refusal::ALL {
+        let count = metrics.refusals[why as usize].load(Ordering::Relaxed);
+        text.sample("heartbeats_refused_total", &[("reason", why.as_str())], count);
+    }
+    text.family(
+        "http_request_duration_seconds",
+        "histogram",
+        "Time from a whole request to its answer, by route.",
+    );
+    for &route in Route::ALL {
+        text.histogram(
+            "http_request_duration_seconds",
+            &[("route", route.as_str())],
+            &metrics.requests[route as usize],
+        );
+    }
+    let States { open, reading, answering, held_back } = gauges.connections;
+    text.one("connections", "gauge", "Connections that are open.", open);
+    text.family("connections_by_state", "gauge", "Connections that are open, by state.");
+    let busy = [
+        ("reading", reading),
+        ("answering", answering),
+        ("held_back", held_back),
+        ("watching", gauges.observers),
+    ];
+    let idle = open.saturating_sub(busy.iter().map(|(_, count)| count).sum());
+    for (state, count) in [("idle", idle)].into_iter().chain(busy) {
+        text.sample("connections_by_state", &[("state", state)], count);
+    }
+    text.family("connections_closed_total", "counter", "Connections that the collector closed, by reason.");
+    for &why in Closed::ALL {
+        let count = metrics.closed[why as usize].load(Ordering::Relaxed);
+        text.sample("connections_closed_total", &[("reason", why.as_str())], count);
+    }
+    text.one(
+        "observer_lagged_total",
+        "counter",
+        "Messages that were dropped because an observer was too slow.",
+        gauges.missed,
+    );
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use pap_core::firing::Repeat;
+use pap_alertmanager::settings::Alertmanagers;
 use pap_process::stop::Stop;
 
 use crate::config::Config;
@@ -39,8 +39,7 @@ impl Parts {
     /// A collector whose clock starts now. Its state is the one that an in-place
     /// upgrade handed over, or else the one in the state file.
     pub fn new(config: &Config, handed_over: Option<&File>) -> Self {
-        let every = config.alertmanagers.as_ref();
-        let repeat = every.map_or(Repeat::NONE, |all| Repeat { targets: all.urls.len(), every: all.every });
+        let repeat = Alertmanagers::repeat(config.alertmanagers.as_ref());
         let shared = Shared::new(config.rules, repeat);
         if let Some(trace) = &config.trace {
             // Before the agents are restored: the trace says who was known.

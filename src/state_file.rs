@@ -14,9 +14,8 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use pap_core::firing::Condition;
 use pap_core::outbox::SavedEvent;
-use pap_core::registry::{Registry, SavedAgent};
+use pap_core::registry::{Condition, Registry, SavedAgent};
 use pap_core::time::{Now, Wall};
 use pap_process::clock::wall;
 use pap_process::files::{Durability, destination, open, replace};

@@ -17,11 +17,10 @@ use pap_process::url::Url;
 use pap_process::{client, panics};
 use serde::Serialize;
 
-use crate::VERSION;
-use crate::alert_client::agent;
 use crate::config::{Config, StationAccess};
 use crate::metrics::BeatResult;
 use crate::parts::Parts;
+use crate::{USER_AGENT, VERSION};
 
 /// The most that is read of an answer, in bytes. A thousand ids of agents fit.
 const MOST_READ: u64 = 256 * 1024;
@@ -93,7 +92,7 @@ impl StationLink {
             collector_url: config.collector_url.as_ref().map(Url::as_str),
         };
         Self {
-            agent: agent(&access.roots, 1),
+            agent: client::posting_agent(USER_AGENT, &access.roots, 1),
             heartbeat: access.url.join("/heartbeat"),
             url: access.url.clone(),
             authorization: format!("Bearer {}", access.key.reveal()),

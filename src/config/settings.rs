@@ -1,12 +1,15 @@
 //! Every setting of `pap-collector`. To add one, write it here and read it in
 //! `config.rs`; flags, `--help`, `--check-config` and what is in docs/ follow.
 
+use pap_alertmanager::settings::{
+    ALERTMANAGER_CA_FILE, ALERTMANAGER_KEY, ALERTMANAGER_PASSWORD, ALERTMANAGER_REPEAT_MS, ALERTMANAGER_URL,
+    ALERTMANAGER_USER,
+};
 use pap_core::heartbeat::MAX_TEXT;
 use pap_process::logging::{LOG_FORMAT, RUST_LOG};
 use pap_process::settings::Fallback::{Required, Value, Words};
 use pap_process::settings::Kind::{
-    Address, BaseUrl, BaseUrls, Certificates, Choice, File, Link, Number, Secret, SecretText, Socket, Text,
-    Url,
+    Address, BaseUrl, Certificates, Choice, File, Link, Number, Secret, Socket, Text, Url,
 };
 
 use crate::emitter::settings::{HEARTBEAT_INTERVAL, HEARTBEAT_MODE};
@@ -39,21 +42,6 @@ pap_process::settings! {
     /// certificates that are trusted besides the built-in roots, for the station and
     /// for a parent collector: of a CA, or of the server itself
     STATION_CA_FILE: Certificates, Words("none");
-    /// Alertmanagers that are told which agents are dead or in EMERGENCY, besides the station
-    /// or instead of it; a path in front of /api/v2/alerts is part of the URL
-    ALERTMANAGER_URL: BaseUrls(8), Words("none");
-    /// the user name that the collector sends to each Alertmanager, with ALERTMANAGER_PASSWORD
-    ALERTMANAGER_USER: SecretText, Words("none");
-    /// the password of ALERTMANAGER_USER
-    ALERTMANAGER_PASSWORD: SecretText, Words("none");
-    /// the bearer token that the collector sends to each Alertmanager, instead of a user name
-    ALERTMANAGER_KEY: Secret, Words("none");
-    /// certificates that are trusted besides the built-in roots, for the Alertmanagers: of a CA,
-    /// or of the server itself
-    ALERTMANAGER_CA_FILE: Certificates, Words("none");
-    /// how often an Alertmanager is told again what is still true, in milliseconds; an alert
-    /// that is not repeated ends after four of these times
-    ALERTMANAGER_REPEAT_MS: Number(1000..=3_600_000), Value("60000");
     /// the URL at which people reach this collector; alerts at an Alertmanager link to it
     COLLECTOR_URL: Link, Words("http://, this host's name and COLLECTOR_PORT");
     /// kept for compatibility: the longest that the collector waits before it looks for
@@ -106,5 +94,6 @@ pap_process::settings! {
     PAP_COLLECTOR_KEY: Secret, Words("none");
     /// the id that this collector has at the parent collector
     PAP_AGENT_ID: Text(MAX_TEXT), Words("collector/CLUSTER_ID");
-    shared HEARTBEAT_MODE, HEARTBEAT_INTERVAL, RUST_LOG, LOG_FORMAT;
+    shared HEARTBEAT_MODE, HEARTBEAT_INTERVAL, ALERTMANAGER_URL, ALERTMANAGER_USER, ALERTMANAGER_PASSWORD, ALERTMANAGER_KEY,
+        ALERTMANAGER_CA_FILE, ALERTMANAGER_REPEAT_MS, RUST_LOG, LOG_FORMAT;
 }

@@ -1,5 +1,4 @@
-//! What is true and told to Alertmanagers: which agents are dead, which are in
-//! EMERGENCY, and whether a mass silence lasts.
+//! What is true and told to Alertmanagers, such as which agents are dead.
 //!
 //! An Alertmanager is told conditions, not events: a condition is told again every
 //! [`repeat`](Repeat::every) while it holds, and once more when it has ended. Each
@@ -15,15 +14,14 @@ mod condition;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::time::Duration;
 
 use crate::delivery::{Outcome, wait_after};
-use crate::due_queues::Slot;
-use crate::registry::by_slot::BySlot;
 use crate::time::{Now, Tick, Wall};
 
-pub use condition::{AlertName, Condition, End, Ended, Subject};
-pub use wire::to_json;
+pub use condition::{AlertName, Condition, End, Ended};
+pub use wire::{Agent, Concerned, Machine, to_json};
 
 /// The most alerts in one post, and the most that are looked at under one lock.
 pub const BATCH: usize = 256;
@@ -61,21 +59,25 @@ impl Repeat {
     pub const NONE: Self = Self { targets: 0, every: Duration::from_secs(60) };
 }
 
-/// Which condition, while it holds. At most one of a key holds at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Key {
-    /// The agent in this slot is dead.
-    Dead(Slot),
-    /// The agent in this slot is in EMERGENCY.
-    Emergency(Slot),
-    /// A mass silence lasts.
-    MassSilence,
+/// The numbers of the conditions that hold, by what a program tells them apart with.
+pub trait Numbers: Debug {
+    /// Which condition. At most one of a key holds at a time.
+    type Key: Clone + Debug;
+    /// Whom a condition concerns.
+    type Subject: Clone + Debug + PartialEq;
+
+    /// The number of a condition that holds.
+    fn get(&self, key: &Self::Key) -> Option<u64>;
+    /// A condition has got this number.
+    fn insert(&mut self, key: &Self::Key, number: u64);
+    /// A condition no longer holds. Returns its number.
+    fn remove(&mut self, key: &Self::Key) -> Option<u64>;
 }
 
 #[derive(Debug)]
-struct Entry {
-    key: Key,
-    condition: Condition,
+struct Entry<K, S> {
+    key: K,
+    condition: Condition<S>,
     /// A target may know of it.
     is_handed: bool,
     /// When it began or ended.
@@ -86,9 +88,9 @@ struct Entry {
 
 /// One alert to post.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct Told<S> {
     /// What is told.
-    pub condition: Condition,
+    pub condition: Condition<S>,
     /// When the alert ends. While the condition holds, this is [`ENDS_AFTER`] repeats
     /// ahead.
     pub ends_at: Wall,
@@ -98,9 +100,9 @@ pub struct Told {
 
 /// What one post tells a target. It is under way until [`Firing::settle`].
 #[derive(Debug)]
-pub struct Batch {
+pub struct Batch<S> {
     /// The alerts, at most [`BATCH`]; those that changed later come later.
-    pub alerts: Vec<Told>,
+    pub alerts: Vec<Told<S>>,
     target: usize,
     /// The target that takes it has taken everything up to this number.
     last: u64,
@@ -160,7 +162,7 @@ pub struct Tally {
 
 /// All conditions, and what each target has taken of them.
 #[derive(Debug)]
-pub struct Firing {
+pub struct Firing<N: Numbers> {
     every: Duration,
     /// The most ended conditions.
     most_ended: usize,
@@ -168,18 +170,18 @@ pub struct Firing {
     /// The highest number so far.
     newest: u64,
     /// What holds, by number.
-    holding: BTreeMap<u64, Entry>,
+    holding: BTreeMap<u64, Entry<N::Key, N::Subject>>,
     /// What has ended and not every target has taken.
-    ended: BTreeMap<u64, Entry>,
-    dead: BySlot<u64>,
-    emergency: BySlot<u64>,
-    mass_silence: Option<u64>,
+    ended: BTreeMap<u64, Entry<N::Key, N::Subject>>,
+    numbers: N,
+    /// How many conditions hold, in the order of [`AlertName::ALL`].
+    counts: [usize; AlertName::ALL.len()],
     dropped: u64,
 }
 
-impl Firing {
-    /// No condition holds.
-    pub fn new(repeat: Repeat, most_ended: usize) -> Self {
+impl<N: Numbers> Firing<N> {
+    /// No condition holds, and `numbers` has none.
+    pub fn new(repeat: Repeat, most_ended: usize, numbers: N) -> Self {
         Self {
             every: repeat.every,
             most_ended,
@@ -187,9 +189,8 @@ impl Firing {
             newest: 0,
             holding: BTreeMap::new(),
             ended: BTreeMap::new(),
-            dead: BySlot::new(),
-            emergency: BySlot::new(),
-            mass_silence: None,
+            numbers,
+            counts: [0; AlertName::ALL.len()],
             dropped: 0,
         }
     }
@@ -204,9 +205,9 @@ impl Firing {
         self.newest
     }
 
-    /// How many conditions hold, in the order of [`AlertName::ALL`].
-    pub fn holding(&self) -> [usize; 3] {
-        [self.dead.len(), self.emergency.len(), usize::from(self.mass_silence.is_some())]
+    /// How many conditions of this alert hold.
+    pub const fn holding(&self, alert: AlertName) -> usize {
+        self.counts[alert as usize]
     }
 
     /// How many ended conditions some target has not taken.
@@ -233,31 +234,29 @@ impl Firing {
     }
 
     /// A condition begins to hold. If it holds already, nothing changes.
-    pub(crate) fn begin(&mut self, now: Now, key: Key, subject: Option<Subject>, since: Wall) {
-        if !self.is_on() || self.number(key).is_some() {
-            return;
-        }
-        let condition = Condition { alert: key.alert(), subject, since, ended: None };
-        self.hold(Entry { key, condition, is_handed: false, changed: now.tick, numbered: now.tick });
+    pub fn begin(&mut self, now: Now, key: N::Key, condition: Condition<N::Subject>) {
+        self.add(now, key, condition, false);
     }
 
     /// A condition that held before a restart still holds. It is told at once.
-    pub(crate) fn resume(&mut self, now: Now, key: Key, condition: Condition) {
-        if !self.is_on() || self.number(key).is_some() {
+    pub fn resume(&mut self, now: Now, key: N::Key, condition: Condition<N::Subject>) {
+        self.add(now, key, condition, true);
+    }
+
+    fn add(&mut self, now: Now, key: N::Key, condition: Condition<N::Subject>, is_handed: bool) {
+        if !self.is_on() || self.numbers.get(&key).is_some() {
             return;
         }
-        debug_assert_eq!((key.alert(), condition.ended), (condition.alert, None));
-        self.hold(Entry { key, condition, is_handed: true, changed: now.tick, numbered: now.tick });
+        debug_assert_eq!(condition.ended, None);
+        self.counts[condition.alert as usize] += 1;
+        self.hold(Entry { key, condition, is_handed, changed: now.tick, numbered: now.tick });
     }
 
     /// A condition no longer holds. If it does not hold, nothing changes.
-    pub(crate) fn end(&mut self, now: Now, key: Key, why: End) {
-        let number = match key {
-            Key::Dead(slot) => self.dead.remove(slot),
-            Key::Emergency(slot) => self.emergency.remove(slot),
-            Key::MassSilence => self.mass_silence.take(),
-        };
+    pub fn end(&mut self, now: Now, key: &N::Key, why: End) {
+        let number = self.numbers.remove(key);
         let Some(entry) = number.and_then(|number| self.holding.remove(&number)) else { return };
+        self.counts[entry.condition.alert as usize] -= 1;
         // What nobody was told needs no end.
         if entry.is_handed {
             let ended = Some(Ended { at: now.wall.max(entry.condition.since), why });
@@ -267,28 +266,21 @@ impl Firing {
     }
 
     /// An ended condition from before a restart. It is told at once.
-    pub(crate) fn resume_ended(&mut self, now: Now, condition: Condition) {
+    pub fn resume_ended(&mut self, now: Now, key: N::Key, condition: Condition<N::Subject>) {
         if self.is_on() && condition.ended.is_some() {
-            // Its agent may be gone, so it has no slot. No agent has this one.
-            let slot = Slot::MAX;
-            let key = match condition.alert {
-                AlertName::AgentDead => Key::Dead(slot),
-                AlertName::AgentEmergency => Key::Emergency(slot),
-                AlertName::MassSilence => Key::MassSilence,
-            };
             let now = now.tick;
             self.keep_ended(Entry { key, condition, is_handed: true, changed: now, numbered: now });
         }
     }
 
     /// The condition of this key, while it holds.
-    pub(crate) fn condition(&self, key: Key) -> Option<&Condition> {
-        self.number(key).and_then(|number| self.holding.get(&number)).map(|entry| &entry.condition)
+    pub fn condition(&self, key: &N::Key) -> Option<&Condition<N::Subject>> {
+        self.numbers.get(key).and_then(|number| self.holding.get(&number)).map(|entry| &entry.condition)
     }
 
     /// The ended conditions in the next `steps`, from number `from` on, are added to
     /// `out`. Returns the number at which to go on, and `None` at the end.
-    pub fn save_ended(&self, from: u64, steps: usize, out: &mut Vec<Condition>) -> Option<u64> {
+    pub fn save_ended(&self, from: u64, steps: usize, out: &mut Vec<Condition<N::Subject>>) -> Option<u64> {
         let mut rest = self.ended.range(from..);
         out.extend(rest.by_ref().take(steps).map(|(_, entry)| entry.condition.clone()));
         rest.next().map(|(&number, _)| number)
@@ -296,7 +288,7 @@ impl Firing {
 
     /// What to post to a target now; `None` if there is nothing, if a post to it is
     /// under way, or if it has to wait after a failed one.
-    pub fn next(&mut self, now: Now, target: usize) -> Option<Batch> {
+    pub fn next(&mut self, now: Now, target: usize) -> Option<Batch<N::Subject>> {
         self.drop_old(now.tick);
         self.repeat(now.tick);
         let to = &self.targets[target];
@@ -315,7 +307,7 @@ impl Firing {
     /// Takes note of how a post ended. What a target refused for good it gets once more in
     /// smaller posts. An alert that it refused alone it gets with the next repeat, if it
     /// still holds.
-    pub fn settle(&mut self, now: Tick, batch: &Batch, outcome: Outcome) {
+    pub fn settle(&mut self, now: Tick, batch: &Batch<N::Subject>, outcome: Outcome) {
         let count = batch.alerts.len() as u64;
         let target = &mut self.targets[batch.target];
         target.is_under_way = false;
@@ -379,31 +371,22 @@ impl Firing {
     /// A count or a link is wrong.
     pub fn audit(&self) {
         assert!(self.is_on() || (self.holding.is_empty() && self.ended.is_empty()));
-        assert_eq!(self.holding.len(), self.holding().iter().sum::<usize>());
+        assert_eq!(self.holding.len(), self.counts.iter().sum::<usize>());
         assert!(self.ended.len() <= self.most_ended);
         for (&number, entry) in &self.holding {
-            assert_eq!(self.number(entry.key), Some(number));
+            assert_eq!(self.numbers.get(&entry.key), Some(number));
             assert!(entry.condition.ended.is_none() && number <= self.newest);
         }
         for entries in [&self.holding, &self.ended] {
             assert!(entries.values().is_sorted_by_key(|entry| entry.numbered));
-            assert!(entries.values().all(|entry| entry.condition.alert == entry.key.alert()));
         }
         assert!(self.targets.iter().all(|target| target.taken <= self.newest));
-    }
-
-    fn number(&self, key: Key) -> Option<u64> {
-        match key {
-            Key::Dead(slot) => self.dead.get(slot).copied(),
-            Key::Emergency(slot) => self.emergency.get(slot).copied(),
-            Key::MassSilence => self.mass_silence,
-        }
     }
 
     /// A target has taken everything up to a number. What has ended and all have taken is
     /// done with.
     fn took(&mut self, target: usize, last: u64) {
-        let untold = |entries: &BTreeMap<u64, Entry>| {
+        let untold = |entries: &BTreeMap<u64, Entry<N::Key, N::Subject>>| {
             entries.range(last + 1..).next().map(|(_, entry)| entry.numbered)
         };
         let behind_since = [&self.holding, &self.ended].into_iter().filter_map(untold).min();
@@ -424,17 +407,13 @@ impl Firing {
     }
 
     /// Gives a condition that holds the next number.
-    fn hold(&mut self, entry: Entry) {
+    fn hold(&mut self, entry: Entry<N::Key, N::Subject>) {
         self.news(entry.numbered);
-        match entry.key {
-            Key::Dead(slot) => self.dead.insert(slot, self.newest),
-            Key::Emergency(slot) => self.emergency.insert(slot, self.newest),
-            Key::MassSilence => self.mass_silence = Some(self.newest),
-        }
+        self.numbers.insert(&entry.key, self.newest);
         self.holding.insert(self.newest, entry);
     }
 
-    fn keep_ended(&mut self, entry: Entry) {
+    fn keep_ended(&mut self, entry: Entry<N::Key, N::Subject>) {
         self.news(entry.numbered);
         self.ended.insert(self.newest, entry);
         if self.ended.len() > self.most_ended {
@@ -446,7 +425,7 @@ impl Firing {
     /// Drops what ended so long ago that every Alertmanager has ended it by itself.
     fn drop_old(&mut self, now: Tick) {
         let keep = KEEP_ENDED.max(self.every * (ENDS_AFTER + 1));
-        let is_old = |entry: &Entry| now.since(entry.changed) >= keep;
+        let is_old = |entry: &Entry<_, _>| now.since(entry.changed) >= keep;
         while self.ended.first_key_value().is_some_and(|(_, entry)| is_old(entry)) {
             self.ended.pop_first();
             self.dropped += 1;
@@ -456,7 +435,7 @@ impl Firing {
     /// Gives the next numbers to what is due again, in a bounded step.
     fn repeat(&mut self, now: Tick) {
         let every = self.every;
-        let is_due = |entry: &Entry, early| now + early >= entry.numbered + every;
+        let is_due = |entry: &Entry<_, _>, early| now + early >= entry.numbered + every;
         if !self.holding.first_key_value().is_some_and(|(_, first)| is_due(first, Duration::ZERO)) {
             return;
         }
@@ -470,7 +449,7 @@ impl Firing {
 
     /// The next alerts with a number above `taken`, at most `size`, and the number up to
     /// which they go.
-    fn untold(&mut self, now: Now, taken: u64, size: usize) -> (Vec<Told>, u64) {
+    fn untold(&mut self, now: Now, taken: u64, size: usize) -> (Vec<Told<N::Subject>>, u64) {
         let holding = self.holding.range(taken + 1..).take(size).map(|(&number, _)| (number, false));
         let ended = self.ended.range(taken + 1..).take(size).map(|(&number, _)| (number, true));
         let mut numbers: Vec<(u64, bool)> = holding.chain(ended).collect();
@@ -491,24 +470,14 @@ impl Firing {
                 ends_at: entry.condition.ended.map_or(Wall(from.0.saturating_add(ahead)), |ended| ended.at),
                 changed: (entry.changed == entry.numbered).then_some(entry.changed),
             };
-            let key = entry.key;
+            let key = entry.key.clone();
             // The end of an alert that fires again is not told: when an answer was lost, it
             // would come after the news that the alert fires.
-            let again = |holds: &Condition| holds.has_labels_of(&told.condition);
-            if !(is_ended && self.condition(key).is_some_and(again)) {
+            let again = |holds: &Condition<_>| holds.has_labels_of(&told.condition);
+            if !(is_ended && self.condition(&key).is_some_and(again)) {
                 alerts.push(told);
             }
         }
         (alerts, last)
-    }
-}
-
-impl Key {
-    const fn alert(self) -> AlertName {
-        match self {
-            Self::Dead(_) => AlertName::AgentDead,
-            Self::Emergency(_) => AlertName::AgentEmergency,
-            Self::MassSilence => AlertName::MassSilence,
-        }
     }
 }

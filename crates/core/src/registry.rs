@@ -39,6 +39,7 @@ use name::Name;
 use silences::Silences;
 use twice::{Restarts, has_leapt};
 
+pub use conditions::{ByAgent, Condition, Subject, concerned};
 pub use mass::{MassChange, MassSilence};
 pub use saved::{Resume, SavedAgent};
 pub use twice::Twice;
@@ -255,7 +256,7 @@ pub struct Registry {
     /// The agents that restarted lately.
     restarts: BySlot<Restarts>,
     outbox: Outbox,
-    firing: Firing,
+    firing: Firing<ByAgent>,
     /// Rises with every change that is worth saving.
     revision: u64,
     counters: Counters,
@@ -289,7 +290,7 @@ impl Registry {
             alarms: BySlot::new(),
             restarts: BySlot::new(),
             outbox: Outbox::new(rules.outbox, 0),
-            firing: Firing::new(Repeat::NONE, 0),
+            firing: Firing::new(Repeat::NONE, 0, ByAgent::new()),
             revision: 0,
             counters: Counters::default(),
         }

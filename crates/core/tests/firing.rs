@@ -9,13 +9,16 @@ use std::time::Duration;
 use fastrand::Rng;
 use pap_core::agent_id::AgentId;
 use pap_core::delivery::{Outcome, Reply};
-use pap_core::firing::{AlertName, BATCH, Batch, ENDS_AFTER, End, Repeat, Subject, Told, to_json};
+use pap_core::firing::{self, AlertName, BATCH, ENDS_AFTER, End, Repeat, to_json};
 use pap_core::heartbeat::{Heartbeat, Mode};
 use pap_core::outbox::Limits;
-use pap_core::registry::{Registry, Resume, Rules};
+use pap_core::registry::{Registry, Resume, Rules, Subject, concerned};
 use pap_core::time::{Now, Tick, Wall, millis};
 use pap_core::verdict::Verdict;
 use serde_json::Value;
+
+type Batch = firing::Batch<Option<Subject>>;
+type Told = firing::Told<Option<Subject>>;
 
 const SECOND: Duration = Duration::from_secs(1);
 const EVERY: Duration = Duration::from_secs(60);
@@ -79,8 +82,12 @@ fn tell(registry: &mut Registry, now: Now, target: usize) -> Vec<(AlertName, Str
     all
 }
 
+fn body(batch: &Batch) -> Vec<u8> {
+    to_json(&batch.alerts, "http://c/", |subject| concerned("c", subject.as_ref())).unwrap()
+}
+
 fn labels(batch: &Batch) -> Vec<Value> {
-    let json: Value = serde_json::from_slice(&to_json(&batch.alerts, "c", "http://c/").unwrap()).unwrap();
+    let json: Value = serde_json::from_slice(&body(batch)).unwrap();
     json.as_array().unwrap().iter().map(|alert| alert["labels"].clone()).collect()
 }
 
@@ -499,7 +506,7 @@ impl World {
                 Phase::Gone | Phase::LosesAnswers => Reply::None,
             };
             if matches!(alertmanager.phase, Phase::Takes | Phase::LosesAnswers) {
-                alertmanager.take(&to_json(&batch.alerts, "c", "http://c/").unwrap(), now.wall.0);
+                alertmanager.take(&body(&batch), now.wall.0);
             }
             self.told += batch.alerts.len();
             self.registry.firing_mut().settle(now.tick, &batch, reply.outcome());

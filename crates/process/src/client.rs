@@ -4,6 +4,7 @@
 //! is read, and for a short time.
 
 mod heads;
+mod post;
 mod retry_after;
 mod tls;
 
@@ -19,6 +20,7 @@ use ureq::unversioned::resolver::{DefaultResolver, Resolver};
 use ureq::unversioned::transport::{Connector as _, TcpConnector};
 
 use heads::Tidying;
+pub use post::{Post, Told, posting_agent};
 pub use retry_after::retry_after;
 use tls::Tls;
 pub(crate) use tls::check_root;

@@ -3,6 +3,7 @@
 //! - [`cli`], [`mod@settings`]: arguments and environment variables in, text and an exit code out
 //! - [`clock`]: the only module that reads time
 //! - [`logging`], [`signals`], [`panics`], [`systemd`]: what the process tells others, and what it is told
+//! - [`mod@metrics`]: histograms, and metrics as text
 //! - [`escape`]: text of others on its way to a terminal or a log
 //! - [`throttle`]: how often one kind of trouble is logged
 //! - [`stop`], [`threads`]: threads that are named, owned and joined
@@ -22,6 +23,7 @@ pub mod escape;
 pub mod files;
 pub mod limits;
 pub mod logging;
+pub mod metrics;
 pub mod panics;
 pub mod reexec;
 pub mod settings;

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal as _};
+use std::net::SocketAddr;
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
+use pap_alertmanager::sender::{Alertmanager, own_url};
 use pap_http::listener;
 use pap_http::server::Server;
 use pap_process::cli::{BAD_CONFIG, BUG, IO_ERROR, STOPPED};
@@ -20,10 +22,11 @@ use pap_process::threads::{Threads, spawn};
 
 use crate::api::Api;
 use crate::channels::{self, MAX_CHANNELS};
+use crate::clients::USER_AGENT;
 use crate::config::Config;
 use crate::station::{Phase, Station, admin_key, admin_key_path};
 use crate::store::{OpenError, Store, StoreError};
-use crate::{VERSION, elsewhere, notify, sweeper};
+use crate::{VERSION, conditions, elsewhere, notify, sweeper};
 
 /// How long requests in hand and the last writes may take when the process stops.
 const JOIN: Duration = Duration::from_secs(5);
@@ -159,6 +162,7 @@ fn start(
     threads.spawn("asker", move || elsewhere::follow_up(&at))?;
     let at = Arc::clone(station);
     threads.spawn("notifier", move || notify::run(&at))?;
+    tell_alertmanagers(station, server, threads)?;
     server.start(threads)?;
     let (at, watched) = (Arc::clone(station), Arc::clone(server));
     threads.spawn("watch", move || watch(&at, &watched))?;
@@ -168,6 +172,25 @@ fn start(
         threads.spawn("systemd", move || report(&at, &told))?;
     }
     Ok(notifier)
+}
+
+/// Starts the threads that tell Alertmanagers what is open.
+fn tell_alertmanagers(station: &Arc<Station>, server: &Server<Api>, threads: &mut Threads) -> io::Result<()> {
+    let config = &station.config;
+    let Some(alertmanagers) = &config.alertmanagers else { return Ok(()) };
+    let port = server.addresses().first().map_or(config.port, SocketAddr::port);
+    let url = config.external_url.as_ref().map_or_else(|| own_url(port), |url| url.as_str().to_owned());
+    log::info!(
+        "open incidents: to {}, again every {:?} while they are open",
+        alertmanagers.urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and "),
+        alertmanagers.every
+    );
+    for alertmanager in Alertmanager::all(alertmanagers, USER_AGENT, &url) {
+        let owner = conditions::Owner(Arc::clone(station));
+        threads.spawn(&alertmanager.thread(), move || alertmanager.run(&owner))?;
+    }
+    let at = Arc::clone(station);
+    threads.spawn("conditions", move || conditions::run(&at))
 }
 
 /// Asks the event loops for signs of life.

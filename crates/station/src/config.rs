@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
+use pap_alertmanager::settings::Alertmanagers;
 use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
 use pap_process::settings::{ConfigError, Flags, Reader, Secret, Source};
 use pap_process::url::Url;
@@ -18,8 +19,8 @@ use settings::{
     AGENT_API_KEY, ALERT_RETENTION, ALLOW_PRIVATE_TARGETS, AUTO_REGISTER, HEARTBEAT_TIMEOUT,
     MACHINE_HEARTBEAT_CHECK_INTERVAL, MACHINE_OFFLINE_THRESHOLD, MAX_AGENTS, MAX_CLUSTERS, METRICS_KEY,
     PAP_COLLECTOR_API_KEY, SETTINGS, STATION_ADMIN_KEY, STATION_BIND, STATION_CA_FILE, STATION_DB,
-    STATION_MAX_CONNECTIONS, STATION_PORT, STATION_VIEWER_KEY, TELEGRAM_API_URL, TELEGRAM_BOT_TOKEN,
-    TRUST_PROXY,
+    STATION_EXTERNAL_URL, STATION_MAX_CONNECTIONS, STATION_PORT, STATION_VIEWER_KEY, TELEGRAM_API_URL,
+    TELEGRAM_BOT_TOKEN, TRUST_PROXY,
 };
 
 /// A key shorter than this is guessed some day.
@@ -81,6 +82,10 @@ pub struct Config {
     pub telegram_token: Option<Secret>,
     /// Where the Bot API is.
     pub telegram_url: Url,
+    /// The Alertmanagers; None without one.
+    pub alertmanagers: Option<Alertmanagers>,
+    /// The URL at which people reach this station, if it is known.
+    pub external_url: Option<Url>,
     /// Which private addresses may be connected to.
     pub reach: Reach,
     /// Certificates that are trusted besides the built-in roots.
@@ -125,6 +130,7 @@ impl Config {
             let why = "it is neither false nor true nor a list of networks such as 10.0.0.0/8,fd00::/8";
             ALLOW_PRIVATE_TARGETS.wrong_as(&reach, &why)
         })?;
+        let alertmanagers = pap_alertmanager::settings::read(&mut from, &mut warnings)?;
         let db = from.path(&STATION_DB)?.unwrap_or_default();
         let telegram_url = from.url(&TELEGRAM_API_URL, str::to_owned)?;
         let telegram_url = match telegram_url {
@@ -152,6 +158,8 @@ impl Config {
             check_interval: from.duration(&MACHINE_HEARTBEAT_CHECK_INTERVAL)?,
             telegram_token: from.secret(&TELEGRAM_BOT_TOKEN)?,
             telegram_url,
+            alertmanagers,
+            external_url: from.url(&STATION_EXTERNAL_URL, str::to_owned)?,
             reach,
             roots: from.certificates(&STATION_CA_FILE)?,
             trust_proxy: from.value(&TRUST_PROXY)?,

@@ -1,6 +1,7 @@
 //! The events that people are told, by name.
 
 use pap_core::alert::Severity;
+use pap_core::firing::AlertName;
 
 /// What happened. Most open or close an incident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,6 +96,18 @@ impl Event {
         }
     }
 
+    /// The alert that an Alertmanager is told while what it opened is open.
+    pub const fn alert(self) -> Option<AlertName> {
+        match self {
+            Self::AgentDead => Some(AlertName::AgentDead),
+            Self::AgentEmergency => Some(AlertName::AgentEmergency),
+            Self::MachineOffline => Some(AlertName::MachineOffline),
+            Self::CollectorSilent => Some(AlertName::CollectorSilent),
+            Self::MassSilence => Some(AlertName::MassSilence),
+            _ => None,
+        }
+    }
+
     /// Whether it closes an incident.
     pub fn is_closing(self) -> bool {
         Self::ALL.iter().any(|opening| opening.closing() == Some(self))
@@ -127,6 +140,8 @@ mod tests {
                 assert_eq!(closing.severity(), event.severity());
                 assert!(closing.is_closing() && !event.is_closing());
             }
+            assert_eq!(event.alert().is_some(), event.closing().is_some(), "all that opens is told");
+            assert!(event.alert().is_none_or(|alert| alert.severity() == event.severity()));
         }
     }
 }

@@ -15,6 +15,7 @@
 //! - [`event`], [`filters`]: what people are told, and who wants it
 //! - [`watch`]: who is silent; [`agents`]: agents that beat here; [`elsewhere`], [`asking`]:
 //!   whether they live at their collector; [`sweeper`]: waits for deadlines
+//! - [`conditions`]: what is open, for Alertmanagers
 //! - [`notify`]: delivers; [`clients`], [`reach`]: requests to others
 //! - [`api`]: the endpoints; [`metrics`]: counters; [`check`]: asks a running station
 
@@ -29,6 +30,7 @@ pub mod channels;
 pub mod check;
 pub mod clients;
 pub mod clusters;
+pub mod conditions;
 pub mod config;
 pub mod elsewhere;
 pub mod event;

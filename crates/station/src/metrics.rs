@@ -1,11 +1,12 @@
-//! Counters and their text (Prometheus exposition format 0.0.4).
+//! The counters of a station.
 //!
 //! No label's value comes from a client, so clients cannot make the number of series grow.
 
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use pap_alertmanager::metrics::Numbers as Conditions;
 use pap_http::service::States;
+use pap_process::metrics::{Histogram, Text};
 
 use crate::alert::Type;
 use crate::channels::Outcome;
@@ -95,73 +96,51 @@ impl Metrics {
     }
 
     /// The text.
-    pub fn render(&self, gauges: &Gauges) -> String {
-        let mut out = Text(String::with_capacity(4096));
+    pub fn render(&self, gauges: &Gauges, conditions: Option<(Conditions, &Histogram)>) -> String {
+        let mut text = Text::new("pap_station", &[]);
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        out.head("alerts_total", "counter", "Alerts that were stored, by type.");
+        text.family("alerts_total", "counter", "Alerts that were stored, by type.");
         for kind in Type::ALL {
-            out.line(
-                "alerts_total",
-                &format!("{{type=\"{}\"}}", kind.name()),
-                read(&self.alerts[kind as usize]),
-            );
+            text.sample("alerts_total", &[("type", kind.name())], read(&self.alerts[kind as usize]));
         }
-        out.one("alert_repeats_total", "counter", "Alerts that were stored before.", read(&self.repeats));
-        out.one("alerts_refused_total", "counter", "Alerts that were not taken.", read(&self.refused_alerts));
-        out.one("collector_heartbeats_total", "counter", "Heartbeats of collectors.", read(&self.beats));
-        out.one("agent_heartbeats_total", "counter", "Heartbeats of agents.", read(&self.heartbeats));
-        out.one(
-            "machine_reports_total",
-            "counter",
-            "Reports and heartbeats of machines.",
-            read(&self.machine_reports),
-        );
-        out.head("delivery_attempts_total", "counter", "Attempts to deliver, by how they ended.");
+        for (name, help, counter) in [
+            ("alert_repeats_total", "Alerts that were stored before.", &self.repeats),
+            ("alerts_refused_total", "Alerts that were not taken.", &self.refused_alerts),
+            ("collector_heartbeats_total", "Heartbeats of collectors.", &self.beats),
+            ("agent_heartbeats_total", "Heartbeats of agents.", &self.heartbeats),
+            ("machine_reports_total", "Reports and heartbeats of machines.", &self.machine_reports),
+        ] {
+            text.one(name, "counter", help, read(counter));
+        }
+        text.family("delivery_attempts_total", "counter", "Attempts to deliver, by how they ended.");
         for (outcome, counter) in OUTCOMES.iter().zip(&self.deliveries) {
-            out.line("delivery_attempts_total", &format!("{{outcome=\"{outcome}\"}}"), read(counter));
+            text.sample("delivery_attempts_total", &[("outcome", outcome)], read(counter));
         }
-        out.one(
-            "wrong_keys_total",
-            "counter",
-            "Requests with a key that is nobody's.",
-            read(&self.wrong_keys),
-        );
-        out.one(
-            "store_failures_total",
-            "counter",
-            "Writes that were not stored.",
-            read(&self.store_failures),
-        );
-        out.one("clusters", "gauge", "Clusters that are known.", gauges.clusters);
-        out.one("incidents_open", "gauge", "Incidents that are open.", gauges.incidents);
-        out.one("deliveries_owed", "gauge", "Deliveries that are owed.", gauges.owed);
+        for (name, help, counter) in [
+            ("wrong_keys_total", "Requests with a key that is nobody's.", &self.wrong_keys),
+            ("store_failures_total", "Writes that were not stored.", &self.store_failures),
+        ] {
+            text.one(name, "counter", help, read(counter));
+        }
         let (agents, dead) = gauges.agents;
-        out.one("agents", "gauge", "Agents that beat here.", agents as u64);
-        out.one("agents_dead", "gauge", "Agents that beat here and are dead.", dead as u64);
-        out.head("machines", "gauge", "Machines, by status.");
-        for (status, number) in ["unknown", "online", "offline"].iter().zip(gauges.machines) {
-            out.line("machines", &format!("{{status=\"{status}\"}}"), number);
+        for (name, help, value) in [
+            ("clusters", "Clusters that are known.", gauges.clusters),
+            ("incidents_open", "Incidents that are open.", gauges.incidents),
+            ("deliveries_owed", "Deliveries that are owed.", gauges.owed),
+            ("agents", "Agents that beat here.", agents as u64),
+            ("agents_dead", "Agents that beat here and are dead.", dead as u64),
+            ("connections", "Open connections.", gauges.connections.open as u64),
+            ("uptime_seconds", "Seconds since the start.", gauges.uptime),
+        ] {
+            text.one(name, "gauge", help, value);
         }
-        out.one("connections", "gauge", "Open connections.", gauges.connections.open as u64);
-        out.one("uptime_seconds", "gauge", "Seconds since the start.", gauges.uptime);
-        out.0
-    }
-}
-
-struct Text(String);
-
-impl Text {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.0, "# HELP pap_station_{name} {help}\n# TYPE pap_station_{name} {kind}");
-    }
-
-    fn line(&mut self, name: &str, labels: &str, value: u64) {
-        let _ = writeln!(self.0, "pap_station_{name}{labels} {value}");
-    }
-
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: u64) {
-        self.head(name, kind, help);
-        self.line(name, "", value);
+        text.family("machines", "gauge", "Machines, by status.");
+        for (status, number) in ["unknown", "online", "offline"].iter().zip(gauges.machines) {
+            text.sample("machines", &[("status", status)], number);
+        }
+        if let Some((counted, delivery)) = conditions {
+            counted.write(&mut text, delivery);
+        }
+        text.finish()
     }
 }

@@ -17,6 +17,7 @@ use crate::access::{Attempts, Keys, SetKeys};
 use crate::agents::Agents;
 use crate::asking::Asking;
 use crate::clients::Clients;
+use crate::conditions::Conditions;
 use crate::config::Config;
 use crate::elsewhere::Elsewhere;
 use crate::metrics::Metrics;
@@ -142,6 +143,8 @@ pub struct Station {
     pub news: News,
     /// Delivers.
     pub notifier: Notifier,
+    /// What Alertmanagers are told.
+    pub conditions: Conditions,
     /// Asks collectors.
     pub clients: Clients,
     /// Where agents that are silent here live.
@@ -199,6 +202,7 @@ impl Station {
         })?;
         Ok(Self {
             notifier: Notifier::new(&config),
+            conditions: Conditions::new(config.alertmanagers.as_ref()),
             clients: Clients::new(&config),
             elsewhere: Elsewhere::default(),
             steps: Steps::default(),

@@ -114,8 +114,11 @@ fn lose_machine(connection: &Connection, now: Wall, id: &i64) -> rusqlite::Resul
 fn lose_collector(connection: &Connection, now: Wall, id: &String) -> rusqlite::Result<Option<String>> {
     let Some(cluster) = clusters::find_beating(connection, id)? else { return Ok(None) };
     let line = format!("the collector of cluster {id} ({}) is silent", cluster.name);
-    let subject = Subject::Cluster(cluster);
-    incidents::open(connection, now, Event::CollectorSilent, &subject, &serde_json::json!({}))?;
+    let last_beat: Option<u64> = connection
+        .prepare_cached("SELECT last_beat_at FROM cluster WHERE id = ?1")?
+        .query_row([cluster.row], |row| row.get(0))?;
+    let details = serde_json::json!({ "last_seen": last_beat.map(Wall) });
+    incidents::open(connection, now, Event::CollectorSilent, &Subject::Cluster(cluster), &details)?;
     Ok(Some(line))
 }
 

@@ -24,7 +24,10 @@ use std::path::{Path, PathBuf};
 
 use argh::ArgsInfo as _;
 use checks::{complete, is_name, names, yaml_files};
-use pap_station::config::{Switches, settings};
+use pap_process::clock::Clock;
+use pap_process::settings::Flags;
+use pap_station::conditions::Conditions;
+use pap_station::config::{Config, Switches, settings};
 use pap_station::event::Event;
 use pap_station::metrics::{Gauges, Metrics};
 use program::{Program, common};
@@ -76,7 +79,7 @@ fn station() -> Program {
         path: env!("CARGO_BIN_EXE_pap-station"),
         summary: "receives what PAP collectors, agents and machines send, and tells people",
         description: &[
-            "pap-station takes the alerts and beats of collectors, the heartbeats of agents whose collector does not answer, and the heartbeats of machines. It keeps them in one SQLite file, serves a page, and tells people by webhook and by Telegram.",
+            "pap-station takes the alerts and beats of collectors, the heartbeats of agents whose collector does not answer, and the heartbeats of machines. It keeps them in one SQLite file, serves a page, and tells people by webhook, by Telegram and by Alertmanager.",
             "It needs no configuration file. Each setting is a flag or an environment variable. Without STATION_ADMIN_KEY it writes a key for an admin into admin.key beside STATION_DB at its first start.",
             "check prints a line that says whether the station on STATION_PORT of this host is ready, or with --live whether it runs, and exits with 0 or 1.",
             "backup copies STATION_DB to a file that is not there yet, while a station runs or not. The copy holds everything that STATION_DB holds, secrets too. To restore it, stop the station, put the copy in the place of STATION_DB, and remove the files beside it that end with -wal and -shm.",
@@ -138,7 +141,9 @@ fn every_setting_arrives_from_the_environment_and_as_a_flag() {
     let directory = tempfile::tempdir().unwrap();
     let pem = directory.path().join("pem");
     fs::write(&pem, CERTIFICATE).unwrap();
-    checks::every_setting_arrives(&station(), &[&[]], pem.to_str().unwrap());
+    // Only one way to be let in is allowed.
+    let alternatives: &[&[&str]] = &[&["ALERTMANAGER_KEY"], &["ALERTMANAGER_USER", "ALERTMANAGER_PASSWORD"]];
+    checks::every_setting_arrives(&station(), alternatives, pem.to_str().unwrap());
 }
 
 #[test]
@@ -189,7 +194,10 @@ fn what_is_shipped_names_only_settings_that_exist() {
 #[test]
 fn the_page_names_all_settings_metrics_and_events_that_matter() {
     let page = read("docs/station.md");
-    let metrics = Metrics::default().render(&Gauges::default());
+    let from = |name: &str| (name == "ALERTMANAGER_URL").then(|| "http://a".to_owned());
+    let config = Config::new(&Flags::default(), &from).unwrap();
+    let conditions = Conditions::new(config.alertmanagers.as_ref());
+    let metrics = Metrics::default().render(&Gauges::default(), conditions.counted(Clock::start().now()));
     let metrics = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE pap_station_"));
     let metrics = metrics.filter_map(|line| line.split(' ').next());
     for name in metrics.chain(Event::ALL.iter().map(|event| event.name())) {

@@ -2,13 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::agent_id::AgentId;
 use crate::alert::Severity;
-use crate::heartbeat::Mode;
 use crate::time::Wall;
 
 /// The alerts, by their `alertname`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlertName {
     /// An agent is dead.
@@ -17,11 +15,23 @@ pub enum AlertName {
     AgentEmergency,
     /// So many agents fell silent at once that it may be the network.
     MassSilence,
+    /// A machine is offline.
+    MachineOffline,
+    /// A collector is silent.
+    CollectorSilent,
 }
 
 impl AlertName {
     /// All of them, in the order in which the metrics list them.
-    pub const ALL: [Self; 3] = [Self::AgentDead, Self::AgentEmergency, Self::MassSilence];
+    pub const ALL: [Self; 5] = [
+        Self::AgentDead,
+        Self::AgentEmergency,
+        Self::MassSilence,
+        Self::MachineOffline,
+        Self::CollectorSilent,
+    ];
+    /// Those that a collector tells.
+    pub const OF_AGENTS: [Self; 3] = [Self::AgentDead, Self::AgentEmergency, Self::MassSilence];
 
     /// The label `alertname`.
     pub const fn as_str(self) -> &'static str {
@@ -29,43 +39,36 @@ impl AlertName {
             Self::AgentDead => "PapAgentDead",
             Self::AgentEmergency => "PapAgentEmergency",
             Self::MassSilence => "PapCollectorMassSilence",
+            Self::MachineOffline => "PapMachineOffline",
+            Self::CollectorSilent => "PapCollectorSilent",
         }
     }
 
     /// The label `severity`.
     pub const fn severity(self) -> Severity {
         match self {
-            Self::AgentDead | Self::MassSilence => Severity::Critical,
+            Self::AgentDead | Self::MassSilence | Self::MachineOffline | Self::CollectorSilent => {
+                Severity::Critical
+            }
             Self::AgentEmergency => Severity::Warning,
         }
     }
 }
 
-/// The agent of a condition, as it was when the condition began.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Subject {
-    /// The agent's id.
-    pub id: AgentId,
-    /// The agent's name; `None` if the id stands for it.
-    pub name: Option<Box<str>>,
-    /// The mode that the agent had announced.
-    pub mode: Mode,
-}
-
 /// Something that is true for a while.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Condition {
+pub struct Condition<S> {
     /// Which alert tells it.
     pub alert: AlertName,
-    /// The agent. A mass silence has none.
-    pub subject: Option<Subject>,
-    /// When it began. For a death: the last heartbeat.
+    /// Whom it concerns, as that was when it began.
+    pub subject: S,
+    /// When it began. For a silence: the last word.
     pub since: Wall,
     /// How it ended, if it did.
     pub ended: Option<Ended>,
 }
 
-impl Condition {
+impl<S: PartialEq> Condition<S> {
     pub(super) fn has_labels_of(&self, other: &Self) -> bool {
         self.alert == other.alert && self.subject == other.subject
     }
@@ -84,10 +87,12 @@ pub struct Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// A heartbeat told so: the agent is back, or in another mode.
+    /// A heartbeat told so: who was silent is back, or the agent is in another mode.
     Heard,
-    /// The agent said goodbye, or was removed on request.
+    /// The agent said goodbye, or it was removed on request.
     Removed,
+    /// A person closed it.
+    Closed,
     /// The agent was dead for so long that the registry forgot it.
     Forgotten,
     /// The mass silence is over.

@@ -1,8 +1,8 @@
 //! Checks that all counts and links of a registry agree, for tests.
 
 use super::Registry;
+use super::conditions::Key;
 use crate::due_queues::DueQueue;
-use crate::firing::Key;
 use crate::heartbeat::Mode;
 use crate::verdict::Verdict;
 
@@ -32,7 +32,7 @@ impl Registry {
             assert!(death.is_none() || is_dead);
             if self.firing.is_on() {
                 let holds =
-                    [Key::Dead(slot), Key::Emergency(slot)].map(|key| self.firing.condition(key).is_some());
+                    [Key::Dead(slot), Key::Emergency(slot)].map(|key| self.firing.condition(&key).is_some());
                 assert_eq!(holds, [is_dead, agent.mode == Mode::Emergency]);
             }
             owed += usize::from(death.is_some()) + usize::from(self.recoveries.get(slot).is_some());

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::conditions::Condition;
 use super::mass::{Around, Died, Held, RecentDeaths};
 use super::{Agent, BySlot, Marks, Name, Registry, Restarts};
 use crate::agent_id::AgentId;
 use crate::alert::VerdictKind;
 use crate::due_queues::{DueQueue, Links, Slot};
-use crate::firing::Condition;
 use crate::heartbeat::Mode;
 use crate::outbox::{SavedEvent, SavedVerdict, ToOwe};
 use crate::time::{Now, Tick, Wall, millis};

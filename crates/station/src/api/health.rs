@@ -15,11 +15,13 @@ use crate::station::Station;
 /// `GET /health`
 pub fn health(station: &Station) -> Response {
     let (agents, dead) = station.agents.counts();
+    let (configured, reachable) = station.conditions.reachable(station.clock.now());
     Response::json(
         200,
         &json!({
             "status": "healthy", "version": VERSION, "uptime": station.clock.uptime().reading().as_secs(),
             "agents": { "total": agents, "dead": dead }, "telegram": station.notifier.has_telegram(),
+            "alertmanagers": { "configured": configured, "reachable": reachable },
         }),
     )
 }
@@ -51,9 +53,10 @@ pub fn metrics(station: &Arc<Station>, _: &Call, connections: States) -> Respons
         })
     });
     match gauges {
-        Ok(gauges) => {
-            Response::text("text/plain; version=0.0.4; charset=utf-8", station.metrics.render(&gauges))
-        }
+        Ok(gauges) => Response::text(
+            "text/plain; version=0.0.4; charset=utf-8",
+            station.metrics.render(&gauges, station.conditions.counted(station.clock.now())),
+        ),
         Err(error) => store_failed(&error),
     }
 }

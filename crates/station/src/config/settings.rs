@@ -3,9 +3,15 @@
 
 use std::time::Duration;
 
+use pap_alertmanager::settings::{
+    ALERTMANAGER_CA_FILE, ALERTMANAGER_KEY, ALERTMANAGER_PASSWORD, ALERTMANAGER_REPEAT_MS, ALERTMANAGER_URL,
+    ALERTMANAGER_USER,
+};
 use pap_process::logging::{LOG_FORMAT, RUST_LOG};
 use pap_process::settings::Fallback::{Value, Words};
-use pap_process::settings::Kind::{self, Address, BaseUrl, Certificates, Choice, File, Number, Secret, Text};
+use pap_process::settings::Kind::{
+    self, Address, BaseUrl, Certificates, Choice, File, Link, Number, Secret, Text,
+};
 
 /// A duration from so many seconds to so many hours.
 const fn between(seconds: u64, hours: u64) -> Kind {
@@ -60,5 +66,8 @@ pap_process::settings! {
     /// whether a proxy stands in front: the last address in X-Forwarded-For is then the client's,
     /// and X-Forwarded-Proto says whether it came by TLS
     TRUST_PROXY: Choice(&["false", "true"]), Value("false");
-    shared RUST_LOG, LOG_FORMAT;
+    /// the URL at which people reach this station; alerts at an Alertmanager link to it
+    STATION_EXTERNAL_URL: Link, Words("http://, this host's name and STATION_PORT");
+    shared ALERTMANAGER_URL, ALERTMANAGER_USER, ALERTMANAGER_PASSWORD, ALERTMANAGER_KEY,
+        ALERTMANAGER_CA_FILE, ALERTMANAGER_REPEAT_MS, RUST_LOG, LOG_FORMAT;
 }

@@ -12,6 +12,7 @@
 
 mod access;
 mod agents;
+mod alertmanager;
 mod alerts;
 mod bad_days;
 #[path = "../../../../tests/support/browser.rs"]

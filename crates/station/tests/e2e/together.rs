@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::support::{ADMIN, COLLECTOR, Receiver, Station, start, until};
 
 /// A program that was built beside the station.
-fn program(name: &str) -> Option<PathBuf> {
+pub fn program(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_BIN_EXE_pap-station")).with_file_name(name);
     if path.is_file() {
         return Some(path);
@@ -20,7 +20,7 @@ fn program(name: &str) -> Option<PathBuf> {
     None
 }
 
-struct Running(Child);
+pub struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -29,18 +29,24 @@ impl Drop for Running {
     }
 }
 
-fn spawn(program: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Running {
+pub fn spawn(program: &Path, variables: &[(&str, &str)], arguments: &[&str]) -> Running {
     let mut command = Command::new(program);
     command.env_clear().envs(variables.iter().copied()).args(arguments);
     Running(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
 }
 
 /// A port that is free now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn collector(program: &Path, port: u16, station: &Station, state: &Path) -> Running {
+pub fn collector(
+    program: &Path,
+    port: u16,
+    station: &Station,
+    state: &Path,
+    more: &[(&str, &str)],
+) -> Running {
     let (port_text, url) = (port.to_string(), format!("http://127.0.0.1:{}", station.port));
     let own = format!("http://127.0.0.1:{port}");
     let variables = [
@@ -54,12 +60,12 @@ fn collector(program: &Path, port: u16, station: &Station, state: &Path) -> Runn
         ("STATE_FILE", state.to_str().unwrap()),
         ("STATE_INTERVAL_MS", "50"),
     ];
-    let running = spawn(program, &variables, &[]);
+    let running = spawn(program, &[&variables, more].concat(), &[]);
     until("the collector listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     running
 }
 
-fn beat(port: u16, agent: &str, mode: &str, uptime: u32) {
+pub fn beat(port: u16, agent: &str, mode: &str, uptime: u32) {
     use std::io::{Read as _, Write as _};
     let body = json!({ "mode": mode, "uptime_seconds": uptime, "agent_name": agent }).to_string();
     let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -81,7 +87,7 @@ fn fifty_deaths_and_recoveries_survive_kills_of_both() {
     station.webhook(&receiver, &json!({ "filters": { "events": ["agent.dead", "agent.recovered"] } }));
     let state = station.directory.path().join("collector.state");
     let port = free_port();
-    let mut running = collector(&program, port, &station, &state);
+    let mut running = collector(&program, port, &station, &state, &[]);
     until("it has registered and beaten", || {
         let clusters = station.seen("/api/clusters");
         clusters["clusters"][0]["state"] == "active" && clusters["clusters"][0]["name"] == "Production"
@@ -101,7 +107,7 @@ fn fifty_deaths_and_recoveries_survive_kills_of_both() {
     drop(running);
     station.kill();
     station = start().after(&station).with("STATION_PORT", &station_port).run();
-    running = collector(&program, port, &station, &state);
+    running = collector(&program, port, &station, &state, &[]);
     until("all are dead", || events("agent.dead").len() == 50);
     assert_eq!(station.seen("/api/incidents?kind=agent.dead&state=open")["total"], 50);
     // The live list comes from the collector.

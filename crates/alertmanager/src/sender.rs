@@ -6,26 +6,25 @@ use std::cell::Cell;
 use std::fs;
 
 use crossbeam_channel::{after, never, select};
-
-use crate::alert_client::{Post, Told};
-use crate::config::Alertmanagers;
-use crate::parts::Parts;
 use pap_core::delivery::{Failure, Outcome, Reply};
-use pap_core::firing::{self, Batch};
+use pap_core::firing::{self, Numbers};
 use pap_core::time::Uptime;
+use pap_process::client::{Post, Told};
 use pap_process::panics;
 use pap_process::throttle::Throttle;
 use pap_process::url::Url;
+
+use crate::Owner;
+use crate::settings::Alertmanagers;
+
+type Batch<O> = firing::Batch<<<O as Owner>::Numbers as Numbers>::Subject>;
 
 /// One Alertmanager, and what is posted to it.
 pub struct Alertmanager {
     /// Its place in `ALERTMANAGER_URL`, from 0.
     number: usize,
-    /// The number that it has among all senders.
-    sender: usize,
     url: Url,
     post: Post,
-    cluster_id: String,
     generator_url: String,
     /// What was last wrong, by the status of its answer; limits the log.
     troubles: Throttle<Option<u16>>,
@@ -33,16 +32,13 @@ pub struct Alertmanager {
 }
 
 impl Alertmanager {
-    /// All that are configured. `senders` threads post to the station; their numbers
-    /// come first.
-    pub fn all(config: &Alertmanagers, cluster_id: &str, generator_url: &str, senders: usize) -> Vec<Self> {
+    /// All that are configured. Alerts link to `generator_url`.
+    pub fn all(config: &Alertmanagers, user_agent: &'static str, generator_url: &str) -> Vec<Self> {
         let urls = config.urls.iter().enumerate();
         let one = |(number, url): (usize, &Url)| Self {
             number,
-            sender: senders + number,
             url: url.clone(),
-            post: Post::new(url, config.credentials.header(), &config.roots, 1),
-            cluster_id: cluster_id.to_owned(),
+            post: Post::new(user_agent, url, config.credentials.header(), &config.roots, 1),
             generator_url: generator_url.to_owned(),
             troubles: Throttle::default(),
             is_in_trouble: Cell::new(false),
@@ -55,44 +51,40 @@ impl Alertmanager {
         format!("alertmanager-{}", self.number)
     }
 
-    /// Posts until the collector stops. What is new then is still posted, once.
-    pub fn run(&self, parts: &Parts) {
-        let shared = &parts.shared;
+    /// Posts until the program stops. What is new then is still posted, once.
+    pub fn run<O: Owner>(&self, owner: &O) {
         loop {
-            let is_stopping = parts.stop.is_stopping();
-            while let Some(batch) = shared.with(|registry, now| registry.firing_mut().next(now, self.number))
-            {
-                self.tell(parts, &batch);
+            let is_stopping = owner.stop().is_stopping();
+            while let Some(batch) = owner.with(|firing, now| firing.next(now, self.number)) {
+                self.tell(owner, &batch);
             }
             if is_stopping {
                 return;
             }
-            let wait = shared
-                .with(|registry, now| registry.firing().next_due(self.number).map(|due| due.since(now.tick)));
+            let wait = owner.with(|firing, now| firing.next_due(self.number).map(|due| due.since(now.tick)));
             let due = wait.map_or_else(never, after);
             select! {
-                recv(shared.bell(self.number)) -> _ => {}
+                recv(owner.bell(self.number)) -> _ => {}
                 recv(due) -> _ => {}
-                recv(parts.stop.receiver()) -> _ => {}
+                recv(owner.stop().receiver()) -> _ => {}
             }
         }
     }
 
-    fn tell(&self, parts: &Parts, batch: &Batch) {
-        let Parts { shared, metrics, vitals, .. } = parts;
-        vitals.posting(self.sender, shared.clock().uptime());
-        let told = panics::contain(|| self.post(batch)).unwrap_or_else(Told::nothing);
-        vitals.posted(self.sender);
+    fn tell<O: Owner>(&self, owner: &O, batch: &Batch<O>) {
+        owner.is_posting(self.number, true);
+        let told = panics::contain(|| self.post(owner, batch)).unwrap_or_else(Told::nothing);
+        owner.is_posting(self.number, false);
         let outcome = told.reply.outcome();
-        let now = shared.with(|registry, now| {
-            registry.firing_mut().settle(now.tick, batch, outcome);
+        let now = owner.with(|firing, now| {
+            firing.settle(now.tick, batch, outcome);
             now.tick
         });
         let count = batch.alerts.len();
         match outcome {
             Outcome::Taken => {
                 for changed in batch.alerts.iter().filter_map(|alert| alert.changed) {
-                    metrics.alertmanager_delivery.record(now.since(changed));
+                    owner.delivery().record(now.since(changed));
                 }
                 self.troubles.clear();
                 if self.is_in_trouble.replace(false) {
@@ -108,15 +100,16 @@ impl Alertmanager {
                     code if count > 1 && firing::may_be_one_alert(code) => "; they follow in smaller posts",
                     _ => "",
                 };
-                let level = self.level(Some(code), log::Level::Error, shared.clock().uptime());
+                let level = self.level(Some(code), log::Level::Error, owner.uptime());
                 log::log!(level, "{} refused {count} alerts with {code}: {}{advice}", self.url, told.remark);
             }
-            Outcome::Failed(failure, _) => self.log_failure(shared.clock().uptime(), count, failure, &told),
+            Outcome::Failed(failure, _) => self.log_failure(owner.uptime(), count, failure, &told),
         }
     }
 
-    fn post(&self, batch: &Batch) -> Told {
-        match firing::to_json(&batch.alerts, &self.cluster_id, &self.generator_url) {
+    fn post<O: Owner>(&self, owner: &O, batch: &Batch<O>) -> Told {
+        let concerned = |subject| owner.concerned(subject);
+        match firing::to_json(&batch.alerts, &self.generator_url, concerned) {
             Ok(body) => self.post.send(&body),
             Err(error) => Told::nothing(error.to_string()),
         }
@@ -149,7 +142,7 @@ impl Alertmanager {
     }
 }
 
-/// Where people reach this collector, if nobody has said it: this host's name, and
+/// Where people reach this program, if nobody has said it: this host's name, and
 /// the port.
 pub fn own_url(port: u16) -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();

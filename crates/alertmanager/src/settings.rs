@@ -4,14 +4,30 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use pap_core::firing::Repeat;
+use pap_process::settings::Fallback::{Value, Words};
+use pap_process::settings::Kind::{BaseUrls, Certificates, Number, Secret as Key, SecretText};
 use pap_process::settings::{ConfigError, Reader, Secret, Setting};
 use pap_process::url::Url;
 use ureq::tls::Certificate;
 
-use super::settings::{
-    ALERTMANAGER_CA_FILE, ALERTMANAGER_KEY, ALERTMANAGER_PASSWORD, ALERTMANAGER_REPEAT_MS, ALERTMANAGER_URL,
-    ALERTMANAGER_USER,
-};
+pap_process::settings! {
+    /// Alertmanagers that are told what is wrong for as long as it is, such as which agents are dead;
+    /// a path in front of /api/v2/alerts is part of the URL
+    ALERTMANAGER_URL: BaseUrls(8), Words("none");
+    /// the user name that is sent to each Alertmanager, with ALERTMANAGER_PASSWORD
+    ALERTMANAGER_USER: SecretText, Words("none");
+    /// the password of ALERTMANAGER_USER
+    ALERTMANAGER_PASSWORD: SecretText, Words("none");
+    /// the bearer token that is sent to each Alertmanager, instead of a user name
+    ALERTMANAGER_KEY: Key, Words("none");
+    /// certificates that are trusted besides the built-in roots, for the Alertmanagers: of a CA,
+    /// or of the server itself
+    ALERTMANAGER_CA_FILE: Certificates, Words("none");
+    /// how often an Alertmanager is told again what is still true, in milliseconds; an alert
+    /// that is not repeated ends after four of these times
+    ALERTMANAGER_REPEAT_MS: Number(1000..=3_600_000), Value("60000");
+}
 
 /// The Alertmanagers.
 #[derive(Clone, Debug)]
@@ -37,6 +53,13 @@ pub enum Credentials {
     Bearer(Secret),
 }
 
+impl Alertmanagers {
+    /// To how many everything is told, and how often.
+    pub fn repeat(all: Option<&Self>) -> Repeat {
+        all.map_or(Repeat::NONE, |all| Repeat { targets: all.urls.len(), every: all.every })
+    }
+}
+
 impl Credentials {
     /// The value of `Authorization`.
     pub fn header(&self) -> Option<String> {
@@ -55,10 +78,7 @@ impl Credentials {
 ///
 /// # Errors
 /// One of their settings is wrong, or they contradict each other.
-pub(super) fn read(
-    from: &mut Reader<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<Option<Alertmanagers>, ConfigError> {
+pub fn read(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Option<Alertmanagers>, ConfigError> {
     let urls = from.urls(&ALERTMANAGER_URL)?;
     let user = from.secret(&ALERTMANAGER_USER)?;
     let password = from.secret(&ALERTMANAGER_PASSWORD)?;
