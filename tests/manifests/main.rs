@@ -34,10 +34,11 @@ const MONITORING: &str = "k8s/overlays/monitoring";
 const INGRESS: &str = "k8s/overlays/ingress";
 const HEARTBEAT: &str = "k8s/overlays/heartbeat";
 const STATION: &str = "k8s/overlays/station";
+const STATION_MONITORING: &str = "k8s/overlays/station-monitoring";
 /// Overlays that are applied alone, each with the overlays that may be applied beside
 /// it.
 const APPLIED: [(&str, &[&str]); 5] = [
-    ("k8s/base", &[MONITORING, INGRESS, HEARTBEAT, STATION]),
+    ("k8s/base", &[MONITORING, INGRESS, HEARTBEAT, STATION, STATION_MONITORING]),
     ("k8s/overlays/is-plugged-in", &[MONITORING, INGRESS]),
     ("k8s/overlays/daemonset", &[MONITORING, INGRESS]),
     ("k8s/overlays/two-levels", &[MONITORING, INGRESS, HEARTBEAT]),
@@ -380,14 +381,17 @@ fn prometheus_takes_the_rules_and_they_fire_when_they_should() {
     if !has_tools("kubectl and promtool") {
         return;
     }
-    let monitoring = render(MONITORING);
+    let (monitoring, of_station) = (render(MONITORING), render(STATION_MONITORING));
     let rules = find(&monitoring, "PrometheusRule", "pap-collector").unwrap();
+    let station = find(&of_station, "PrometheusRule", "pap-station").unwrap();
     let test = file("tests/manifests/rules.yaml");
-    against_promtool(rules, None).unwrap();
-    against_promtool(rules, Some(&test)).unwrap();
-    for rule in list(rules, "/spec/groups/0/rules") {
-        let name = text(rule, "/alert");
-        assert!(test.contains(&format!("alertname: {name}")), "{name} is not tested");
+    for (rules, test) in [(rules, &test), (station, &file("tests/manifests/station-rules.yaml"))] {
+        against_promtool(rules, None).unwrap();
+        against_promtool(rules, Some(test)).unwrap();
+        for rule in list(rules, "/spec/groups/0/rules") {
+            let name = text(rule, "/alert");
+            assert!(test.contains(&format!("alertname: {name}")), "{name} is not tested");
+        }
     }
     let mut broken = rules.clone();
     broken["spec"]["groups"][0]["rules"][1]["expr"] = json!("pap_collector_alerts_owed >");

@@ -116,6 +116,7 @@ fn it_fits_a_phone_and_is_photographed() {
         let overflow = tab.evaluate("document.documentElement.scrollWidth - innerWidth");
         assert!(overflow.as_i64().unwrap() <= 0, "{name}: {overflow} pixels stand over");
         if let Some(folder) = &folder {
+            tab.evaluate("document.activeElement.blur()");
             tab.screenshot(&folder.join(format!("station-{name}.png")));
         }
     }
