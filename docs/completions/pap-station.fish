@@ -45,4 +45,6 @@ complete -c pap-station -l check-config -d 'print the effective configuration, s
 complete -c pap-station -l version -d 'print the version and exit'
 complete -c pap-station -n __fish_use_subcommand -a check -d 'ask a running station whether it is well'
 complete -c pap-station -n __fish_use_subcommand -a backup -d 'copy STATION_DB to the file that follows'
+complete -c pap-station -n __fish_use_subcommand -a import -d 'take over from the file of LunaSentri that follows'
 complete -c pap-station -n '__fish_seen_subcommand_from backup' -F
+complete -c pap-station -n '__fish_seen_subcommand_from import' -F

@@ -56,7 +56,7 @@ pub fn bash(program: &Program) -> String {
             .into();
     } else {
         all.extend(program.tasks.iter().map(|(task, _)| (*task).to_owned()));
-        files.extend(program.task_with_file.map(ToOwned::to_owned));
+        files.extend(program.tasks_with_file.iter().map(|task| (*task).to_owned()));
     }
     format!(
         "{}{function}() {{\n    \
@@ -134,10 +134,8 @@ pub fn fish(program: &Program) -> String {
             format!("complete -c {name} -n __fish_use_subcommand -a {task} -d {}\n", quoted(help))
         };
         let tasks: String = program.tasks.iter().map(task).collect();
-        let file = program.task_with_file.map_or_else(String::new, |task| {
-            format!("complete -c {name} -n '__fish_seen_subcommand_from {task}' -F\n")
-        });
-        tasks + &file
+        let file = |task| format!("complete -c {name} -n '__fish_seen_subcommand_from {task}' -F\n");
+        tasks + &program.tasks_with_file.iter().map(file).collect::<String>()
     };
     text
 }

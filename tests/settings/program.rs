@@ -22,8 +22,8 @@ pub struct Program {
     pub table: Table,
     /// The words that make the program do something else, and what each one does.
     pub tasks: &'static [(&'static str, &'static str)],
-    /// The one of them that a file's name follows.
-    pub task_with_file: Option<&'static str>,
+    /// Those of them that a file's name follows.
+    pub tasks_with_file: &'static [&'static str],
     /// Whether a command of somebody else may follow, after `--`.
     pub runs_a_command: bool,
     /// The exit codes and their meanings.

@@ -54,7 +54,7 @@ fn collector() -> Program {
         own: config::Switches::get_args_info(),
         table: config::settings::SETTINGS,
         tasks: &config::Task::ALL,
-        task_with_file: Some("replay"),
+        tasks_with_file: &["replay"],
         runs_a_command: false,
         codes: common(
             "It was stopped by a signal; or, with check, the collector is well; or, with agents or top, it answered.",
@@ -118,7 +118,7 @@ fn heartbeat() -> Program {
         own: emitter::switches::Switches::get_args_info(),
         table: emitter::settings::SETTINGS,
         tasks: &[],
-        task_with_file: None,
+        tasks_with_file: &[],
         runs_a_command: true,
         codes,
         signals: &[

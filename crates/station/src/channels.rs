@@ -147,6 +147,8 @@ pub struct Changes {
     pub secret: Option<String>,
     /// Whether the original's signature is sent, too.
     pub signs_as_original: Option<bool>,
+    /// The key of that, where the secret is not known.
+    pub original_key: Option<KeyHash>,
     /// Whether it is told anything.
     pub is_active: Option<bool>,
     /// What it wants; None in it for everything.
@@ -164,6 +166,8 @@ pub enum Conflict {
     Full,
     /// There is no such channel.
     Missing,
+    /// Its secret is not known, and the signature that needs none was to be left out.
+    Unsigned,
 }
 
 /// Makes a channel.
@@ -208,9 +212,12 @@ pub fn change(
     (kind, id): (Kind, i64),
     changes: &Changes,
 ) -> rusqlite::Result<Result<(), Conflict>> {
-    match find(connection, id)? {
-        Some(channel) if channel.kind == kind => {}
-        _ => return Ok(Err(Conflict::Missing)),
+    let Some(channel) = find(connection, id)?.filter(|channel| channel.kind == kind) else {
+        return Ok(Err(Conflict::Missing));
+    };
+    let has_secret = channel.secret.is_some() || changes.secret.is_some();
+    if kind == Kind::Webhook && !has_secret && changes.signs_as_original == Some(false) {
+        return Ok(Err(Conflict::Unsigned));
     }
     if let Some(target) = &changes.target
         && is_taken(connection, kind, target, id)?
@@ -222,14 +229,16 @@ pub fn change(
 }
 
 fn update(connection: &Connection, now: Wall, id: i64, changes: &Changes) -> rusqlite::Result<()> {
-    let Changes { target, secret, signs_as_original, is_active, filters, quiet_hours } = changes;
+    let Changes { target, secret, signs_as_original, original_key, is_active, filters, quiet_hours } =
+        changes;
     let json = |value: Option<serde_json::Result<String>>| value.and_then(Result::ok);
     connection.execute(
         "UPDATE channel SET target = ifnull(?2, target), secret = ifnull(?3, secret),
          secret_last_four = ifnull(substr(?3, -4), secret_last_four),
          signs_as_original = ifnull(?4, signs_as_original), is_active = ifnull(?5, is_active),
          filters = iif(?6, ?7, filters), quiet_hours = iif(?8, ?9, quiet_hours), updated_at = ?10,
-         failure_count = iif(?5, 0, failure_count) WHERE id = ?1",
+         failure_count = iif(?5, 0, failure_count),
+         original_key = iif(?3 IS NULL, ifnull(?11, original_key), NULL) WHERE id = ?1",
         params![
             id,
             target,
@@ -240,7 +249,8 @@ fn update(connection: &Connection, now: Wall, id: i64, changes: &Changes) -> rus
             json(filters.as_ref().and_then(Option::as_ref).map(serde_json::to_string)),
             quiet_hours.is_some(),
             json(quiet_hours.as_ref().and_then(Option::as_ref).map(serde_json::to_string)),
-            now.0
+            now.0,
+            original_key
         ],
     )?;
     Ok(())

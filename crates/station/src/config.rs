@@ -28,10 +28,11 @@ const SHORT_KEY: usize = 16;
 
 /// Takes what collectors, agents and machines send, and tells people.
 #[derive(FromArgs, ArgsInfo, Debug)]
-#[argh(usage = "[SETTINGS] [--check-config | --version | check [--live] | backup FILE]")]
+#[argh(usage = "[SETTINGS] [--check-config | --version | check [--live] | backup FILE | import FILE]")]
 pub struct Switches {
     /// what the program does instead of running a station: "check" asks a running station
-    /// whether it is well, "backup FILE" copies STATION_DB to a file that is not there yet
+    /// whether it is well, "backup FILE" copies STATION_DB to a file that is not there yet,
+    /// "import FILE" takes over machines, webhooks and Telegram chats from LunaSentri's file
     #[argh(positional, arg_name = "command")]
     pub command: Vec<String>,
     /// with "check", ask only whether the station runs, not whether it is ready
@@ -125,11 +126,7 @@ impl Config {
                 ));
             }
         }
-        let reach: String = from.value(&ALLOW_PRIVATE_TARGETS)?;
-        let reach = Reach::parse(&reach).ok_or_else(|| {
-            let why = "it is neither false nor true nor a list of networks such as 10.0.0.0/8,fd00::/8";
-            ALLOW_PRIVATE_TARGETS.wrong_as(&reach, &why)
-        })?;
+        let reach = reach(&mut from)?;
         let alertmanagers = pap_alertmanager::settings::read(&mut from, &mut warnings)?;
         let db = from.path(&STATION_DB)?.unwrap_or_default();
         let telegram_url = from.url(&TELEGRAM_API_URL, str::to_owned)?;
@@ -182,12 +179,30 @@ fn default_url(from: &mut Reader<'_>) -> Result<Url, ConfigError> {
     Url::base(&raw).map_err(|why| TELEGRAM_API_URL.wrong_as(&raw, &why))
 }
 
+/// Which private addresses may be connected to.
+fn reach(from: &mut Reader<'_>) -> Result<Reach, ConfigError> {
+    let raw: String = from.value(&ALLOW_PRIVATE_TARGETS)?;
+    Reach::parse(&raw).ok_or_else(|| {
+        let why = "it is neither false nor true nor a list of networks such as 10.0.0.0/8,fd00::/8";
+        ALLOW_PRIVATE_TARGETS.wrong_as(&raw, &why)
+    })
+}
+
 /// Where the file is, for commands that need nothing else.
 ///
 /// # Errors
 /// The setting is wrong.
 pub fn database(flags: &Flags, environment: &Source<'_>) -> Result<PathBuf, ConfigError> {
     Ok(Reader::new(SETTINGS, flags, environment).path(&STATION_DB)?.unwrap_or_default())
+}
+
+/// Where the file is and where webhooks may lead, for a command that makes channels.
+///
+/// # Errors
+/// A setting is wrong.
+pub fn database_and_reach(flags: &Flags, environment: &Source<'_>) -> Result<(PathBuf, Reach), ConfigError> {
+    let mut from = Reader::new(SETTINGS, flags, environment);
+    Ok((from.path(&STATION_DB)?.unwrap_or_default(), reach(&mut from)?))
 }
 
 /// Where a running station is asked, for commands that need nothing else.

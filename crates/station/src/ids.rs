@@ -21,6 +21,18 @@ pub fn kept_hash(column: &[u8]) -> Option<KeyHash> {
     column.try_into().ok()
 }
 
+/// The SHA-256 that these hexadecimal digits say; None if they are none.
+pub fn hash_from_hex(text: &str) -> Option<KeyHash> {
+    let mut hash = KeyHash::default();
+    if text.len() != 2 * hash.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (at, byte) in hash.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).ok()?;
+    }
+    Some(hash)
+}
+
 /// Random bytes. A system that has none is no place for keys: the process ends.
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
@@ -56,5 +68,10 @@ mod tests {
         assert_eq!(hash(b"abc")[..4], [0xba, 0x78, 0x16, 0xbf]);
         assert_eq!(kept_hash(&hash(b"x")), Some(hash(b"x")));
         assert_eq!(kept_hash(b"x"), None);
+        let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015aD";
+        assert_eq!(hash_from_hex(hex), Some(hash(b"abc")));
+        for wrong in [&hex[1..], &hex.replace('b', "+"), &hex.replace("ba", "\u{e9}"), ""] {
+            assert_eq!(hash_from_hex(wrong), None, "{wrong}");
+        }
     }
 }

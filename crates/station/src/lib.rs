@@ -17,7 +17,8 @@
 //!   whether they live at their collector; [`sweeper`]: waits for deadlines
 //! - [`conditions`]: what is open, for Alertmanagers
 //! - [`notify`]: delivers; [`clients`], [`reach`]: requests to others
-//! - [`api`]: the endpoints; [`metrics`]: counters; [`check`]: asks a running station
+//! - [`api`]: the endpoints; [`metrics`]: counters; [`check`]: asks a running station;
+//!   [`import`]: takes over from the machine monitor
 
 pub mod access;
 pub mod agents;
@@ -36,6 +37,7 @@ pub mod elsewhere;
 pub mod event;
 pub mod filters;
 pub mod ids;
+pub mod import;
 pub mod incidents;
 pub mod machines;
 pub mod metrics;

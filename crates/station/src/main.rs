@@ -10,7 +10,7 @@ use pap_process::settings::Flags;
 use pap_process::signals::Signals;
 use pap_station::config::settings::SETTINGS;
 use pap_station::config::{self, Config, Switches};
-use pap_station::{app, check, store};
+use pap_station::{app, check, import, store};
 
 #[cfg(target_env = "musl")]
 #[global_allocator]
@@ -54,7 +54,17 @@ fn start(switches: &Switches, flags: &Flags) -> i32 {
             },
             Err(error) => complain(&error.to_string(), BAD_CONFIG),
         },
-        _ => complain("the commands are check and backup FILE; --help shows all flags", BAD_CONFIG),
+        ["import", file] => match config::database_and_reach(flags, &environment) {
+            Ok((database, reach)) => match import::run(Path::new(file), &database, &reach) {
+                Ok(report) => say(&report),
+                Err(error) => complain(&error.to_string(), error.code()),
+            },
+            Err(error) => complain(&error.to_string(), BAD_CONFIG),
+        },
+        _ => complain(
+            "the commands are check, backup FILE and import FILE; --help shows all flags",
+            BAD_CONFIG,
+        ),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::ids;
 use crate::reach::Guarded;
 use crate::station::Station;
-pub use webhook::{check_secret, hidden_url};
+pub use webhook::{check_secret, check_url, hidden_url};
 
 /// How long one attempt may take.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use pap_process::url::Url;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
@@ -129,6 +130,12 @@ fn is_public(address: IpAddr) -> bool {
             !is_special && inner.is_none_or(|inner| is_public(inner.into()))
         }
     }
+}
+
+/// The address in a URL that has one instead of a name.
+pub fn literal_address(url: &Url) -> Option<IpAddr> {
+    let uri: Uri = url.as_str().parse().ok()?;
+    uri.host()?.trim_matches(['[', ']']).parse().ok()
 }
 
 /// Looks names up, and leaves out what may not be connected to.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 use rustix::fs::{FlockOperation, flock};
 
 pub use conditions::Conditions;
@@ -308,6 +308,22 @@ fn write_all(connection: &mut Connection, jobs: impl Iterator<Item = Job>) {
     for finish in finishes.into_iter().flatten() {
         finish(failed.as_ref().map_or(Ok(()), |why| Err(StoreError::Commit(why.clone()))));
     }
+}
+
+/// Does `work` on the file while no station uses it: all of it is stored, or nothing.
+///
+/// # Errors
+/// The file cannot be used, or cannot be written.
+pub fn write_alone<T>(
+    path: &Path,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> Result<T, OpenError> {
+    // The writer is dropped first, so SQLite still has its locks when it closes the file.
+    let (_store, mut writer) = Store::open(path)?;
+    let transaction = writer.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let done = work(&transaction)?;
+    transaction.commit()?;
+    Ok(done)
 }
 
 /// Copies the file at `from` to `to` while a station uses it.

@@ -83,12 +83,14 @@ fn station() -> Program {
             "It needs no configuration file. Each setting is a flag or an environment variable. Without STATION_ADMIN_KEY it writes a key for an admin into admin.key beside STATION_DB at its first start.",
             "check prints a line that says whether the station on STATION_PORT of this host is ready, or with --live whether it runs, and exits with 0 or 1.",
             "backup copies STATION_DB to a file that is not there yet, while a station runs or not. The copy holds everything that STATION_DB holds, secrets too. To restore it, stop the station, put the copy in the place of STATION_DB, and remove the files beside it that end with -wal and -shm.",
+            "import takes over from the machine monitor LunaSentri: machines with the hashes of their keys, webhooks with the hashes of their secrets, and Telegram chats. FILE is its database, and is only read. Stop LunaSentri and the station first. What is in STATION_DB already stays as it is, and STATION_DB is made if it is not there yet.",
         ],
         synopsis: &[
             "[SETTINGS]",
             "[SETTINGS] --check-config",
             "[SETTINGS] check [--live]",
             "[SETTINGS] backup FILE",
+            "[SETTINGS] import FILE",
             "--help | --version",
         ],
         own: Switches::get_args_info(),
@@ -96,16 +98,17 @@ fn station() -> Program {
         tasks: &[
             ("check", "ask a running station whether it is well"),
             ("backup", "copy STATION_DB to the file that follows"),
+            ("import", "take over from the file of LunaSentri that follows"),
         ],
-        task_with_file: Some("backup"),
+        tasks_with_file: &["backup", "import"],
         runs_a_command: false,
         codes: common(
-            "It was stopped by a signal; or, with check, the station is well; or, with backup, the file is copied.",
+            "It was stopped by a signal; or, with check, the station is well; or, with backup, the file is copied; or, with import, all is taken over that can be.",
             "With check: the station is not well, or nobody answers.",
         )
         .map(|(code, text)| match code.as_str() {
-            "74" => (code, "STATION_DB is damaged or cannot be opened, or admin.key cannot be used; or it could not listen, log or start a thread; or, with backup, the copy failed."),
-            "78" => (code, "Its configuration is wrong, and one line on standard error names the variable, the value, and what is allowed; or STATION_DB is used by another station, or is a file of another program or of a newer station. Nothing was started."),
+            "74" => (code, "STATION_DB is damaged or cannot be opened, or admin.key cannot be used; or it could not listen, log or start a thread; or, with backup, the copy failed; or, with import, FILE cannot be read."),
+            "78" => (code, "Its configuration is wrong, and one line on standard error names the variable, the value, and what is allowed; or STATION_DB is used by another station, or is a file of another program or of a newer station; or, with import, FILE is no database of LunaSentri, or LunaSentri still writes it. Nothing was started."),
             _ => (code, text),
         })
         .into(),
@@ -234,4 +237,6 @@ fn bash_completes_flags_choices_and_files() {
     assert_eq!(complete("pap-station", "--station-db Cargo.t"), "Cargo.toml");
     assert_eq!(complete("pap-station", "back"), "backup");
     assert_eq!(complete("pap-station", "backup Cargo.t"), "Cargo.toml");
+    assert_eq!(complete("pap-station", "imp"), "import");
+    assert_eq!(complete("pap-station", "import Cargo.t"), "Cargo.toml");
 }

@@ -5,17 +5,14 @@ use std::sync::Arc;
 
 use pap_core::time::Wall;
 use pap_http::response::Response;
-use pap_process::url::Url;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::call::{Call, Errand, busy, empty, store_failed};
-use super::clusters::literal_address;
 use crate::access::Role;
 use crate::channels::{self, Changes, Channel, Conflict, Kind, Outcome, Record};
 use crate::filters::{Filters, QuietHours};
-use crate::notify::{check_secret, hidden_url};
-use crate::reach::FORBIDDEN;
+use crate::notify::{check_secret, check_url, hidden_url};
 use crate::station::Station;
 
 #[derive(Serialize)]
@@ -79,7 +76,7 @@ fn changes(station: &Station, call: &Call, kind: Kind, is_new: bool) -> Result<C
     match kind {
         Kind::Webhook => {
             match text("url")? {
-                Some(url) => changes.target = Some(webhook_url(station, url)?),
+                Some(url) => changes.target = Some(check_url(&station.config.reach, url).map_err(wrong)?),
                 None if is_new => return Err(wrong("url is required")),
                 None => {}
             }
@@ -124,21 +121,6 @@ fn part<T: serde::de::DeserializeOwned>(
     }
 }
 
-fn webhook_url(station: &Station, url: &str) -> Result<String, Response> {
-    let wrong = |error: &str| Err(Response::error(400, error));
-    if url.is_empty() {
-        return wrong("url is required");
-    }
-    let Ok(parsed) = Url::parse(url) else { return wrong("invalid url format") };
-    if !parsed.as_str().starts_with("https://") && !station.config.reach.takes_http() {
-        return wrong("url must use HTTPS");
-    }
-    match literal_address(&parsed) {
-        Some(address) if !station.config.reach.allows(address) => wrong(FORBIDDEN),
-        _ => Ok(parsed.as_str().to_owned()),
-    }
-}
-
 fn conflict(kind: Kind, changes: &Changes, conflict: Conflict) -> Response {
     match (conflict, kind) {
         (Conflict::Taken, Kind::Webhook) => Response::error(409, "Webhook URL already exists for this user"),
@@ -148,6 +130,7 @@ fn conflict(kind: Kind, changes: &Changes, conflict: Conflict) -> Response {
         }
         (Conflict::Full, _) => Response::error(409, "There are 64 channels already, which is the most"),
         (Conflict::Missing, _) => not_found(kind),
+        (Conflict::Unsigned, _) => Response::error(400, "secret is required: without it nothing would sign"),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::asking::Said;
 use crate::clusters::{self, Absent, Beat, ClusterView, Registration, is_id};
 use crate::ids;
 use crate::incidents::ClusterName;
-use crate::reach::FORBIDDEN;
+use crate::reach::{FORBIDDEN, literal_address};
 use crate::station::Station;
 
 /// What is said of a cluster that is not served.
@@ -119,12 +119,6 @@ fn registration(
     } else {
         Err(faults)
     }
-}
-
-/// The address in a URL that has one instead of a name.
-pub fn literal_address(url: &Url) -> Option<std::net::IpAddr> {
-    let uri: ureq::http::Uri = url.as_str().parse().ok()?;
-    uri.host()?.trim_matches(['[', ']']).parse().ok()
 }
 
 /// Scheme, host and port of a URL.

@@ -12,11 +12,13 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use pap_core::time::Wall;
 use pap_process::client::{excerpt, retry_after, trouble};
+use pap_process::url::Url;
 use ring::hmac::{HMAC_SHA256, Key, sign};
 
 use super::Attempt;
 use crate::channels::{Channel, Outcome};
 use crate::ids::hash;
+use crate::reach::{FORBIDDEN, Reach, literal_address};
 
 /// What a secret of Standard Webhooks begins with: the rest is the key in base64.
 const PREFIX: &str = "whsec_";
@@ -39,6 +41,24 @@ pub fn check_secret(secret: &str) -> Result<(), &'static str> {
         }
         Some(_) => Ok(()),
         None => Err("a secret that begins with whsec_ must hold 24 to 64 bytes in base64"),
+    }
+}
+
+/// A webhook's URL as it is kept.
+///
+/// # Errors
+/// Why nothing is posted there.
+pub fn check_url(reach: &Reach, url: &str) -> Result<String, &'static str> {
+    if url.is_empty() {
+        return Err("url is required");
+    }
+    let parsed = Url::parse(url).map_err(|_| "invalid url format")?;
+    if !parsed.as_str().starts_with("https://") && !reach.takes_http() {
+        return Err("url must use HTTPS");
+    }
+    match literal_address(&parsed) {
+        Some(address) if !reach.allows(address) => Err(FORBIDDEN),
+        _ => Ok(parsed.as_str().to_owned()),
     }
 }
 

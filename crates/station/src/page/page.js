@@ -552,7 +552,8 @@ function drawChannels(channels) {
         if (busy.has(key)) rest(test);
         buttons.append(test, button("Delete", "delete", about, () => remove(it)));
       }
-      const hint = it.kind === "webhooks" ? it.secret_last_four && `Webhook, secret ends with ${it.secret_last_four}` : "Telegram";
+      const secret = it.secret_last_four === "****" ? "its secret is not known here" : `secret ends with ${it.secret_last_four}`;
+      const hint = it.kind === "webhooks" ? it.secret_last_four && `Webhook, ${secret}` : "Telegram";
       return [badge(channelState(it)), [make("b", "text", about), line(hint || "Webhook"), line(wishes(it))], age(it.last_success_at),
         it.last_error_at ? [age(it.last_error_at), line(it.last_error, it.failure_count ? "bad" : ""), line(it.failure_count ? `${many(it.failure_count, "failure")} in a row` : "")] : text("none", "soft"), buttons];
     },

@@ -74,7 +74,7 @@ fn files_that_cannot_be_used_are_left_as_they_are() {
     let (code, text) = start().with("ALERT_RETENTION", "7").output(&[]);
     assert!(code == 78 && text.contains("1m30s"), "{code} {text}");
     let (code, text) = start().output(&["nonsense"]);
-    assert!(code == 78 && text.contains("backup FILE"), "{code} {text}");
+    assert!(code == 78 && text.contains("backup FILE and import FILE"), "{code} {text}");
     let (code, text) = start().output(&["--check-config"]);
     assert!(
         code == 0 && text.contains("ALERT_RETENTION=4320h0m0s") && !text.contains(ADMIN),

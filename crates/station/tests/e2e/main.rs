@@ -19,6 +19,7 @@ mod bad_days;
 mod browser;
 mod channels;
 mod clusters;
+mod import;
 mod machines;
 mod page;
 mod support;
