@@ -141,9 +141,9 @@ impl Agent {
         ))
     }
 
-    /// Goes to EMERGENCY: its next heartbeat is due at once.
-    pub fn alarm(&mut self, now: Duration) {
-        self.due = self.due.min(now);
+    /// Its next heartbeat is due at this moment, if not before.
+    pub fn bring_forward(&mut self, to: Duration) {
+        self.due = self.due.min(to);
     }
 
     /// Of all heartbeats but the first, `--lose` percent are lost on the way.

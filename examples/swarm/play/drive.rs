@@ -25,6 +25,9 @@ const GOODBYES: usize = 64;
 /// else wait for us.
 const BATCH: usize = 64;
 
+/// How long after a failure a heartbeat is sent again, with `--retry`.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
 /// After this all agents are known, and what is used no longer has to do with that.
 const WARM_UP: Duration = Duration::from_secs(10);
 
@@ -155,7 +158,7 @@ impl Drive<'_> {
             }
             self.due.pop();
             if self.agents[at].alarmed == Some(due) {
-                self.agents[at].alarm(due);
+                self.agents[at].bring_forward(due);
             }
             // An alarm may have brought the heartbeat forward.
             if self.agents[at].due == due {
@@ -210,6 +213,11 @@ impl Drive<'_> {
         match result {
             Ok(_) | Err(Failure::NotConnected(_)) => self.ledger.not_accepted(*agent),
             Err(_) => self.ledger.not_answered(*agent, between.1),
+        }
+        if self.options.retry && result.is_err() {
+            let soon = between.1 + RETRY_AFTER;
+            self.agents[*agent].bring_forward(soon);
+            self.due.push(Reverse((self.agents[*agent].due, *agent)));
         }
     }
 

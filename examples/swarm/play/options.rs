@@ -45,6 +45,9 @@ pub struct Options {
     /// lose two in a row instead, never three
     #[argh(switch)]
     pub lose_two: bool,
+    /// send a heartbeat that got no answer again after a second, as pap-heartbeat does
+    #[argh(switch)]
+    pub retry: bool,
     /// how many connections the agents share (default: one for each agent)
     #[argh(option)]
     pub connections: Option<usize>,
