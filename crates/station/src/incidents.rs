@@ -1,8 +1,6 @@
 //! Incidents: opened once, closed once, each with its event and the deliveries of it,
 //! in the transaction of what caused them.
 
-use std::fmt::Write as _;
-
 use pap_core::time::Wall;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
@@ -11,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::event::{Event, severity_name};
 use crate::filters::{Filters, Place};
-use crate::ids;
+use crate::{ids, words};
 
 /// A cluster, as far as events need it.
 #[derive(Clone, Debug, Serialize)]
@@ -94,22 +92,6 @@ impl Subject {
                 None,
                 self.agent().map_or("", |agent| &agent.agent_uuid),
             ),
-        }
-    }
-
-    /// Whom it concerns, for people: names are a client's text, so they are kept short and on
-    /// one line.
-    fn describe(&self) -> String {
-        match self {
-            Self::Machine(machine) => format!("Machine {}", short(&machine.name)),
-            Self::Cluster(cluster) => format!("Cluster {}", short(&cluster.name)),
-            Self::Agent(cluster, agent) => {
-                let name = if agent.agent_name.is_empty() { &agent.agent_uuid } else { &agent.agent_name };
-                let place = cluster
-                    .as_ref()
-                    .map_or_else(String::new, |it| format!(" of cluster {}", short(&it.name)));
-                format!("Agent {}{place}", short(name))
-            }
         }
     }
 
@@ -300,7 +282,7 @@ pub fn tell(
     incident: Option<i64>,
     subject: &Subject,
 ) -> rusqlite::Result<()> {
-    write_event(connection, now, event, incident, subject, &message(event, subject, now))
+    write_event(connection, now, event, incident, subject, &words::happened(event, subject, now))
 }
 
 fn tell_closing(
@@ -311,9 +293,9 @@ fn tell_closing(
     subject: &Subject,
 ) -> rusqlite::Result<()> {
     let message = match by {
-        Closer::Over => message(closing, subject, now),
+        Closer::Over => words::happened(closing, subject, now),
         // Nobody has come back.
-        by => format!("{} {} (closed: {})", closing.sign(), subject.describe(), by.name()),
+        by => words::closed(closing, subject, by.name()),
     };
     write_event(connection, now, closing, Some(incident), subject, &message)
 }
@@ -433,70 +415,10 @@ fn body(event: Event, incident: Option<&Said>, subject: &Subject) -> String {
     body.unwrap_or_default()
 }
 
-/// The longest name that is said to people, in characters.
-const MAX_NAME: usize = 100;
-
-/// A client's text for people.
-fn short(text: &str) -> String {
-    let printable = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    printable.take(MAX_NAME).collect()
-}
-
-/// What a person is told; its first line says it all.
-fn message(event: Event, subject: &Subject, now: Wall) -> String {
-    let mut text = format!("{} ", event.sign());
-    let at = utc(now);
-    // Writing to a String cannot fail.
-    let _ = match subject {
-        Subject::Machine(machine) => {
-            let seen = machine.last_seen.as_deref().map_or_else(|| "never".to_owned(), for_people);
-            let (what, when) = match event {
-                Event::MachineOnline => ("back online", format!("Recovered at: {at}")),
-                _ => ("offline", format!("Last seen: {seen}")),
-            };
-            let (name, host) = (short(&machine.name), short(&machine.hostname));
-            write!(text, "Machine {name} is {what}\nHostname: {host}\n{when}")
-        }
-        Subject::Cluster(cluster) => {
-            let name = short(&cluster.name);
-            let what = match event {
-                Event::CollectorSilent => format!("Collector of cluster {name} is silent"),
-                Event::CollectorBack => format!("Collector of cluster {name} is back"),
-                Event::MassSilence => format!("Many agents of cluster {name} fell silent together"),
-                _ => format!("The mass silence in cluster {name} is over"),
-            };
-            write!(text, "{what}\nAt: {at}")
-        }
-        Subject::Agent(_, agent) => {
-            let what = match event {
-                Event::AgentDead => "is dead",
-                Event::AgentRecovered => "is back",
-                Event::AgentEmergency => "is in EMERGENCY",
-                Event::AgentEmergencyOver => "is no longer in EMERGENCY",
-                _ => "has restarted",
-            };
-            let seen =
-                agent.last_seen.as_deref().map(|seen| format!("\nLast seen: {}", for_people(&short(seen))));
-            write!(text, "{} {what}{}\nAt: {at}", subject.describe(), seen.unwrap_or_default())
-        }
-    };
-    text
-}
-
 /// RFC 3339 in whole seconds, as the original's webhooks have it.
 pub fn whole_seconds(at: Wall) -> String {
     let text = Wall(at.0 / 1000 * 1000).to_string();
     text.replace(".000Z", "Z")
-}
-
-/// A moment for people, with its zone.
-fn utc(at: Wall) -> String {
-    for_people(&at.to_string())
-}
-
-fn for_people(rfc3339: &str) -> String {
-    let seconds = rfc3339.split(['.', 'Z']).next().unwrap_or_default();
-    format!("{} UTC", seconds.replace('T', " "))
 }
 
 #[cfg(test)]
@@ -517,10 +439,6 @@ mod tests {
         assert_eq!(
             body(Event::MachineOffline, None, &subject),
             r#"{"event":"machine.offline","machine":{"id":1,"name":"production-server","hostname":"web-1","description":"Main production server","status":"offline","last_seen":"2025-10-09T08:53:20Z"}}"#
-        );
-        assert_eq!(
-            message(Event::MachineOffline, &subject, Wall(0)),
-            "\u{1f534} Machine production-server is offline\nHostname: web-1\nLast seen: 2025-10-09 08:53:20 UTC"
         );
     }
 }

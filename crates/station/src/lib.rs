@@ -12,7 +12,7 @@
 //! - [`store`]: the file; [`ids`]: random ids and keys; [`access`]: who may do what
 //! - [`alert`]: an alert's body; [`alerts`], [`clusters`], [`machines`], [`incidents`],
 //!   [`channels`]: what is stored, and what follows from what
-//! - [`event`], [`filters`]: what people are told, and who wants it
+//! - [`event`], [`words`], [`filters`]: what people are told, how, and who wants it
 //! - [`watch`]: who is silent; [`agents`]: agents that beat here; [`elsewhere`], [`asking`]:
 //!   whether they live at their collector; [`sweeper`]: waits for deadlines
 //! - [`conditions`]: what is open, for Alertmanagers
@@ -47,6 +47,7 @@ pub mod station;
 pub mod store;
 pub mod sweeper;
 pub mod watch;
+pub mod words;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
