@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use pap_core::time::{Tick, Uptime, millis};
+use pap_core::time::{Tick, Uptime, Wall, millis};
 use pap_process::clock::{Clock, wall};
 use pap_process::files::read_small;
 use pap_process::settings::Secret;
@@ -178,7 +178,9 @@ impl Station {
     /// # Errors
     /// The file cannot be read.
     pub fn new(config: Config, store: Store, admin_key: &str) -> Result<Self, StoreError> {
-        let clock = Clock::start();
+        let (clock, steps) = (Clock::start(), Steps::default());
+        // From here on a step is noticed.
+        steps.since(clock.uptime());
         let agents = Agents::new(config.max_agents);
         let mut watched = Watch::new(config.machine_patience);
         let mut collectors = Watch::new(config.collector_patience);
@@ -205,7 +207,7 @@ impl Station {
             conditions: Conditions::new(config.alertmanagers.as_ref()),
             clients: Clients::new(&config),
             elsewhere: Elsewhere::default(),
-            steps: Steps::default(),
+            steps,
             config,
             store,
             keys,
@@ -357,7 +359,11 @@ pub struct Steps(Mutex<Option<(i128, Option<Uptime>)>>);
 impl Steps {
     /// How long ago the clock was stepped, if it was. To be asked with each timestamp.
     pub fn since(&self, uptime: Uptime) -> Option<Duration> {
-        let offset = i128::from(wall().0) - i128::from(millis(uptime.reading()));
+        self.judge(wall(), uptime)
+    }
+
+    fn judge(&self, wall: Wall, uptime: Uptime) -> Option<Duration> {
+        let offset = i128::from(wall.0) - i128::from(millis(uptime.reading()));
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (before, stepped) = known.get_or_insert((offset, None));
         if (offset - *before).abs() > 1000 {
@@ -366,5 +372,31 @@ impl Steps {
         // A clock that is slewed is followed.
         *before = offset;
         stepped.map(|stepped| uptime.since(stepped))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_stepped_is_noticed_and_one_that_is_slewed_is_followed() {
+        let steps = Steps::default();
+        let mut offset = 1_800_000_000_000;
+        let mut judge = |seconds: u64, moved: i64| {
+            offset += moved;
+            let uptime = Uptime::new(Duration::from_secs(seconds));
+            let wall = Wall(u64::try_from(offset).unwrap() + seconds * 1000);
+            steps.judge(wall, uptime).map(|ago| ago.as_secs())
+        };
+        assert_eq!(
+            (judge(5, 0), judge(65, 0)),
+            (None, None),
+            "nothing is known at first, and then it goes on"
+        );
+        // NTP slews by less than a millisecond a second; this is far more.
+        assert!((0..100).all(|number| judge(66 + number, 900).is_none()));
+        assert_eq!((judge(200, 3_600_000), judge(230, 0)), (Some(0), Some(30)), "forwards");
+        assert_eq!((judge(300, -7_200_000), judge(360, 0)), (Some(0), Some(60)), "backwards");
     }
 }

@@ -438,6 +438,24 @@ mod tests {
     }
 
     #[test]
+    fn every_connection_is_set_up_alike() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = opened(directory.path());
+        let number = |connection: &Connection, name| {
+            connection.pragma_query_value(None, name, |row| row.get::<_, u32>(0))
+        };
+        let all = move |it: &Connection| {
+            let mode = it.pragma_query_value(None, "journal_mode", |row| row.get::<_, String>(0))?;
+            Ok((number(it, "foreign_keys")?, number(it, "busy_timeout")?, mode))
+        };
+        let expected = (1, 5000, "wal".to_owned());
+        assert_eq!(store.write(all).unwrap(), expected);
+        // Two at once, so that the second is no connection that was kept.
+        let both = store.read(|first| Ok((all(first)?, store.read(all).unwrap()))).unwrap();
+        assert_eq!(both, (expected.clone(), expected));
+    }
+
+    #[test]
     fn a_second_station_and_foreign_files_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("db");

@@ -105,9 +105,14 @@ fn ask(station: &Station, cluster_id: &str, path: &str, longest: usize) -> Resul
     match read {
         Ok(_) if body.len() > longest => Err(Response::error(502, "Collector response too large")),
         Ok(_) => Ok(body),
-        Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-            Err(Response::error(504, "Collector request timed out"))
-        }
+        Err(error) if is_timeout(&error) => Err(Response::error(504, "Collector request timed out")),
         Err(_) => Err(Response::error(502, "Failed to contact collector")),
     }
+}
+
+/// Whether the time for an answer was over before its end.
+fn is_timeout(error: &std::io::Error) -> bool {
+    // The client hands its own errors on inside.
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(ureq::Error::Timeout(_))) || error.kind() == std::io::ErrorKind::TimedOut
 }

@@ -32,7 +32,8 @@ pub fn check(connection: &Connection) -> Result<(), OpenError> {
         _ => return Err(OpenError::Foreign),
     }
     let well: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if well == "ok" { Ok(()) } else { Err(OpenError::Damaged(well)) }
+    // Its text has several lines, and a start that fails says one.
+    if well == "ok" { Ok(()) } else { Err(OpenError::Damaged(well.replace('\n', " "))) }
 }
 
 /// Brings the file to today's version, all at once or not at all.

@@ -140,3 +140,38 @@ fn metrics_are_open_or_have_their_own_key() {
     assert_eq!(status, 200);
     assert!(text.as_str().unwrap().contains("pap_station_alerts_total{type=\"AGENT_DEATH\"} 0"));
 }
+
+#[test]
+fn a_forged_address_hides_nobody_who_guesses() {
+    let guess = |station: &crate::support::Station, from: &str| {
+        let headers = [("Authorization", "Bearer guess"), ("X-Forwarded-For", from)];
+        station.send("GET", "/api/clusters", &headers, "").0
+    };
+    let station = start().run();
+    let statuses: Vec<_> = (0..7).map(|number| guess(&station, &format!("192.0.2.{number}"))).collect();
+    assert_eq!(statuses, [401, 401, 401, 401, 401, 429, 429]);
+    // Behind a proxy it is the address that the proxy adds, not what a client says before it.
+    let station = start().with("TRUST_PROXY", "true").run();
+    let statuses: Vec<_> =
+        (0..7).map(|number| guess(&station, &format!("192.0.2.{number}, 10.0.0.1"))).collect();
+    assert_eq!(statuses, [401, 401, 401, 401, 401, 429, 429]);
+    assert_eq!(guess(&station, "192.0.2.1, 10.0.0.2"), 401);
+}
+
+#[test]
+fn keys_are_changed_without_a_gap() {
+    let station = start().with("PAP_COLLECTOR_API_KEY", "the-key-of-before,the-key-of-now-on").run();
+    for (key, status) in [("the-key-of-before", 200), ("the-key-of-now-on", 200), ("the-key-of-nobody", 401)]
+    {
+        assert_eq!(station.ask("POST", "/api/clusters/c/heartbeat", key, "").0, status, "{key}");
+    }
+}
+
+#[test]
+fn nobody_has_a_password_that_could_be_reset() {
+    let station = start().run();
+    for path in ["/auth/login", "/auth/forgot-password", "/auth/reset-password"] {
+        let (status, answer) = station.ask("POST", path, "", r#"{"email":"admin@example.com"}"#);
+        assert_eq!((status, answer), (404, json!({ "error": "Not found" })), "{path}");
+    }
+}

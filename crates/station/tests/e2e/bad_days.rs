@@ -66,7 +66,7 @@ fn files_that_cannot_be_used_are_left_as_they_are() {
     std::fs::write(starting.database(), "no database ".repeat(1000)).unwrap();
     let (code, text) = starting.output(&[]);
     assert!(code == 74 && text.contains("damaged"), "{code} {text}");
-    assert!(std::fs::read_to_string(starting.database()).unwrap().starts_with("no database"));
+    assert_eq!(std::fs::read_to_string(starting.database()).unwrap(), "no database ".repeat(1000));
     let (code, text) = start().with("STATION_PORT", "x").output(&[]);
     assert!(code == 78 && text.contains("STATION_PORT=\"x\" is wrong"), "{code} {text}");
     let (code, text) = start().with("ALLOW_PRIVATE_TARGETS", "some").output(&[]);
@@ -95,8 +95,11 @@ fn a_full_disk_is_said_and_loses_nothing() {
         return;
     }
     let mut station = start().in_file(&directory.path().join("station.db")).run();
+    let receiver = Receiver::new();
+    station.webhook(&receiver, &json!({}));
+    let mut refused = None;
     let ballast = directory.path().join("ballast");
-    let mut taken = 0;
+    let mut taken = 0_u64;
     for number in 0..10_000 {
         if number == 20 {
             let free = vec![0; 8 << 20];
@@ -107,7 +110,10 @@ fn a_full_disk_is_said_and_loses_nothing() {
         death["details"]["ballast"] = json!("x".repeat(8000));
         match station.alert("c", &death).0 {
             200 => taken += 1,
-            503 => break,
+            503 => {
+                refused = Some(death);
+                break;
+            }
             other => panic!("{other}"),
         }
     }
@@ -115,8 +121,18 @@ fn a_full_disk_is_said_and_loses_nothing() {
     assert_eq!(station.get("/ready", "").0, 503);
     assert_eq!(station.seen("/api/incidents?state=open&limit=1")["total"], taken);
     std::fs::remove_file(&ballast).unwrap();
-    assert_eq!(station.alert("c", &alert("AGENT_DEATH", "last", 1)).0, 200);
+    // Its collector posts it again until it is taken, and once more if the answer is lost.
+    let refused = refused.unwrap();
+    let (status, once) = station.alert("c", &refused);
+    assert_eq!(status, 200, "{once}");
+    assert_eq!(station.alert("c", &refused), (200, once));
     assert_eq!(station.get("/ready", "").0, 200);
+    assert_eq!(station.seen("/api/incidents?state=open&limit=1")["total"], taken + 1);
+    let told = || receiver.all().iter().map(|it| it.id().to_owned()).collect::<BTreeSet<_>>().len() as u64;
+    until("everything that was taken is told", || told() == taken + 1);
+    let agents =
+        receiver.all().iter().map(|it| it.body["agent"]["agent_uuid"].to_string()).collect::<BTreeSet<_>>();
+    assert_eq!(agents.len() as u64, taken + 1, "each once, and the refused one too");
     station.kill();
     let unmounted = std::process::Command::new("umount").arg(directory.path()).status();
     assert!(unmounted.is_ok_and(|status| status.success()));
@@ -166,4 +182,23 @@ fn a_file_of_each_former_version_is_taken_over() {
     let channel = &station.seen("/notifications/webhooks")[0];
     assert_eq!(channel["quiet_hours"]["timezone"], "Europe/Berlin");
     assert_eq!(station.seen("/notifications/webhooks/1/deliveries")["total"], 2);
+}
+
+#[test]
+fn what_is_older_than_is_kept_is_removed() {
+    let mut station = start().run();
+    for agent in ["old", "new"] {
+        station.alert("c", &alert("AGENT_DEATH", agent, 1));
+    }
+    assert_eq!(station.stop(), 0);
+    let file = rusqlite::Connection::open(station.directory.path().join("station.db")).unwrap();
+    file.execute("UPDATE alert SET received_at = 1000 WHERE agent = 'old'", []).unwrap();
+    file.execute("UPDATE incident SET opened_at = 1000 WHERE agent = 'old'", []).unwrap();
+    drop(file);
+    let station = start().after(&station).with("ALERT_RETENTION", "1h").run();
+    until("the old alert is gone", || station.seen("/api/clusters/c/alerts")["total"] == 1);
+    assert_eq!(station.seen("/api/clusters/c/alerts")["alerts"][0]["agent_uuid"], "new");
+    let closed = station.seen("/api/incidents?state=closed");
+    assert_eq!((&closed["total"], &closed["incidents"][0]["closed_by"]), (&json!(1), &json!("retention")));
+    assert_eq!(station.seen("/api/incidents?state=open")["incidents"][0]["agent"]["agent_uuid"], "new");
 }

@@ -207,6 +207,11 @@ fn telegram_gets_plain_text_obeys_and_counts_a_storm() {
     none.ask("POST", "/notifications/telegram", ADMIN, r#"{"chat_id":"7"}"#);
     let tested = none.ask("POST", "/notifications/telegram/1/test", ADMIN, "");
     assert_eq!(tested, (503, json!({ "error": "Telegram notifier is not configured" })));
+    none.alert("c", &alert("AGENT_DEATH", "a", 1));
+    until("it is said why nothing is sent", || {
+        let shown = none.seen("/notifications/telegram/1/deliveries");
+        shown["deliveries"][0]["last_error"] == "TELEGRAM_BOT_TOKEN is not set"
+    });
 }
 
 #[test]

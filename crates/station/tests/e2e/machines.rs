@@ -1,8 +1,9 @@
 //! Machines (L1, L7, L9, L10, L12, L13, L25, L26, L33 of the original).
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::support::{ADMIN, Receiver, Station, VIEWER, start, until};
+use crate::support::{ADMIN, COLLECTOR, Receiver, Station, VIEWER, start, until};
 
 fn register(station: &Station, name: &str) -> (i64, String) {
     let body = json!({ "name": name, "hostname": "web-1", "description": "d" }).to_string();
@@ -133,4 +134,75 @@ fn a_heartbeat_of_a_machine_is_taken_with_its_own_key() {
     until("it is counted", || {
         station.get("/metrics", "").1.as_str().unwrap().contains("pap_station_machines{status=\"online\"} 1")
     });
+}
+
+#[test]
+fn machines_that_fall_silent_together_are_all_told_and_so_is_each_return() {
+    let (station, receiver) = (start().with("MACHINE_OFFLINE_THRESHOLD", "1s").run(), Receiver::new());
+    station.webhook(&receiver, &json!({}));
+    let keys: Vec<_> = (0..20).map(|number| register(&station, &format!("m{number}")).1).collect();
+    assert!(keys.iter().all(|key| report(&station, key) == 202));
+    receiver.await_count(20);
+    let status = |name: &str| {
+        let machines = station.seen("/machines");
+        let all = machines.as_array().unwrap();
+        all.iter().filter(|machine| machine["status"] == name).count()
+    };
+    // The list knows of no other threshold.
+    until("all are offline", || status("offline") == 20);
+    // Nobody holds a return back because something was told just before.
+    assert!(keys.iter().all(|key| report(&station, key) == 202));
+    let told = |event: &str| {
+        let all = receiver.all();
+        let of =
+            all.iter().filter(|it| it.event() == event).map(|it| it.body["machine"]["id"].as_i64().unwrap());
+        of.collect::<std::collections::BTreeSet<_>>().len()
+    };
+    until("all are told to be back", || told("machine.online") == 20);
+    assert_eq!(told("machine.offline"), 20);
+}
+
+#[test]
+fn an_outage_that_nobody_could_be_told_of_is_told_after_a_kill() {
+    let receiver = Receiver::that(|_, before| match before {
+        0 => "503 Service Unavailable\r\n".into(),
+        _ => "200 OK\r\n".into(),
+    });
+    let mut station = start().with("MACHINE_OFFLINE_THRESHOLD", "1s").run();
+    let hook = station.webhook(&receiver, &json!({}));
+    let (_, key) = register(&station, "m");
+    report(&station, &key);
+    receiver.await_count(1);
+    station.kill();
+    let station = start().after(&station).with("MACHINE_OFFLINE_THRESHOLD", "1s").run();
+    let all = receiver.await_count(2);
+    assert_eq!((all[1].event(), all[1].id(), &all[1].text), ("machine.offline", all[0].id(), &all[0].text));
+    let path = format!("/notifications/webhooks/{hook}/deliveries");
+    until("it is delivered", || station.seen(&path)["deliveries"][0]["state"] == "delivered");
+    assert_eq!(station.seen("/api/incidents")["total"], 1, "the outage goes on, and is told once");
+}
+
+#[test]
+fn whoever_was_online_before_a_restart_has_all_of_its_time() {
+    let mut station = start().run();
+    let (id, key) = register(&station, "m");
+    report(&station, &key);
+    station.ask("POST", "/api/clusters/old/heartbeat", COLLECTOR, "");
+    assert_eq!(station.stop(), 0);
+    // It was off for years.
+    let file = rusqlite::Connection::open(station.directory.path().join("station.db")).unwrap();
+    file.execute("UPDATE machine SET last_seen = 1000", []).unwrap();
+    file.execute("UPDATE cluster SET last_seen_at = 1000, last_beat_at = 1000", []).unwrap();
+    drop(file);
+    let began = Timestamp::now().as_millisecond();
+    let station =
+        start().after(&station).with("MACHINE_OFFLINE_THRESHOLD", "3s").with("HEARTBEAT_TIMEOUT", "4s").run();
+    until("both are silent", || station.seen("/api/incidents?state=open")["total"] == 2);
+    for (kind, time) in [("machine.offline", 3000), ("collector.silent", 4000)] {
+        let incidents = station.seen(&format!("/api/incidents?kind={kind}"));
+        let opened = incidents["incidents"][0]["opened_at"].as_str().unwrap().parse::<Timestamp>().unwrap();
+        let after = opened.as_millisecond() - began;
+        assert!(after >= time, "{kind} after {after} ms");
+    }
+    assert_eq!(station.seen(&format!("/machines/{id}"))["last_seen"], "1970-01-01T00:00:01.000Z");
 }

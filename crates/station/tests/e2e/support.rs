@@ -52,6 +52,11 @@ pub fn start() -> Start {
     Start { directory: Arc::new(TempDir::new().unwrap()), file: None, variables }
 }
 
+/// The program under test: the one just built, or the one that `PAP_STATION_PROGRAM` names.
+fn program() -> String {
+    std::env::var("PAP_STATION_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_pap-station").into())
+}
+
 impl Start {
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.variables.insert(name.into(), value.into());
@@ -79,8 +84,8 @@ impl Start {
         self.file.clone().unwrap_or_else(|| self.directory.path().join("station.db"))
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pap-station"));
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(program());
         command.env_clear().envs(&self.variables).env("STATION_DB", self.database());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -188,6 +193,13 @@ impl Station {
         let (status, made) = self.ask("POST", "/notifications/webhooks", ADMIN, &body.to_string());
         assert_eq!(status, 201, "{made}");
         made["id"].as_i64().unwrap()
+    }
+
+    /// The most memory that it has ever had, in KiB.
+    pub fn most_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     pub fn kill(&mut self) {
