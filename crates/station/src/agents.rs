@@ -15,7 +15,7 @@ use pap_core::registry::{AgentView, Filter, Full, Received, Registry, Resume, Ru
 use pap_core::time::{Now, Tick, Wall};
 use pap_core::verdict::Verdict;
 use pap_process::clock::Clock;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 
 use crate::event::Event;
 use crate::incidents::{self, AgentFacts, Closer, Subject};
@@ -25,8 +25,10 @@ use crate::store::{Store, StoreError};
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Verdicts passed, or agents looked at, while the lock is held.
 const BUDGET: usize = 256;
-/// Under which name the agents are stored.
-const SNAPSHOT: &str = "agents";
+/// The agents are stored as "agents" and a number, and once were as "agents" alone.
+const SELECT_SNAPSHOT: &str =
+    "SELECT body FROM snapshot WHERE name = 'agents' OR name GLOB 'agents *' ORDER BY name";
+const DELETE_SNAPSHOT: &str = "DELETE FROM snapshot WHERE name = 'agents' OR name GLOB 'agents *'";
 
 struct Guarded {
     registry: Registry,
@@ -165,18 +167,21 @@ impl Agents {
         if !std::mem::replace(&mut self.lock().is_changed, false) {
             return Ok(());
         }
-        let mut all = Vec::new();
-        let mut from = Some(0);
+        // In parts: as one text they would take their memory several times.
+        let (mut parts, mut from) = (Vec::new(), Some(0));
         while let Some(start) = from {
-            from = self.lock().registry.save(clock.now(), start, BUDGET, &mut all);
+            let mut some = Vec::new();
+            from = self.lock().registry.save(clock.now(), start, BUDGET, &mut some);
+            parts.push(serde_json::to_string(&some).unwrap_or_default());
         }
-        let json = serde_json::to_string(&all).unwrap_or_default();
         let stored = store.write(move |connection| {
-            connection.execute(
-                "INSERT INTO snapshot (name, at, body) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (name) DO UPDATE SET at = ?2, body = ?3",
-                params![SNAPSHOT, wall.0, json],
-            )
+            connection.execute(DELETE_SNAPSHOT, [])?;
+            let mut insert =
+                connection.prepare_cached("INSERT INTO snapshot (name, at, body) VALUES (?1, ?2, ?3)")?;
+            for (number, part) in parts.iter().enumerate() {
+                insert.execute(params![format!("agents {number:08}"), wall.0, part])?;
+            }
+            Ok(())
         });
         if stored.is_err() {
             self.lock().is_changed = true;
@@ -189,13 +194,16 @@ impl Agents {
     /// # Errors
     /// They cannot be read.
     pub fn restore(&self, now: Now, connection: &Connection) -> rusqlite::Result<usize> {
-        let sql = "SELECT body FROM snapshot WHERE name = ?1";
-        let json: Option<String> = connection.query_row(sql, [SNAPSHOT], |row| row.get(0)).optional()?;
-        let Some(json) = json else { return Ok(0) };
-        let agents: Vec<SavedAgent> = serde_json::from_str(&json).unwrap_or_else(|error| {
-            log::error!("the agents that beat here before are not known again: {error}");
-            Vec::new()
-        });
+        let mut parts = connection.prepare(SELECT_SNAPSHOT)?;
+        let mut parts = parts.query([])?;
+        let mut agents = Vec::new();
+        while let Some(part) = parts.next()? {
+            let part = part.get_ref(0)?.as_str()?;
+            agents.extend(serde_json::from_str::<Vec<SavedAgent>>(part).unwrap_or_else(|error| {
+                log::error!("some agents that beat here before are not known again: {error}");
+                Vec::new()
+            }));
+        }
         let count = agents.len();
         let mut guarded = self.lock();
         let without_room = guarded.registry.restore(now, agents, Resume::Killed);
@@ -296,4 +304,40 @@ pub fn end(connection: &Connection, now: Wall, opening: Event, id: &AgentId) -> 
     let facts =
         AgentFacts { agent_uuid: id.to_string(), agent_name: id.to_string(), ..AgentFacts::default() };
     incidents::close(connection, now, opening, &Subject::Agent(None, facts), Closer::Over).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use pap_process::clock::wall;
+
+    use super::*;
+
+    /// As many agents beat, are stored, and are known again.
+    fn known_again(store: &Store, count: usize) -> usize {
+        let (clock, agents) = (Clock::start(), Agents::new(10_000));
+        for number in 0..count {
+            let id = AgentId::new(&format!("agent-{number}")).unwrap();
+            let beat = Heartbeat { mode: Mode::Idle, uptime: 1.0, name: None };
+            agents.beat(&clock, &id, &beat, None).unwrap();
+        }
+        agents.save(&clock, wall(), store).unwrap();
+        store.read(|connection| Agents::new(10_000).restore(clock.now(), connection)).unwrap()
+    }
+
+    #[test]
+    fn all_that_were_stored_last_are_known_again_and_no_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, writer) = Store::open(&directory.path().join("db")).unwrap();
+        std::thread::spawn(move || writer.run(&crossbeam_channel::never()));
+        assert_eq!(known_again(&store, 3 * BUDGET + 1), 3 * BUDGET + 1);
+        assert_eq!(known_again(&store, BUDGET), BUDGET, "fewer parts than before");
+        // As it was stored once.
+        let in_one = |connection: &Connection| {
+            connection.execute("UPDATE snapshot SET name = 'agents' WHERE name = 'agents 00000000'", [])
+        };
+        assert_eq!(store.write(in_one).unwrap(), 1);
+        let restored = store.read(|it| Agents::new(10).restore(Clock::start().now(), it)).unwrap();
+        assert_eq!(restored, 10, "as many as there is room for");
+        assert_eq!(known_again(&store, 1), 1);
+    }
 }
