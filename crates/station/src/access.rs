@@ -208,8 +208,14 @@ impl Keys {
         self.made.write().unwrap_or_else(PoisonError::into_inner).insert(key, Made { holder, until: None });
     }
 
+    /// The holder's keys are not taken any more.
+    pub fn end(&self, holder: &Holder) {
+        let mut made = self.made.write().unwrap_or_else(PoisonError::into_inner);
+        made.retain(|_, it| it.holder != *holder);
+    }
+
     /// From `until` on the holder's present keys are not taken any more.
-    pub fn end(&self, holder: &Holder, until: Wall) {
+    pub fn end_at(&self, holder: &Holder, until: Wall) {
         let mut made = self.made.write().unwrap_or_else(PoisonError::into_inner);
         for it in made.values_mut().filter(|it| it.holder == *holder) {
             it.until = Some(it.until.map_or(until, |before| before.min(until)));
@@ -377,11 +383,13 @@ mod tests {
         let keys = Keys::default();
         let now = Wall(1000);
         keys.add(hash(b"old"), Holder::Machine(1));
-        keys.end(&Holder::Machine(1), Wall(2000));
+        keys.end_at(&Holder::Machine(1), Wall(2000));
         keys.add(hash(b"new"), Holder::Machine(1));
         let machine = |key: &[u8], now| keys.of_key(key, now).and_then(|grants| grants.machine);
         assert_eq!((machine(b"old", now), machine(b"new", now)), (Some(1), Some(1)));
         assert_eq!((machine(b"old", Wall(2000)), machine(b"new", Wall(2000))), (None, Some(1)));
+        keys.end(&Holder::Machine(1));
+        assert_eq!((machine(b"old", now), machine(b"new", now)), (None, None), "also if the clock goes back");
         keys.add(hash(b"c"), Holder::Cluster("a".into()));
         let grants = keys.of_key(b"c", now).unwrap();
         assert!(grants.may_speak_for_cluster("a") && !grants.may_speak_for_cluster("b"));

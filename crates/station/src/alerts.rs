@@ -16,6 +16,8 @@ use crate::store::Conditions;
 
 /// A collector tries an alert no longer than this, in milliseconds.
 const LATEST_REPEAT: u64 = 3_600_000;
+/// How far a collector's clock may be ahead where it is compared with ours, in milliseconds.
+const MOST_AHEAD: u64 = 5000;
 
 /// An alert that is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,7 +193,10 @@ fn close_if_heard(
     };
     // An EMERGENCY that was said here is over if its agent has said another mode there since.
     let before = before.or_else(|| subject.cluster().is_none().then_some(Wall(opened_at)));
+    // A collector's clock is compared with ours here, and nobody was heard later than now.
+    let is_future = |since: Wall| subject.cluster().is_none() && since.0 > now.0 + MOST_AHEAD;
     let is_heard = match (before, said.last_seen) {
+        (_, Some(since)) if is_future(since) => false,
         (Some(before), Some(since)) => since > before,
         (_, since) => since.is_some() || subject.cluster().is_some(),
     };
@@ -247,7 +252,7 @@ fn is_heard_since(
     connection
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM alert WHERE cluster = ?1 AND agent = ?2
-             AND min(timestamp, received_at) > ?3 AND type <> 'AGENT_DEATH' AND received_at > ?4)",
+             AND timestamp > ?3 AND min(timestamp, received_at) > ?3 AND type <> 'AGENT_DEATH' AND received_at > ?4)",
         )?
         .query_row(
             params![

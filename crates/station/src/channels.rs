@@ -356,9 +356,10 @@ pub fn settle(
         connection
             .prepare_cached(
                 "UPDATE delivery SET state = ?2, attempts = attempts + 1, tried_ms = ?3, last_error = ?4,
-                 ended_at = iif(?2 = 'owed', NULL, ?5) WHERE id = ?1 AND state = 'owed'",
+                 ended_at = iif(?2 = 'owed', NULL, ?5) WHERE id = ?1 AND channel = ?6 AND state = 'owed'",
             )?
-            .execute(params![delivery, state, tried_ms, error, now.0])?;
+            // The channel may be gone, and the number then be another's.
+            .execute(params![delivery, state, tried_ms, error, now.0, channel])?;
     }
     let error = match outcome {
         Outcome::Delivered => None,

@@ -244,29 +244,37 @@ pub fn register(
 /// It cannot be stored.
 pub fn remove(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite::Result<bool> {
     let Some((cluster, false)) = find(connection, cluster_id)? else { return Ok(false) };
-    close_all(connection, now, &cluster, Closer::Removed)?;
+    close_some(connection, now, &cluster, u32::MAX)?;
     connection.execute("DELETE FROM key WHERE kind = 'cluster' AND subject = ?1", [cluster_id])?;
     connection.execute(
-        "UPDATE cluster SET deleted_at = ?2, updated_at = ?2, last_beat_at = NULL, collector_key = NULL,
-         collector_key_origin = NULL WHERE id = ?1",
+        "UPDATE cluster SET deleted_at = ?2, updated_at = ?2, last_beat_at = NULL, collector_url = NULL,
+         collector_key = NULL, collector_key_origin = NULL, version = NULL, region = NULL, metadata = NULL,
+         agent_count = 0, healthy_agent_count = 0 WHERE id = ?1",
         params![cluster.row, now.0],
     )?;
     Ok(true)
 }
 
-fn close_all(
+/// Closes at most this many open incidents of a cluster that is to be removed, so that nobody
+/// waits for long for the writer. Returns how many.
+///
+/// # Errors
+/// None is closed.
+pub fn close_some(
     connection: &Connection,
     now: Wall,
     cluster: &ClusterName,
-    by: Closer<'_>,
-) -> rusqlite::Result<()> {
+    most: u32,
+) -> rusqlite::Result<usize> {
     let mut open = connection.prepare_cached(
-        "SELECT kind, agent, agent_name FROM incident WHERE cluster = ?1 AND closed_at IS NULL",
+        "SELECT kind, agent, agent_name FROM incident WHERE cluster = ?1 AND closed_at IS NULL LIMIT ?2",
     )?;
-    let open = open.query_map([cluster.row], |row| {
+    let open = open.query_map(params![cluster.row, most], |row| {
         Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
     })?;
-    for incident in open.collect::<rusqlite::Result<Vec<_>>>()? {
+    let open = open.collect::<rusqlite::Result<Vec<_>>>()?;
+    let count = open.len();
+    for incident in open {
         let (kind, agent_uuid, agent_name) = incident;
         let Some(opening) = Event::from_name(&kind) else { continue };
         let subject = if agent_uuid.is_empty() {
@@ -275,9 +283,9 @@ fn close_all(
             let facts = AgentFacts { agent_uuid, agent_name, ..AgentFacts::default() };
             Subject::Agent(Some(cluster.clone()), facts)
         };
-        incidents::close(connection, now, opening, &subject, by)?;
+        incidents::close(connection, now, opening, &subject, Closer::Removed)?;
     }
-    Ok(())
+    Ok(count)
 }
 
 /// What a heartbeat of a collector says.

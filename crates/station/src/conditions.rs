@@ -232,8 +232,11 @@ impl Follower {
 
 /// An incident with its subject; its columns come first.
 const INCIDENT: &str = "i.id, i.kind, i.opened_at, i.closed_at, i.closed_by, i.agent, i.agent_name,
-    json_extract(i.details, '$.mode'), json_extract(i.details, '$.last_seen'), c.id, c.cluster_id, m.id, m.name";
-const SUBJECT: &str = "LEFT JOIN cluster c ON c.id = i.cluster LEFT JOIN machine m ON m.id = i.machine";
+    json_extract(i.details, '$.mode'), json_extract(i.details, '$.last_seen'),
+    ifnull(json_extract(i.details, '$.machine_id'), i.machine),
+    ifnull(json_extract(i.details, '$.machine_name'), (SELECT name FROM machine WHERE id = i.machine)),
+    c.id, c.cluster_id";
+const CLUSTER: &str = "LEFT JOIN cluster c ON c.id = i.cluster";
 
 /// What is open, and what closed so lately that an Alertmanager may not know it.
 fn read_all(connection: &Connection, station: &Station) -> rusqlite::Result<Changes> {
@@ -243,18 +246,21 @@ fn read_all(connection: &Connection, station: &Station) -> rusqlite::Result<Chan
     let every = Alertmanagers::repeat(station.config.alertmanagers.as_ref()).every;
     let since = wall().0.saturating_sub(millis(every * ENDS_AFTER));
     let sql = format!(
-        "SELECT {INCIDENT} FROM incident i {SUBJECT} WHERE i.closed_at IS NULL OR i.closed_at > ?1 ORDER BY i.id"
+        "SELECT {INCIDENT} FROM incident i {CLUSTER} WHERE i.closed_at IS NULL OR i.closed_at > ?1 ORDER BY i.id"
     );
     let mut statement = connection.prepare(&sql)?;
-    let rows = statement.query_map([since], incident)?;
-    let incidents = rows.filter_map(Result::transpose).collect::<rusqlite::Result<_>>()?;
+    let mut rows = statement.query([since])?;
+    let mut incidents = Vec::new();
+    while let Some(row) = rows.next()? {
+        incidents.extend(readable(row));
+    }
     Ok(Changes { incidents, is_past: true, last: last.unwrap_or_default(), more: false })
 }
 
 /// The next events that opened or closed an incident.
 fn read_events(connection: &Connection, last: i64) -> rusqlite::Result<Changes> {
     let sql = format!(
-        "SELECT {INCIDENT}, e.id FROM event e LEFT JOIN incident i ON i.id = e.incident {SUBJECT}
+        "SELECT {INCIDENT}, e.id FROM event e LEFT JOIN incident i ON i.id = e.incident {CLUSTER}
          WHERE e.id > ?1 ORDER BY e.id LIMIT ?2"
     );
     let mut statement = connection.prepare_cached(&sql)?;
@@ -265,11 +271,24 @@ fn read_events(connection: &Connection, last: i64) -> rusqlite::Result<Changes> 
         read += 1;
         changes.last = row.get(13)?;
         if row.get::<_, Option<i64>>(0)?.is_some() {
-            changes.incidents.extend(incident(row)?);
+            changes.incidents.extend(readable(row));
         }
     }
     changes.more = read == STEP;
     Ok(changes)
+}
+
+/// The same, without an incident that cannot be read: it must hide no other.
+fn readable(row: &Row<'_>) -> Option<Incident> {
+    incident(row).unwrap_or_else(|error| {
+        log::error!("an incident that Alertmanagers should be told cannot be read: {error}");
+        None
+    })
+}
+
+/// A column that is text. What clients send as details may be anything.
+fn text(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    Ok(row.get_ref(column)?.as_str().ok().map(Into::into))
 }
 
 /// An incident as a condition; None if no alert tells it.
@@ -280,16 +299,16 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
     let (agent, name): (String, String) = (row.get(5)?, row.get(6)?);
     let mode = match alert {
         AlertName::AgentEmergency => Some("EMERGENCY".to_owned()),
-        _ => row.get::<_, Option<String>>(7)?,
+        _ => text(row, 7)?,
     };
-    let last_seen: Option<String> = row.get(8)?;
-    let last_seen = last_seen.and_then(|text| Wall::deserialize(Value::from(text)).ok());
+    let last_seen = text(row, 8)?.and_then(|text| Wall::deserialize(Value::from(text)).ok());
     let since = last_seen.map_or(opened_at, |seen| seen.min(opened_at));
-    let machine: Option<i64> = row.get(11)?;
+    // What it was when the incident opened. The machine may have another name now, or be gone.
+    let machine = row.get::<_, Option<i64>>(9)?.zip(text(row, 10)?);
     let subject = Subject {
-        cluster: row.get(10)?,
+        cluster: row.get(12)?,
         agent: Some((agent.clone(), name, mode)).filter(|_| !agent.is_empty()),
-        machine: machine.zip(row.get(12)?),
+        machine: machine.clone(),
     };
     let closed_by: Option<String> = row.get(4)?;
     let ended = row.get::<_, Option<u64>>(3)?.map(|at| Ended {
@@ -302,6 +321,6 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
         },
     });
     let condition = Condition { alert, subject, since, ended };
-    let key = (alert, row.get(9)?, machine, agent);
+    let key = (alert, row.get(11)?, machine.map(|(id, _)| id), agent);
     Ok(Some(Incident { row: row.get(0)?, key, condition }))
 }

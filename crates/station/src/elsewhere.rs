@@ -1,14 +1,15 @@
 //! Agents that are silent here may live at their collector. Before a death is told, every
 //! collector that can be asked is asked: at its URL, or with the answer to its heartbeat.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io::Read as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pap_core::agent_id::AgentId;
 use pap_core::alert::{Alert, Details};
-use pap_core::time::{Uptime, Wall};
+use pap_core::heartbeat::Mode;
+use pap_core::time::{Uptime, Wall, millis};
 use pap_core::verdict::Verdict;
 use pap_process::clock::wall;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -19,6 +20,7 @@ use crate::api::origin;
 use crate::asking::{FOLLOW_UP, Said};
 use crate::clients::QUICK;
 use crate::event::Event;
+use crate::incidents::Closer;
 use crate::station::Station;
 use crate::{agents, alerts, clusters};
 
@@ -132,15 +134,16 @@ struct Pending {
 
 /// Tells what agents that beat here do, until the station stops.
 pub fn run(station: &Station) {
-    let mut pending = match station.store.read(open_incidents) {
-        Ok(open) => catch_up(station, &open),
+    let (mut pending, mut unsettled) = match station.store.read(last_incidents) {
+        Ok(last) => catch_up(station, &last),
         Err(error) => {
             log::error!("STATION_DB: {error}");
-            HashMap::new()
+            (HashMap::new(), Unsettled::new())
         }
     };
     while !station.stop.is_stopping() {
         let seen = station.agent_bell.count();
+        settle_former(station, &mut unsettled);
         let (alerts, calm) = station.agents.owed(&station.clock);
         let (deaths, others): (Vec<_>, Vec<_>) =
             alerts.into_iter().partition(|alert| matches!(alert.details, Details::Death(_)));
@@ -166,49 +169,107 @@ pub fn run(station: &Station) {
     }
 }
 
-/// The open incidents of agents that beat here: which agent, and of which kind.
-fn open_incidents(connection: &Connection) -> rusqlite::Result<BTreeSet<(String, String)>> {
-    let mut statement = connection.prepare(
-        "SELECT agent, kind FROM incident WHERE cluster IS NULL AND agent <> '' AND closed_at IS NULL",
-    )?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    rows.collect()
+/// The last incident of an agent that beats here, of one kind.
+struct LastIncident {
+    opened_at: Wall,
+    /// None while it is open.
+    closed_by: Option<String>,
 }
 
-/// What happened just before the last station ended may not be told: what agents are now is
-/// compared with the incidents that are open. Returns the deaths that are owed.
-fn catch_up(station: &Station, open: &BTreeSet<(String, String)>) -> HashMap<AgentId, Pending> {
-    let mut pending = HashMap::new();
-    let since = station.clock.uptime();
-    let is_open =
-        |agent: &AgentId, opening: Event| open.contains(&(agent.to_string(), opening.name().to_owned()));
-    let (dead, alarmed) = station.agents.in_trouble();
-    for agent in dead.iter().filter(|agent| !is_open(agent, Event::AgentDead)) {
-        pending.insert(agent.clone(), Pending { since, answers: HashMap::new() });
+type LastIncidents = HashMap<(AgentId, Event), LastIncident>;
+
+fn last_incidents(connection: &Connection) -> rusqlite::Result<LastIncidents> {
+    let mut statement = connection.prepare(
+        "SELECT agent, kind, opened_at, closed_by FROM incident WHERE cluster IS NULL AND agent <> '' ORDER BY id",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut last = HashMap::new();
+    while let Some(row) = rows.next()? {
+        let agent = AgentId::new(row.get_ref(0)?.as_str()?).ok();
+        let Some(key) = agent.zip(Event::from_name(row.get_ref(1)?.as_str()?)) else { continue };
+        last.insert(key, LastIncident { opened_at: Wall(row.get(2)?), closed_by: row.get(3)? });
     }
-    let now = station.clock.now();
-    let view = |agent: &AgentId| station.agents.view(now, agent);
-    let unsaid: Vec<_> =
-        alarmed.iter().filter(|agent| !is_open(agent, Event::AgentEmergency)).filter_map(view).collect();
-    let known = |agent: &str| AgentId::new(agent).ok().filter(|agent| view(agent).is_some());
-    let over: Vec<_> = open
-        .iter()
-        .filter_map(|(agent, kind)| {
-            let (agent, opening) = (known(agent)?, Event::from_name(kind)?);
-            let troubled = if opening == Event::AgentDead { &dead } else { &alarmed };
-            (!troubled.contains(&agent)).then_some((agent, opening))
-        })
-        .collect();
-    if !unsaid.is_empty() || !over.is_empty() {
+    Ok(last)
+}
+
+/// An open incident of an agent that was not in trouble when the agents were stored: they were
+/// stored before it opened, or the agent has been heard since. Its next heartbeat tells.
+type Unsettled = Vec<(AgentId, Event, Wall)>;
+
+/// What happened just before the last station ended may not be told: what agents are now is
+/// compared with their last incidents. Returns the deaths that are owed.
+fn catch_up(station: &Station, last: &LastIncidents) -> (HashMap<AgentId, Pending>, Unsettled) {
+    let (dead, alarmed) = station.agents.in_trouble();
+    let (now, since) = (station.clock.now(), station.clock.uptime());
+    // What is older may have been told, and its incident be removed.
+    let oldest = now.wall.0.saturating_sub(millis(station.config.retention));
+    let mut pending = HashMap::new();
+    let mut unsaid = Vec::new();
+    for agent in &dead {
+        let Some(view) = station.agents.view(now, agent) else { continue };
+        let incident = last.get(&(agent.clone(), Event::AgentDead));
+        // Whoever closed it, this death was told.
+        let is_told = incident.is_some_and(|it| it.closed_by.is_none() || it.opened_at >= view.last_seen);
+        if !is_told && view.last_seen.0 >= oldest {
+            pending.insert(agent.clone(), Pending { since, answers: HashMap::new() });
+        }
+    }
+    for agent in &alarmed {
+        // A person may have closed it while it lasts.
+        let incident = last.get(&(agent.clone(), Event::AgentEmergency));
+        let is_told = incident.is_some_and(|it| it.closed_by.as_deref() != Some(Closer::Over.name()));
+        if !is_told {
+            unsaid.extend(station.agents.view(now, agent));
+        }
+    }
+    if !unsaid.is_empty() {
         // An error is in the log.
         let _ = station.write(move |connection| {
-            for agent in &unsaid {
-                agents::alarm(connection, wall(), agent)?;
-            }
-            over.iter().try_for_each(|(agent, opening)| agents::end(connection, wall(), *opening, agent))
+            unsaid.iter().try_for_each(|agent| agents::alarm(connection, wall(), agent))
         });
     }
-    pending
+    let open = last.iter().filter(|(_, incident)| incident.closed_by.is_none());
+    let unsettled = open
+        .filter(|((agent, opening), _)| {
+            let troubled = if *opening == Event::AgentDead { &dead } else { &alarmed };
+            !troubled.contains(agent)
+        })
+        .map(|((agent, opening), incident)| (agent.clone(), *opening, incident.opened_at))
+        .collect();
+    (pending, unsettled)
+}
+
+/// Ends what the agents have been heard since.
+fn settle_former(station: &Station, unsettled: &mut Unsettled) {
+    let now = station.clock.now();
+    let mut over = Vec::new();
+    unsettled.retain(|(agent, opening, opened_at)| {
+        // One that is not known beats nowhere: a person closes its incident, or time.
+        let Some(view) = station.agents.view(now, agent) else { return false };
+        let is_in_trouble = match opening {
+            Event::AgentDead => view.status == Verdict::Dead,
+            _ => view.mode == Mode::Emergency,
+        };
+        if is_in_trouble {
+            // From here on it is like any other.
+            return false;
+        }
+        let is_heard = view.last_seen > *opened_at;
+        if is_heard {
+            over.push((agent.clone(), *opening, *opened_at));
+        }
+        !is_heard
+    });
+    if over.is_empty() {
+        return;
+    }
+    let again = over.clone();
+    let stored = station.write(move |connection| {
+        over.iter().try_for_each(|(agent, opening, _)| agents::end(connection, wall(), *opening, agent))
+    });
+    if stored.is_err() {
+        unsettled.extend(again);
+    }
 }
 
 /// Decides what can be decided.

@@ -4,7 +4,7 @@ use pap_core::alert::Severity;
 use pap_core::firing::AlertName;
 
 /// What happened. Most open or close an incident.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Event {
     /// An agent fell silent.
     AgentDead,

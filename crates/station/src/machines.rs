@@ -328,7 +328,9 @@ pub fn lose(connection: &Connection, now: Wall, id: i64) -> rusqlite::Result<Opt
     });
     let Some(machine) = machine else { return Ok(None) };
     connection.execute("UPDATE machine SET status = 'offline' WHERE id = ?1", [id])?;
-    let details = serde_json::json!({ "last_seen": machine.last_seen });
+    let details = serde_json::json!({
+        "last_seen": machine.last_seen, "machine_id": machine.id, "machine_name": machine.name,
+    });
     incidents::open(
         connection,
         now,
@@ -344,8 +346,9 @@ pub fn lose(connection: &Connection, now: Wall, id: i64) -> rusqlite::Result<Opt
 /// # Errors
 /// They cannot be read.
 pub fn online(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
-    let mut statement =
-        connection.prepare("SELECT id FROM machine WHERE status = 'online' AND is_enabled")?;
+    let mut statement = connection.prepare(
+        "SELECT id FROM machine WHERE is_enabled AND last_seen IS NOT NULL AND status <> 'offline'",
+    )?;
     let rows = statement.query_map([], |row| row.get(0))?;
     rows.collect()
 }

@@ -124,7 +124,7 @@ fn lose_collector(connection: &Connection, now: Wall, id: &String) -> rusqlite::
 
 /// How often what is older than `ALERT_RETENTION` is removed, and the agents are stored.
 const TIDY_EVERY: Duration = Duration::from_secs(600);
-const SAVE_EVERY: Duration = Duration::from_secs(15);
+const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// Rows that are removed at once.
 const MAX_REMOVED: u32 = 1000;
 
@@ -168,8 +168,11 @@ fn tidy(station: &Station) {
         "DELETE FROM incident WHERE id IN
             (SELECT id FROM incident i WHERE closed_at IS NOT NULL AND closed_at < ?1 AND NOT EXISTS (
                 SELECT 1 FROM event e JOIN delivery d ON d.event = e.id JOIN channel c ON c.id = d.channel
-                WHERE e.incident = i.id AND d.state = 'owed' AND c.is_active) LIMIT ?2)",
+                WHERE e.incident = i.id AND d.state = 'owed' AND c.is_active)
+            AND id IS NOT (SELECT incident FROM event ORDER BY id DESC LIMIT 1) LIMIT ?2)",
+        // The last event stays, so that no number comes again: numbers say what was read.
         "DELETE FROM event WHERE id IN (SELECT id FROM event e WHERE at < ?1 AND incident IS NULL
+            AND id < (SELECT max(id) FROM event)
             AND NOT EXISTS (SELECT 1 FROM delivery d JOIN channel c ON c.id = d.channel
                 WHERE d.event = e.id AND d.state = 'owed' AND c.is_active) LIMIT ?2)",
         "DELETE FROM cluster WHERE id IN

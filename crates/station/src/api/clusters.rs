@@ -19,6 +19,8 @@ use crate::incidents::ClusterName;
 use crate::reach::{FORBIDDEN, literal_address};
 use crate::station::Station;
 
+/// How many incidents of a cluster that is removed close in one transaction.
+const CLOSED_AT_ONCE: u32 = 250;
 /// What is said of a cluster that is not served.
 fn absent(absent: Absent) -> Response {
     match absent {
@@ -217,13 +219,26 @@ pub fn put(station: &Arc<Station>, call: &Call) -> Response {
 
 /// `DELETE /api/clusters/:id`
 pub fn remove(station: &Arc<Station>, call: &Call) -> Response {
-    let (id, now) = (call.parameter(0).to_owned(), call.now);
+    let now = call.now;
+    loop {
+        let id = call.parameter(0).to_owned();
+        let closed = station.write(move |connection| match clusters::find(connection, &id)? {
+            Some((cluster, false)) => clusters::close_some(connection, now, &cluster, CLOSED_AT_ONCE),
+            _ => Ok(0),
+        });
+        match closed {
+            Ok(count) if count == CLOSED_AT_ONCE as usize => {}
+            Ok(_) => break,
+            Err(error) => return store_failed(&error),
+        }
+    }
+    let id = call.parameter(0).to_owned();
     match station.write(move |connection| clusters::remove(connection, now, &id)) {
         Ok(true) => {
             let id = call.parameter(0);
             let mut collectors = station.collectors.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             collectors.forget(&id.to_owned());
-            station.keys.end(&Holder::Cluster(id.into()), call.now);
+            station.keys.end(&Holder::Cluster(id.into()));
             station.news.clusters();
             log::info!("cluster {id} was removed by {}", call.who());
             Response::json(200, &json!({ "removed": true, "cluster_id": id }))
@@ -285,7 +300,7 @@ pub fn end_all_keys(station: &Arc<Station>, kind: &'static str, call: &Call, hol
     });
     match ended {
         Ok(count) => {
-            station.keys.end(holder, call.now);
+            station.keys.end(holder);
             Response::json(200, &json!({ "ended": count }))
         }
         Err(error) => store_failed(&error),

@@ -98,7 +98,7 @@ pub fn remove(station: &Arc<Station>, call: &Call) -> Response {
     let removed = station.write(move |connection| machines::remove(connection, now, id));
     if matches!(removed, Ok(true)) {
         station.machines.lock().unwrap_or_else(PoisonError::into_inner).forget(&id);
-        station.keys.end(&Holder::Machine(id), now);
+        station.keys.end(&Holder::Machine(id));
     }
     done(station, "Machine deleted successfully", removed)
 }
@@ -119,11 +119,14 @@ fn enable_or_not(station: &Arc<Station>, call: &Call, is_enabled: bool) -> Respo
     let changed = station.write(move |connection| machines::enable(connection, now, id, is_enabled, who));
     if matches!(changed, Ok(true)) {
         let mut watch = station.machines.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_enabled {
+        // Another request may have changed it since. If it cannot be read, it is watched: whoever
+        // is accused is looked at once more.
+        let is_enabled = station.store.read(|connection| machines::find(connection, id));
+        if is_enabled.is_ok_and(|machine| machine.is_none_or(|machine| !machine.is_enabled)) {
+            watch.forget(&id);
+        } else {
             // It has all of its time to say something.
             watch.hear(&id, station.clock.now().tick);
-        } else {
-            watch.forget(&id);
         }
     }
     let words = if is_enabled { "Machine enabled successfully" } else { "Machine disabled successfully" };
@@ -148,7 +151,7 @@ pub fn rotate_key(station: &Arc<Station>, call: &Call) -> Response {
     match station.store.write(move |connection| machines::rotate(connection, now, id)) {
         Ok(Some(key)) => {
             let holder = Holder::Machine(id);
-            station.keys.end(&holder, pap_core::time::Wall(now.0 + pap_core::time::millis(FORMER_KEY)));
+            station.keys.end_at(&holder, pap_core::time::Wall(now.0 + pap_core::time::millis(FORMER_KEY)));
             station.keys.add(hash(key.as_bytes()), holder);
             let body = json!({ "message": "API key rotated successfully", "api_key": key });
             Response::json(200, &body).with("Cache-Control", "no-store")

@@ -195,3 +195,62 @@ fn one_collector_that_hangs_makes_nobody_dead_whom_another_has_seen() {
     assert_eq!(station.seen("/api/incidents?kind=agent.dead")["total"], 0);
     done.store(true, Ordering::SeqCst);
 }
+
+#[test]
+fn a_kill_just_after_a_death_tells_no_return_and_what_a_person_closed_stays_closed() {
+    let (mut station, receiver) = (start().run(), Receiver::new());
+    station.webhook(&receiver, &json!({}));
+    let alarm = json!({ "mode": "EMERGENCY", "uptime_seconds": 1 });
+    assert_eq!(beat(&station, "a", &alarm).0, 200);
+    receiver.await_count(2);
+    station.kill();
+    let mut station = start().after(&station).run();
+    until("it is dead again", || station.seen("/api/agents/a")["agent"]["status"] == "dead");
+    assert_eq!(receiver.events(), ["agent.emergency", "agent.dead"]);
+    let open = station.seen("/api/incidents?state=open");
+    assert_eq!(open["total"], 2);
+    for incident in open["incidents"].as_array().unwrap() {
+        let path = format!("/api/incidents/{}/close", incident["id"].as_str().unwrap());
+        assert_eq!(station.ask("POST", &path, ADMIN, "").0, 200);
+    }
+    receiver.await_count(4);
+    assert_eq!(station.stop(), 0);
+    let station = start().after(&station).run();
+    // The thread that would tell it tells this first, and then that.
+    beat(&station, "other", &alarm);
+    receiver.await_count(5);
+    beat(&station, "other", &json!({ "mode": "IDLE", "uptime_seconds": 2 }));
+    receiver.await_count(6);
+    assert_eq!(receiver.events()[4..], ["agent.emergency", "agent.emergency_over"]);
+    assert_eq!(station.seen("/api/incidents?state=open")["total"], 0);
+}
+
+#[test]
+fn who_comes_back_after_a_kill_is_back() {
+    let (mut station, receiver) = (start().run(), Receiver::new());
+    station.webhook(&receiver, &json!({}));
+    assert_eq!(beat(&station, "a", &json!({ "mode": "EMERGENCY", "uptime_seconds": 1 })).0, 200);
+    receiver.await_count(2);
+    station.kill();
+    let station = start().after(&station).run();
+    assert_eq!(beat(&station, "a", &json!({ "mode": "IDLE", "uptime_seconds": 20 })).0, 200);
+    receiver.await_count(4);
+    assert_eq!(station.seen("/api/incidents?state=open")["total"], 0);
+    let events = receiver.events();
+    assert!(events[2..].contains(&"agent.recovered".into()), "{events:?}");
+    assert!(events[2..].contains(&"agent.emergency_over".into()), "{events:?}");
+}
+
+#[test]
+fn nobody_was_heard_later_than_now() {
+    let station = start().run();
+    assert_eq!(beat(&station, "victim", &json!({ "mode": "EMERGENCY", "uptime_seconds": 1 })).0, 200);
+    let open = || station.seen("/api/incidents?state=open&kind=agent.emergency")["total"].clone();
+    until("it is open", || open() == 1);
+    let collector =
+        |body: Value| station.ask("POST", "/api/clusters/other/heartbeat", COLLECTOR, &body.to_string()).1;
+    assert_eq!(collector(json!({}))["ask"], json!(["victim"]));
+    let said = |seen: &str| json!({ "agents": [{ "agent_uuid": "victim", "healthy": true, "mode": "IDLE", "last_seen": seen }] });
+    collector(said("2099-01-01T00:00:00.000Z"));
+    assert_eq!(open(), 1);
+}

@@ -238,3 +238,67 @@ fn calm(agent: &str) -> Value {
     alert["timestamp"] = serde_json::to_value(pap_process::clock::wall()).unwrap();
     alert
 }
+
+#[test]
+fn an_alert_with_odd_details_hides_no_other() {
+    let receiver = Receiver::new();
+    let mut station = telling(&receiver).run();
+    let mut odd = alert("AGENT_DEATH", "odd", 1);
+    odd["details"] = json!({ "mode": 5, "last_seen": true });
+    for body in [alert("AGENT_DEATH", "before", 1), odd, alert("AGENT_DEATH", "after", 1)] {
+        assert_eq!(station.alert("c", &body).0, 200);
+    }
+    let labels = await_labels(&receiver, 3, 0).0;
+    let odd = labels.iter().find(|labels| labels["agent_uuid"] == "odd").unwrap();
+    assert_eq!(odd["mode"], Value::Null);
+    station.kill();
+    let receiver = Receiver::new();
+    let _station = telling(&receiver).after(&station).run();
+    await_labels(&receiver, 3, 0);
+}
+
+#[test]
+fn what_opens_after_all_events_have_become_too_old_is_told() {
+    let mut station = start().run();
+    for agent in ["a", "b"] {
+        assert_eq!(station.alert("c", &alert("AGENT_DEATH", agent, 1)).0, 200);
+        assert_eq!(station.alert("c", &alert("AGENT_RECOVERED", agent, 2)).0, 200);
+    }
+    assert_eq!(station.stop(), 0);
+    let file = rusqlite::Connection::open(station.directory.path().join("station.db")).unwrap();
+    file.execute_batch("UPDATE event SET at = 1000; UPDATE incident SET opened_at = 1000, closed_at = 2000;")
+        .unwrap();
+    drop(file);
+    let receiver = Receiver::new();
+    let station = telling(&receiver).after(&station).with("ALERT_RETENTION", "1h").run();
+    until("what is old is gone, but for the last", || {
+        station.seen("/api/incidents?state=closed")["total"] == 1
+    });
+    assert_eq!(station.alert("c", &alert("AGENT_DEATH", "new", 3)).0, 200);
+    assert_eq!(await_labels(&receiver, 1, 0).0[0]["agent_uuid"], "new");
+}
+
+#[test]
+fn a_machine_that_is_renamed_or_removed_ends_with_the_name_it_had() {
+    let receiver = Receiver::new();
+    let mut station = telling(&receiver).with("MACHINE_OFFLINE_THRESHOLD", "1s").run();
+    let (_, machine) = station.ask("POST", "/agent/register", ADMIN, r#"{"name":"first"}"#);
+    let (id, key) = (machine["id"].to_string(), machine["api_key"].as_str().unwrap().to_owned());
+    assert_eq!(station.ask("POST", "/agent/metrics", &key, "{}").0, 202);
+    await_labels(&receiver, 1, 0);
+    let renamed = station.ask("PATCH", &format!("/machines/{id}"), ADMIN, r#"{"name":"second"}"#);
+    assert_eq!(renamed.0, 200);
+    station.kill();
+    let receiver = Receiver::new();
+    let mut station = telling(&receiver).after(&station).run();
+    let labels = await_labels(&receiver, 1, 0).0;
+    assert_eq!((&labels[0]["machine_name"], &labels[0]["machine_id"]), (&json!("first"), &json!(id)));
+    station.kill();
+    let station = start().after(&station).run();
+    assert_eq!(station.ask("DELETE", &format!("/machines/{id}"), ADMIN, "").0, 200);
+    let mut station = station;
+    station.kill();
+    let receiver = Receiver::new();
+    let _station = telling(&receiver).after(&station).run();
+    assert_eq!(await_labels(&receiver, 0, 1).1, labels);
+}

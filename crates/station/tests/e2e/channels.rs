@@ -259,3 +259,27 @@ fn what_a_former_url_answers_does_not_turn_a_changed_channel_off() {
     assert_eq!(receiver.await_count(1)[0].id(), former.all()[0].id());
     assert_eq!(station.seen("/notifications/webhooks")[0]["is_active"], true);
 }
+
+#[test]
+fn a_late_answer_of_a_channel_that_is_gone_settles_nothing_of_another() {
+    let release = Arc::new(AtomicBool::new(false));
+    let released = Arc::clone(&release);
+    let gone = Receiver::that(move |_, _| {
+        until("it may answer", || released.load(Ordering::SeqCst));
+        "200 OK\r\n".into()
+    });
+    let other = Receiver::that(|_, before| {
+        if before == 0 { "500 Internal Server Error\r\n" } else { "200 OK\r\n" }.into()
+    });
+    let station = start().run();
+    let id = station.webhook(&gone, &json!({}));
+    station.alert("c", &alert("AGENT_DEATH", "a", 1));
+    gone.await_count(1);
+    assert_eq!(station.ask("DELETE", &format!("/notifications/webhooks/{id}"), ADMIN, "").0, 204);
+    station.webhook(&other, &json!({}));
+    station.alert("c", &alert("AGENT_DEATH", "b", 1));
+    other.await_count(1);
+    release.store(true, Ordering::SeqCst);
+    let all = other.await_count(2);
+    assert_eq!(all[0].id(), all[1].id(), "it is tried again");
+}

@@ -1,6 +1,6 @@
 //! Clusters: registered, asked, silent, removed (C1, C5, C12 to C15, C19 of the original).
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{ADMIN, COLLECTOR, Receiver, VIEWER, alert, start, until};
 
@@ -113,7 +113,7 @@ fn the_agents_of_a_cluster_are_asked_of_its_collector_with_its_own_key() {
     let get = |path: &str| station.get(&format!("/api/clusters/c/agents{path}"), VIEWER);
     assert_eq!(
         get("").1.to_string().len(),
-        serde_json::from_str::<serde_json::Value>(list).unwrap().to_string().len()
+        serde_json::from_str::<Value>(list).unwrap().to_string().len()
     );
     assert_eq!(station.seen("/api/clusters")["clusters"][0]["agent_count"], 3);
     assert_eq!(get("/a%2Fb"), (200, json!({ "agent": 1 })));
@@ -184,4 +184,19 @@ fn no_private_address_is_asked_unless_it_is_allowed() {
             .is_some_and(|why| why.contains("ALLOW_PRIVATE_TARGETS"))
     });
     assert!(collector.all().is_empty());
+}
+
+#[test]
+fn a_removed_cluster_closes_all_it_has_and_leaves_nothing_to_the_next() {
+    let station = start().run();
+    let body = json!({ "cluster_id": "c", "name": "C", "collector_url": "http://127.0.0.1:9" });
+    assert_eq!(station.ask("POST", "/api/clusters", ADMIN, &body.to_string()).0, 201);
+    for number in 0..600 {
+        assert_eq!(station.alert("c", &alert("AGENT_DEATH", &format!("a{number}"), 1)).0, 200);
+    }
+    assert_eq!(station.seen("/api/incidents?state=open")["total"], 600);
+    assert_eq!(station.ask("DELETE", "/api/clusters/c", ADMIN, "").0, 200);
+    assert_eq!(station.seen("/api/incidents?state=open")["total"], 0);
+    assert_eq!(station.ask("PUT", "/api/clusters/c", ADMIN, "{}").0, 201);
+    assert_eq!(station.seen("/api/clusters/c")["cluster"]["collector_url"], Value::Null);
 }

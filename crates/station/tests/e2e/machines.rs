@@ -206,3 +206,19 @@ fn whoever_was_online_before_a_restart_has_all_of_its_time() {
     }
     assert_eq!(station.seen(&format!("/machines/{id}"))["last_seen"], "1970-01-01T00:00:01.000Z");
 }
+
+#[test]
+fn a_machine_that_is_enabled_again_is_watched_also_after_a_restart() {
+    let (station, receiver) = (start(), Receiver::new());
+    let mut station = station.run();
+    station.webhook(&receiver, &json!({}));
+    let (id, key) = register(&station, "m");
+    assert_eq!(report(&station, &key), 202);
+    for change in ["disable", "enable"] {
+        assert_eq!(station.ask("POST", &format!("/machines/{id}/{change}"), ADMIN, "").0, 200);
+    }
+    station.kill();
+    let _station = start().after(&station).with("MACHINE_OFFLINE_THRESHOLD", "1s").run();
+    receiver.await_count(1);
+    assert_eq!(receiver.events(), ["machine.offline"]);
+}
