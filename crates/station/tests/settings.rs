@@ -215,6 +215,8 @@ fn the_page_names_all_settings_metrics_and_events_that_matter() {
         "COLLECTOR_API_KEY",
         "STATION_URL",
         "STATION_ALERT_KEY",
+        "STATE_FILE",
+        "STATE_INTERVAL_MS",
         "PAP_STATION_URL",
         "PAP_AGENT_KEY",
         "PAP_MACHINE_ID",

@@ -111,10 +111,7 @@ fn the_agents_of_a_cluster_are_asked_of_its_collector_with_its_own_key() {
     let (url, key) = (collector.base(), "a-key-of-the-collector");
     assert_eq!(put(format!(r#"{{"collector_url":"{url}","collector_key":"{key}"}}"#)).0, 201);
     let get = |path: &str| station.get(&format!("/api/clusters/c/agents{path}"), VIEWER);
-    assert_eq!(
-        get("").1.to_string().len(),
-        serde_json::from_str::<Value>(list).unwrap().to_string().len()
-    );
+    assert_eq!(get("").1.to_string().len(), serde_json::from_str::<Value>(list).unwrap().to_string().len());
     assert_eq!(station.seen("/api/clusters")["clusters"][0]["agent_count"], 3);
     assert_eq!(get("/a%2Fb"), (200, json!({ "agent": 1 })));
     assert_eq!(get("/none"), (404, json!({ "error": "Agent not found in collector" })));
