@@ -244,8 +244,8 @@ fn settle_former(station: &Station, unsettled: &mut Unsettled) {
     let now = station.clock.now();
     let mut over = Vec::new();
     unsettled.retain(|(agent, opening, opened_at)| {
-        // One that is not known beats nowhere: a person closes its incident, or time.
-        let Some(view) = station.agents.view(now, agent) else { return false };
+        // It may have been heard first after the agents were stored, and be heard again.
+        let Some(view) = station.agents.view(now, agent) else { return true };
         let is_in_trouble = match opening {
             Event::AgentDead => view.status == Verdict::Dead,
             _ => view.mode == Mode::Emergency,

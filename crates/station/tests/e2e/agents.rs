@@ -242,6 +242,19 @@ fn who_comes_back_after_a_kill_is_back() {
 }
 
 #[test]
+fn an_emergency_of_an_agent_that_a_kill_made_unknown_ends_with_its_next_word() {
+    let (mut station, receiver) = (start().run(), Receiver::new());
+    station.webhook(&receiver, &json!({}));
+    assert_eq!(beat(&station, "new", &json!({ "mode": "EMERGENCY", "uptime_seconds": 1 })).0, 200);
+    receiver.await_count(1);
+    station.kill();
+    let station = start().after(&station).run();
+    assert_eq!(beat(&station, "new", &json!({ "mode": "IDLE", "uptime_seconds": 2 })).0, 200);
+    until("it is over", || station.seen("/api/incidents?state=open")["total"] == 0);
+    assert_eq!(receiver.await_count(2)[1].event(), "agent.emergency_over");
+}
+
+#[test]
 fn nobody_was_heard_later_than_now() {
     let station = start().run();
     assert_eq!(beat(&station, "victim", &json!({ "mode": "EMERGENCY", "uptime_seconds": 1 })).0, 200);
