@@ -202,26 +202,26 @@ fn a_kill_just_after_a_death_tells_no_return_and_what_a_person_closed_stays_clos
     station.webhook(&receiver, &json!({}));
     let alarm = json!({ "mode": "EMERGENCY", "uptime_seconds": 1 });
     assert_eq!(beat(&station, "a", &alarm).0, 200);
-    receiver.await_count(2);
+    receiver.await_told(2);
     station.kill();
     let mut station = start().after(&station).run();
     until("it is dead again", || station.seen("/api/agents/a")["agent"]["status"] == "dead");
-    assert_eq!(receiver.events(), ["agent.emergency", "agent.dead"]);
+    assert_eq!(receiver.told(), ["agent.emergency", "agent.dead"]);
     let open = station.seen("/api/incidents?state=open");
     assert_eq!(open["total"], 2);
     for incident in open["incidents"].as_array().unwrap() {
         let path = format!("/api/incidents/{}/close", incident["id"].as_str().unwrap());
         assert_eq!(station.ask("POST", &path, ADMIN, "").0, 200);
     }
-    receiver.await_count(4);
+    receiver.await_told(4);
     assert_eq!(station.stop(), 0);
     let station = start().after(&station).run();
     // The thread that would tell it tells this first, and then that.
     beat(&station, "other", &alarm);
-    receiver.await_count(5);
+    receiver.await_told(5);
     beat(&station, "other", &json!({ "mode": "IDLE", "uptime_seconds": 2 }));
-    receiver.await_count(6);
-    assert_eq!(receiver.events()[4..], ["agent.emergency", "agent.emergency_over"]);
+    receiver.await_told(6);
+    assert_eq!(receiver.told()[4..], ["agent.emergency", "agent.emergency_over"]);
     assert_eq!(station.seen("/api/incidents?state=open")["total"], 0);
 }
 
@@ -230,13 +230,13 @@ fn who_comes_back_after_a_kill_is_back() {
     let (mut station, receiver) = (start().run(), Receiver::new());
     station.webhook(&receiver, &json!({}));
     assert_eq!(beat(&station, "a", &json!({ "mode": "EMERGENCY", "uptime_seconds": 1 })).0, 200);
-    receiver.await_count(2);
+    receiver.await_told(2);
     station.kill();
     let station = start().after(&station).run();
     assert_eq!(beat(&station, "a", &json!({ "mode": "IDLE", "uptime_seconds": 20 })).0, 200);
-    receiver.await_count(4);
+    receiver.await_told(4);
     assert_eq!(station.seen("/api/incidents?state=open")["total"], 0);
-    let events = receiver.events();
+    let events = receiver.told();
     assert!(events[2..].contains(&"agent.recovered".into()), "{events:?}");
     assert!(events[2..].contains(&"agent.emergency_over".into()), "{events:?}");
 }
@@ -246,12 +246,12 @@ fn an_emergency_of_an_agent_that_a_kill_made_unknown_ends_with_its_next_word() {
     let (mut station, receiver) = (start().run(), Receiver::new());
     station.webhook(&receiver, &json!({}));
     assert_eq!(beat(&station, "new", &json!({ "mode": "EMERGENCY", "uptime_seconds": 1 })).0, 200);
-    receiver.await_count(1);
+    receiver.await_told(1);
     station.kill();
     let station = start().after(&station).run();
     assert_eq!(beat(&station, "new", &json!({ "mode": "IDLE", "uptime_seconds": 2 })).0, 200);
     until("it is over", || station.seen("/api/incidents?state=open")["total"] == 0);
-    assert_eq!(receiver.await_count(2)[1].event(), "agent.emergency_over");
+    assert_eq!(receiver.await_told(2)[1], "agent.emergency_over");
 }
 
 #[test]

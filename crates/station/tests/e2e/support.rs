@@ -315,6 +315,20 @@ impl Receiver {
         self.all()
     }
 
+    /// The events, each once: what was delivered just before a kill is repeated with the same id.
+    pub fn told(&self) -> Vec<String> {
+        let mut ids = std::collections::HashSet::new();
+        let all = self.all();
+        let first = all.iter().filter(|delivery| ids.insert(delivery.id().to_owned()));
+        first.map(|delivery| delivery.event().to_owned()).collect()
+    }
+
+    /// Waits until so many have been told, and returns them.
+    pub fn await_told(&self, count: usize) -> Vec<String> {
+        until(&format!("{count} events, not {:?}", self.told()), || self.told().len() >= count);
+        self.told()
+    }
+
     pub fn events(&self) -> Vec<String> {
         self.all().iter().map(|delivery| delivery.event().to_owned()).collect()
     }
