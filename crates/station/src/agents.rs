@@ -25,10 +25,10 @@ use crate::store::{Store, StoreError};
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Verdicts passed, or agents looked at, while the lock is held.
 const BUDGET: usize = 256;
-/// The agents are stored as "agents" and a number, and once were as "agents" alone.
+/// The parts that were stored together. A station of an earlier version, which stores one part under
+/// a name of its own, leaves ours where they are.
 const SELECT_SNAPSHOT: &str =
-    "SELECT body FROM snapshot WHERE name = 'agents' OR name GLOB 'agents *' ORDER BY name";
-const DELETE_SNAPSHOT: &str = "DELETE FROM snapshot WHERE name = 'agents' OR name GLOB 'agents *'";
+    "SELECT body FROM snapshot WHERE at = (SELECT max(at) FROM snapshot) ORDER BY name";
 
 struct Guarded {
     registry: Registry,
@@ -175,7 +175,7 @@ impl Agents {
             parts.push(serde_json::to_string(&some).unwrap_or_default());
         }
         let stored = store.write(move |connection| {
-            connection.execute(DELETE_SNAPSHOT, [])?;
+            connection.execute("DELETE FROM snapshot", [])?;
             let mut insert =
                 connection.prepare_cached("INSERT INTO snapshot (name, at, body) VALUES (?1, ?2, ?3)")?;
             for (number, part) in parts.iter().enumerate() {
@@ -331,11 +331,16 @@ mod tests {
         std::thread::spawn(move || writer.run(&crossbeam_channel::never()));
         assert_eq!(known_again(&store, 3 * BUDGET + 1), 3 * BUDGET + 1);
         assert_eq!(known_again(&store, BUDGET), BUDGET, "fewer parts than before");
-        // As it was stored once.
+        // As an earlier version stores them, beside ours.
         let in_one = |connection: &Connection| {
-            connection.execute("UPDATE snapshot SET name = 'agents' WHERE name = 'agents 00000000'", [])
+            connection.execute(
+                "INSERT INTO snapshot SELECT 'agents', at + 1, body FROM snapshot WHERE name = 'agents 00000000'",
+                [],
+            )
         };
         assert_eq!(store.write(in_one).unwrap(), 1);
+        let restored = store.read(|it| Agents::new(10_000).restore(Clock::start().now(), it)).unwrap();
+        assert_eq!(restored, BUDGET, "each once");
         let restored = store.read(|it| Agents::new(10).restore(Clock::start().now(), it)).unwrap();
         assert_eq!(restored, 10, "as many as there is room for");
         assert_eq!(known_again(&store, 1), 1);

@@ -9,14 +9,12 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pap_alertmanager::metrics::Numbers as Counted;
 use pap_alertmanager::settings::Alertmanagers;
-use pap_core::firing::{
-    self, Agent, AlertName, Concerned, ENDS_AFTER, End, Ended, Firing, Machine, Numbers, Repeat,
-};
+use pap_core::firing::{self, Agent, AlertName, Concerned, ENDS_AFTER, End, Ended, Firing, Machine, Numbers};
 use pap_core::time::{Now, Uptime, Wall, millis};
 use pap_process::clock::wall;
 use pap_process::metrics::{Histogram, SLOW};
 use pap_process::stop::Stop;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, Row, params};
 use serde::Deserialize as _;
 use serde_json::Value;
 
@@ -77,7 +75,7 @@ pub struct Conditions {
 impl Conditions {
     /// None yet.
     pub fn new(alertmanagers: Option<&Alertmanagers>) -> Self {
-        let repeat: Repeat = Alertmanagers::repeat(alertmanagers);
+        let repeat = Alertmanagers::repeat(alertmanagers);
         Self {
             firing: Mutex::new(Firing::new(repeat, MOST_ENDED, ByIncident::default())),
             bells: (0..repeat.targets).map(|_| bounded(1)).collect(),
@@ -204,8 +202,8 @@ struct Incident {
 #[derive(Debug, Default)]
 struct Follower {
     last: i64,
-    /// The keys of what holds, by the incidents' rows: of a machine that is removed a closed
-    /// incident says no more.
+    /// The keys of what holds, by the incidents' rows. After the start some events are read
+    /// once more: the end of a former incident must not end the present one of the same key.
     open: HashMap<i64, Key>,
 }
 
@@ -241,8 +239,7 @@ const CLUSTER: &str = "LEFT JOIN cluster c ON c.id = i.cluster";
 /// What is open, and what closed so lately that an Alertmanager may not know it.
 fn read_all(connection: &Connection, station: &Station) -> rusqlite::Result<Changes> {
     // Read first: what is opened meanwhile is read once more, which changes nothing.
-    let last: Option<i64> =
-        connection.query_row("SELECT max(id) FROM event", [], |row| row.get(0)).optional()?.flatten();
+    let last: Option<i64> = connection.query_row("SELECT max(id) FROM event", [], |row| row.get(0))?;
     let every = Alertmanagers::repeat(station.config.alertmanagers.as_ref()).every;
     let since = wall().0.saturating_sub(millis(every * ENDS_AFTER));
     let sql = format!(
@@ -278,7 +275,7 @@ fn read_events(connection: &Connection, last: i64) -> rusqlite::Result<Changes> 
     Ok(changes)
 }
 
-/// The same, without an incident that cannot be read: it must hide no other.
+/// An incident as a condition. One that cannot be read must hide no other, so it is None.
 fn readable(row: &Row<'_>) -> Option<Incident> {
     incident(row).unwrap_or_else(|error| {
         log::error!("an incident that Alertmanagers should be told cannot be read: {error}");
@@ -303,8 +300,12 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
     };
     let last_seen = text(row, 8)?.and_then(|text| Wall::deserialize(Value::from(text)).ok());
     let since = last_seen.map_or(opened_at, |seen| seen.min(opened_at));
-    // What it was when the incident opened. The machine may have another name now, or be gone.
-    let machine = row.get::<_, Option<i64>>(9)?.zip(text(row, 10)?);
+    // What it was when the incident opened: the machine may have another name now, or be gone.
+    // Details of other incidents are a client's, whatever they name.
+    let machine = match alert {
+        AlertName::MachineOffline => row.get::<_, Option<i64>>(9)?.zip(text(row, 10)?),
+        _ => None,
+    };
     let subject = Subject {
         cluster: row.get(12)?,
         agent: Some((agent.clone(), name, mode)).filter(|_| !agent.is_empty()),

@@ -197,7 +197,8 @@ fn last_incidents(connection: &Connection) -> rusqlite::Result<LastIncidents> {
 type Unsettled = Vec<(AgentId, Event, Wall)>;
 
 /// What happened just before the last station ended may not be told: what agents are now is
-/// compared with their last incidents. Returns the deaths that are owed.
+/// compared with their last incidents. Returns the deaths that are owed, and the incidents
+/// that are not settled.
 fn catch_up(station: &Station, last: &LastIncidents) -> (HashMap<AgentId, Pending>, Unsettled) {
     let (dead, alarmed) = station.agents.in_trouble();
     let (now, since) = (station.clock.now(), station.clock.uptime());

@@ -21,6 +21,7 @@ use crate::station::Station;
 
 /// How many incidents of a cluster that is removed close in one transaction.
 const CLOSED_AT_ONCE: u32 = 250;
+
 /// What is said of a cluster that is not served.
 fn absent(absent: Absent) -> Response {
     match absent {

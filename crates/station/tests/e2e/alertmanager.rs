@@ -244,13 +244,13 @@ fn an_alert_with_odd_details_hides_no_other() {
     let receiver = Receiver::new();
     let mut station = telling(&receiver).run();
     let mut odd = alert("AGENT_DEATH", "odd", 1);
-    odd["details"] = json!({ "mode": 5, "last_seen": true });
+    odd["details"] = json!({ "mode": 5, "last_seen": true, "machine_id": "x", "machine_name": "y" });
     for body in [alert("AGENT_DEATH", "before", 1), odd, alert("AGENT_DEATH", "after", 1)] {
         assert_eq!(station.alert("c", &body).0, 200);
     }
     let labels = await_labels(&receiver, 3, 0).0;
     let odd = labels.iter().find(|labels| labels["agent_uuid"] == "odd").unwrap();
-    assert_eq!(odd["mode"], Value::Null);
+    assert_eq!((&odd["mode"], &odd["machine_name"]), (&Value::Null, &Value::Null));
     station.kill();
     let receiver = Receiver::new();
     let _station = telling(&receiver).after(&station).run();
