@@ -11,7 +11,7 @@ use super::OpenError;
 const APPLICATION: u32 = 0x5041_5053;
 
 /// From each version to the next one, beginning with an empty file.
-const MIGRATIONS: [&str; 1] = [include_str!("0001.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("0001.sql"), include_str!("0002.sql")];
 
 /// Today's version.
 #[expect(clippy::cast_possible_truncation, reason = "there are few")]
