@@ -8,6 +8,7 @@
 //! - [`outbox`]: what the station must still be told, and which alert goes next
 //! - [`alert`]: an alert as it crosses the wire; [`delivery`]: what the station's answer to it means
 //! - [`firing`]: what is true and told to Alertmanagers again and again
+//! - [`reconcile`]: which workers of clusters are made, started and removed
 //! - [`link`]: when a collector registers at a pap-station, and when it sends its next beat
 //! - [`pace`]: when an agent sends its next heartbeat, and to which targets
 //! - [`fanout`]: which observer watches what, and which messages wait for it
@@ -26,6 +27,7 @@ pub mod heartbeat;
 pub mod link;
 pub mod outbox;
 pub mod pace;
+pub mod reconcile;
 pub mod registry;
 pub mod replay;
 pub mod text;

@@ -7,8 +7,10 @@ mod heads;
 mod post;
 mod retry_after;
 mod tls;
+mod unix;
 
 use std::io::Read as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ureq::Agent;
@@ -24,6 +26,7 @@ pub use post::{Post, Told, posting_agent};
 pub use retry_after::retry_after;
 use tls::Tls;
 pub(crate) use tls::check_root;
+use unix::UnixConnector;
 
 /// The most that is read of an answer's body, in bytes, and for how long. A body that
 /// was read to its end leaves the connection open for the next request.
@@ -55,7 +58,28 @@ pub fn agent(config: ConfigBuilder<AgentScope>, roots: &[Certificate<'static>]) 
     agent_with(config, roots, DefaultResolver::default())
 }
 
-/// The same, with a resolver that decides which addresses are connected to.
+/// A client whose server listens on a Unix socket, whatever host a URL names. It keeps no
+/// connection open.
+pub fn unix_agent(config: ConfigBuilder<AgentScope>, socket: PathBuf) -> Agent {
+    Agent::with_parts(config.build(), UnixConnector(socket).chain(Tidying), DefaultResolver::default())
+}
+
+/// A client that shows a certificate of its own, in PEM and with its key, and trusts the roots
+/// alone that are given.
+///
+/// # Errors
+/// They are no certificates and no key.
+pub fn mutual_agent(
+    config: ConfigBuilder<AgentScope>,
+    roots: &[Certificate<'static>],
+    (chain, key): (&[u8], &[u8]),
+) -> Result<Agent, rustls::Error> {
+    let tls = Tls::mutual(roots, chain, key)?;
+    let connector = TcpConnector::default().chain(tls).chain(Tidying);
+    Ok(Agent::with_parts(config.build(), connector, DefaultResolver::default()))
+}
+
+/// A client as [`agent`] makes it, with a resolver that decides which addresses are connected to.
 pub fn agent_with(
     config: ConfigBuilder<AgentScope>,
     roots: &[Certificate<'static>],

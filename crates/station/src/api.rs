@@ -14,6 +14,7 @@ mod page;
 mod proxy;
 mod routes;
 mod session;
+mod workers;
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};

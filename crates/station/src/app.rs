@@ -26,7 +26,7 @@ use crate::clients::USER_AGENT;
 use crate::config::Config;
 use crate::station::{Phase, Station, admin_key, admin_key_path};
 use crate::store::{OpenError, Store, StoreError};
-use crate::{VERSION, conditions, elsewhere, notify, sweeper};
+use crate::{VERSION, conditions, control, elsewhere, notify, sweeper};
 
 /// How long requests in hand and the last writes may take when the process stops.
 const JOIN: Duration = Duration::from_secs(5);
@@ -134,6 +134,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), StartErro
     station.stop.stop();
     station.bell.ring();
     station.agent_bell.ring();
+    station.reconcile();
     server.stop();
     if let Err(late) = threads.join(JOIN) {
         log::warn!("stopping although these threads did not end in time: {}", late.join(", "));
@@ -163,6 +164,7 @@ fn start(
     let at = Arc::clone(station);
     threads.spawn("notifier", move || notify::run(&at))?;
     tell_alertmanagers(station, server, threads)?;
+    control::start(station, threads)?;
     server.start(threads)?;
     let (at, watched) = (Arc::clone(station), Arc::clone(server));
     threads.spawn("watch", move || watch(&at, &watched))?;

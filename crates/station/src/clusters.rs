@@ -1,5 +1,9 @@
 //! Clusters: registered by hand, by their collectors, or by a first word of theirs.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pap_core::reconcile::Standing;
 use pap_core::time::Wall;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
@@ -47,7 +51,7 @@ pub struct ClusterView {
     description: Option<String>,
     collector_url: Option<String>,
     status: &'static str,
-    /// Whether its collector beats here: `active`, `stale` or `unknown`.
+    /// What its signs of life say: `active`, `stale`, `dead` or `unknown`.
     state: &'static str,
     version: Option<String>,
     agent_count: u64,
@@ -57,40 +61,64 @@ pub struct ClusterView {
     last_seen_at: Option<Wall>,
     created_at: Wall,
     updated_at: Wall,
+    #[serde(skip)]
+    has_signs: bool,
+    #[serde(skip)]
+    is_dead: bool,
+}
+
+/// What the signs of life of a cluster say, and its name in the API and in the metrics.
+pub const STATES: [&str; 4] = ["active", "stale", "dead", "unknown"];
+
+impl ClusterView {
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    /// What its signs of life say.
+    pub const fn state(&self) -> &'static str {
+        self.state
+    }
+
+    /// Judges it by how long it has been silent while this station was awake.
+    pub fn judge(&mut self, silence: Option<Duration>, stale_after: Duration) {
+        self.state = match silence {
+            _ if self.is_dead => STATES[2],
+            Some(silence) if self.has_signs => STATES[usize::from(silence >= stale_after)],
+            _ => STATES[3],
+        };
+    }
 }
 
 const COLUMNS: &str = "id, cluster_id, name, description, collector_url, version, agent_count,
-    healthy_agent_count, last_alert_at, last_seen_at, created_at, updated_at, last_beat_at,
+    healthy_agent_count, last_alert_at, last_seen_at, created_at, updated_at,
     (SELECT count(*) FROM incident i WHERE i.cluster = cluster.id AND i.closed_at IS NULL),
-    EXISTS (SELECT 1 FROM incident i WHERE i.cluster = cluster.id AND i.agent = ''
-        AND i.kind = 'collector.silent' AND i.closed_at IS NULL)";
+    last_sign_at IS NOT NULL, died_at IS NOT NULL";
 
 fn view(row: &Row<'_>) -> rusqlite::Result<ClusterView> {
     let wall = |column| row.get::<_, Option<u64>>(column).map(|at| at.map(Wall));
-    let (has_beaten, is_silent) = (wall(12)?.is_some(), row.get::<_, bool>(14)?);
     Ok(ClusterView {
         cluster_id: row.get(1)?,
         name: row.get(2)?,
         description: row.get(3)?,
         collector_url: row.get(4)?,
         status: "ACTIVE",
-        state: match (has_beaten, is_silent) {
-            (false, _) => "unknown",
-            (true, false) => "active",
-            (true, true) => "stale",
-        },
+        state: STATES[3],
         version: row.get(5)?,
         agent_count: row.get(6)?,
         healthy_agent_count: row.get(7)?,
-        open_alerts: row.get(13)?,
+        open_alerts: row.get(12)?,
         last_alert_at: wall(8)?,
         last_seen_at: wall(9)?,
         created_at: Wall(row.get(10)?),
         updated_at: Wall(row.get(11)?),
+        has_signs: row.get(13)?,
+        is_dead: row.get(14)?,
     })
 }
 
-/// All clusters, the newest first.
+/// All clusters, the newest first; [`ClusterView::judge`] is still to be asked.
 ///
 /// # Errors
 /// They cannot be read.
@@ -102,7 +130,7 @@ pub fn list(connection: &Connection) -> rusqlite::Result<Vec<ClusterView>> {
     rows.collect()
 }
 
-/// One cluster as it is shown.
+/// One cluster as it is shown; [`ClusterView::judge`] is still to be asked.
 ///
 /// # Errors
 /// It cannot be read.
@@ -215,7 +243,8 @@ pub fn register(
     let (key, origin) = collector_key.as_ref().map(|(key, origin)| (key, origin)).unzip();
     connection
         .prepare_cached(
-            "UPDATE cluster SET is_registered = 1, deleted_at = NULL, updated_at = ?2,
+            "UPDATE cluster SET is_registered = 1, deleted_at = NULL, died_at = NULL, last_sign_at = ?2,
+             updated_at = ?2,
              created_at = iif(deleted_at IS NULL, created_at, ?2), name = ifnull(?3, name),
              description = ifnull(?4, description), collector_url = ifnull(?5, collector_url),
              collector_key = ifnull(?6, collector_key), collector_key_origin = ifnull(?7, collector_key_origin),
@@ -247,7 +276,8 @@ pub fn remove(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite:
     close_some(connection, now, &cluster, u32::MAX)?;
     connection.execute("DELETE FROM key WHERE kind = 'cluster' AND subject = ?1", [cluster_id])?;
     connection.execute(
-        "UPDATE cluster SET deleted_at = ?2, updated_at = ?2, last_beat_at = NULL, collector_url = NULL,
+        "UPDATE cluster SET deleted_at = ?2, updated_at = ?2, last_beat_at = NULL, last_sign_at = NULL,
+         died_at = NULL, collector_url = NULL,
          collector_key = NULL, collector_key_origin = NULL, version = NULL, region = NULL, metadata = NULL,
          agent_count = 0, healthy_agent_count = 0 WHERE id = ?1",
         params![cluster.row, now.0],
@@ -267,17 +297,21 @@ pub fn close_some(
     most: u32,
 ) -> rusqlite::Result<usize> {
     let mut open = connection.prepare_cached(
-        "SELECT kind, agent, agent_name FROM incident WHERE cluster = ?1 AND closed_at IS NULL LIMIT ?2",
+        "SELECT kind, agent, agent_name, worker FROM incident
+         WHERE cluster = ?1 AND closed_at IS NULL LIMIT ?2",
     )?;
     let open = open.query_map(params![cluster.row, most], |row| {
-        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
+        let text = |column| row.get::<_, String>(column);
+        Ok((text(0)?, text(1)?, text(2)?, text(3)?))
     })?;
     let open = open.collect::<rusqlite::Result<Vec<_>>>()?;
     let count = open.len();
     for incident in open {
-        let (kind, agent_uuid, agent_name) = incident;
+        let (kind, agent_uuid, agent_name, worker) = incident;
         let Some(opening) = Event::from_name(&kind) else { continue };
-        let subject = if agent_uuid.is_empty() {
+        let subject = if !worker.is_empty() {
+            Subject::Worker(cluster.clone(), worker)
+        } else if agent_uuid.is_empty() {
             Subject::Cluster(cluster.clone())
         } else {
             let facts = AgentFacts { agent_uuid, agent_name, ..AgentFacts::default() };
@@ -297,15 +331,25 @@ pub struct Beat {
     pub version: Option<String>,
 }
 
-/// Takes a heartbeat of a collector; an incident of its silence closes.
+/// Takes a heartbeat of a collector; an incident of its silence closes. Returns whether it is its
+/// first sign of life, or the first since it died.
 ///
 /// # Errors
 /// It cannot be stored.
-pub fn beat(connection: &Connection, now: Wall, cluster: &ClusterName, beat: &Beat) -> rusqlite::Result<()> {
+pub fn beat(
+    connection: &Connection,
+    now: Wall,
+    cluster: &ClusterName,
+    beat: &Beat,
+) -> rusqlite::Result<bool> {
+    let is_news = connection
+        .prepare_cached("SELECT last_sign_at IS NULL OR died_at IS NOT NULL FROM cluster WHERE id = ?1")?
+        .query_row([cluster.row], |row| row.get(0))?;
     let (total, healthy) = beat.agents.unzip();
     connection
         .prepare_cached(
-            "UPDATE cluster SET last_seen_at = ?2, last_beat_at = ?2, agent_count = ifnull(?3, agent_count),
+            "UPDATE cluster SET last_seen_at = ?2, last_beat_at = ?2, last_sign_at = ?2, died_at = NULL,
+             agent_count = ifnull(?3, agent_count),
              healthy_agent_count = ifnull(?4, healthy_agent_count), version = ifnull(?5, version) WHERE id = ?1",
         )?
         .execute(params![cluster.row, now.0, total, healthy, beat.version])?;
@@ -316,7 +360,56 @@ pub fn beat(connection: &Connection, now: Wall, cluster: &ClusterName, beat: &Be
         &Subject::Cluster(cluster.clone()),
         Closer::Over,
     )?;
-    Ok(())
+    Ok(is_news)
+}
+
+/// Takes note of a death: a cluster has given no sign of life for too long. Returns whether it
+/// was alive, or not heard yet.
+///
+/// # Errors
+/// It cannot be stored.
+pub fn die(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite::Result<bool> {
+    let died = connection
+        .prepare_cached(
+            "UPDATE cluster SET died_at = ?2
+             WHERE cluster_id = ?1 AND deleted_at IS NULL AND died_at IS NULL",
+        )?
+        .execute(params![cluster_id, now.0])?;
+    Ok(died > 0)
+}
+
+/// The ids of the clusters that may die: they are registered or have beaten, and are not dead.
+///
+/// # Errors
+/// They cannot be read.
+pub fn alive(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare(
+        "SELECT cluster_id FROM cluster WHERE deleted_at IS NULL AND died_at IS NULL
+         AND (is_registered OR last_sign_at IS NOT NULL)",
+    )?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    rows.collect()
+}
+
+/// What is known of all clusters that may have workers.
+///
+/// # Errors
+/// It cannot be read.
+pub fn standings(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Standing>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT cluster_id, deleted_at IS NOT NULL, died_at IS NOT NULL, last_sign_at IS NOT NULL
+         FROM cluster WHERE is_registered",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let standing = match (row.get(1)?, row.get(2)?, row.get(3)?) {
+            (true, ..) => Standing::Removed,
+            (_, true, _) => Standing::Parked,
+            (.., true) => Standing::Live,
+            _ => Standing::Quiet,
+        };
+        Ok((row.get(0)?, standing))
+    })?;
+    rows.collect()
 }
 
 /// A cluster whose collector has beaten here.

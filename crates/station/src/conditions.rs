@@ -36,10 +36,12 @@ pub struct Subject {
     agent: Option<(String, String, Option<String>)>,
     /// A machine's id and name.
     machine: Option<(i64, String)>,
+    /// The role of a worker.
+    worker: Option<String>,
 }
 
 /// At most one incident of a key is open at a time: its alert, the rows of its cluster and
-/// machine, and its agent's id.
+/// machine, and its agent's id or its worker's role.
 type Key = (AlertName, Option<i64>, Option<i64>, String);
 type Condition = firing::Condition<Subject>;
 
@@ -134,6 +136,7 @@ impl pap_alertmanager::Owner for Owner {
                 mode: mode.as_deref(),
             }),
             machine: subject.machine.as_ref().map(|(id, name)| Machine { id: *id, name }),
+            worker: subject.worker.as_deref(),
         }
     }
 
@@ -233,7 +236,7 @@ const INCIDENT: &str = "i.id, i.kind, i.opened_at, i.closed_at, i.closed_by, i.a
     json_extract(i.details, '$.mode'), json_extract(i.details, '$.last_seen'),
     ifnull(json_extract(i.details, '$.machine_id'), i.machine),
     ifnull(json_extract(i.details, '$.machine_name'), (SELECT name FROM machine WHERE id = i.machine)),
-    c.id, c.cluster_id";
+    c.id, c.cluster_id, i.worker";
 const CLUSTER: &str = "LEFT JOIN cluster c ON c.id = i.cluster";
 
 /// What is open, and what closed so lately that an Alertmanager may not know it.
@@ -266,7 +269,7 @@ fn read_events(connection: &Connection, last: i64) -> rusqlite::Result<Changes> 
     let mut read = 0;
     while let Some(row) = rows.next()? {
         read += 1;
-        changes.last = row.get(13)?;
+        changes.last = row.get(14)?;
         if row.get::<_, Option<i64>>(0)?.is_some() {
             changes.incidents.extend(readable(row));
         }
@@ -294,6 +297,7 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
     let Some(alert) = kind.and_then(Event::alert) else { return Ok(None) };
     let opened_at = Wall(row.get(2)?);
     let (agent, name): (String, String) = (row.get(5)?, row.get(6)?);
+    let worker: String = row.get(13)?;
     let mode = match alert {
         AlertName::AgentEmergency => Some("EMERGENCY".to_owned()),
         _ => text(row, 7)?,
@@ -310,18 +314,19 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
         cluster: row.get(12)?,
         agent: Some((agent.clone(), name, mode)).filter(|_| !agent.is_empty()),
         machine: machine.clone(),
+        worker: Some(worker.clone()).filter(|_| alert == AlertName::WorkerFailed),
     };
     let closed_by: Option<String> = row.get(4)?;
     let ended = row.get::<_, Option<u64>>(3)?.map(|at| Ended {
         at: Wall(at).max(since),
         why: match closed_by.as_deref() {
-            Some("over") if alert == AlertName::MassSilence => End::Over,
+            Some("over") if matches!(alert, AlertName::MassSilence | AlertName::WorkerFailed) => End::Over,
             Some("over") => End::Heard,
             Some("removed") => End::Removed,
             _ => End::Closed,
         },
     });
     let condition = Condition { alert, subject, since, ended };
-    let key = (alert, row.get(11)?, machine.map(|(id, _)| id), agent);
+    let key = (alert, row.get(11)?, machine.map(|(id, _)| id), format!("{agent}{worker}"));
     Ok(Some(Incident { row: row.get(0)?, key, condition }))
 }

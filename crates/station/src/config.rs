@@ -3,24 +3,29 @@
 pub mod settings;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use argh::{ArgsInfo, FromArgs};
 use pap_alertmanager::settings::Alertmanagers;
+use pap_core::reconcile::Limits;
 use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
-use pap_process::settings::{ConfigError, Flags, Reader, Secret, Source};
+use pap_process::settings::{ConfigError, Flags, GoDuration, Reader, Secret, Source};
 use pap_process::url::Url;
 use ureq::tls::Certificate;
 
+use crate::ask::Running;
 use crate::clusters::Admission;
+use crate::engine::{Client, Host};
 use crate::reach::Reach;
+use crate::workers::{self, Template};
 use settings::{
-    AGENT_API_KEY, ALERT_RETENTION, ALLOW_PRIVATE_TARGETS, AUTO_REGISTER, HEARTBEAT_TIMEOUT,
-    MACHINE_HEARTBEAT_CHECK_INTERVAL, MACHINE_OFFLINE_THRESHOLD, MAX_AGENTS, MAX_CLUSTERS, METRICS_KEY,
-    PAP_COLLECTOR_API_KEY, SETTINGS, STATION_ADMIN_KEY, STATION_BIND, STATION_CA_FILE, STATION_DB,
+    ADOPT_UNLABELLED, AGENT_API_KEY, ALERT_RETENTION, ALLOW_PRIVATE_TARGETS, AUTO_REGISTER, CLEANUP_TIMEOUT,
+    DOCKER_CERT_PATH, DOCKER_HOST, HEARTBEAT_TIMEOUT, MACHINE_HEARTBEAT_CHECK_INTERVAL,
+    MACHINE_OFFLINE_THRESHOLD, MAX_AGENTS, MAX_CLUSTERS, MAX_CONTAINERS, METRICS_KEY, PAP_COLLECTOR_API_KEY,
+    RECONCILE_INTERVAL, SETTINGS, STATION_ADMIN_KEY, STATION_BIND, STATION_CA_FILE, STATION_DB,
     STATION_EXTERNAL_URL, STATION_MAX_CONNECTIONS, STATION_PORT, STATION_VIEWER_KEY, TELEGRAM_API_URL,
-    TELEGRAM_BOT_TOKEN, TRUST_PROXY,
+    TELEGRAM_BOT_TOKEN, TRUST_PROXY, WORKERS_FILE,
 };
 
 /// A key shorter than this is guessed some day.
@@ -28,16 +33,26 @@ const SHORT_KEY: usize = 16;
 
 /// Takes what collectors, agents and machines send, and tells people.
 #[derive(FromArgs, ArgsInfo, Debug)]
-#[argh(usage = "[SETTINGS] [--check-config | --version | check [--live] | backup FILE | import FILE]")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch")]
+#[argh(
+    usage = "[SETTINGS] [--check-config | --version | check [--live] | clusters [--json | --prune] | deregister ID | backup FILE | import FILE]"
+)]
 pub struct Switches {
     /// what the program does instead of running a station: "check" asks a running station
-    /// whether it is well, "backup FILE" copies STATION_DB to a file that is not there yet,
+    /// whether it is well, "clusters" lists what it knows of clusters and their workers,
+    /// "deregister ID" removes a cluster, "backup FILE" copies STATION_DB to a file that is not there yet,
     /// "import FILE" takes over machines, webhooks and Telegram chats from LunaSentri's file
     #[argh(positional, arg_name = "command")]
     pub command: Vec<String>,
     /// with "check", ask only whether the station runs, not whether it is ready
     #[argh(switch)]
     pub live: bool,
+    /// with "clusters", print the station's JSON
+    #[argh(switch)]
+    pub json: bool,
+    /// with "clusters", remove the workers of clusters that the station does not know
+    #[argh(switch)]
+    pub prune: bool,
     /// print the effective configuration, secrets hidden, and exit
     #[argh(switch)]
     pub check_config: bool,
@@ -75,8 +90,12 @@ pub struct Config {
     pub retention: Duration,
     /// After which silence a collector is silent,
     pub collector_patience: Duration,
+    /// a cluster dead,
+    pub cleanup_timeout: Duration,
     /// and a machine offline.
     pub machine_patience: Duration,
+    /// The workers of clusters; None without templates.
+    pub control: Option<Workers>,
     /// The longest sleep before it is looked for offline machines.
     pub check_interval: Duration,
     /// The token of the Telegram bot.
@@ -127,6 +146,13 @@ impl Config {
             }
         }
         let reach = reach(&mut from)?;
+        let collector_patience = from.duration(&HEARTBEAT_TIMEOUT)?;
+        let cleanup_timeout = from.duration(&CLEANUP_TIMEOUT)?;
+        if cleanup_timeout < collector_patience {
+            let why = "it is shorter than HEARTBEAT_TIMEOUT, after which a cluster is stale";
+            return Err(CLEANUP_TIMEOUT.wrong_as(&GoDuration(cleanup_timeout).to_string(), &why));
+        }
+        let control = workers(&mut from)?;
         let alertmanagers = pap_alertmanager::settings::read(&mut from, &mut warnings)?;
         let db = from.path(&STATION_DB)?.unwrap_or_default();
         let telegram_url = from.url(&TELEGRAM_API_URL, str::to_owned)?;
@@ -150,7 +176,9 @@ impl Config {
             max_agents: from.value(&MAX_AGENTS)?,
             max_connections: from.value(&STATION_MAX_CONNECTIONS)?,
             retention: from.duration(&ALERT_RETENTION)?,
-            collector_patience: from.duration(&HEARTBEAT_TIMEOUT)?,
+            collector_patience,
+            cleanup_timeout,
+            control,
             machine_patience: from.duration(&MACHINE_OFFLINE_THRESHOLD)?,
             check_interval: from.duration(&MACHINE_HEARTBEAT_CHECK_INTERVAL)?,
             telegram_token: from.secret(&TELEGRAM_BOT_TOKEN)?,
@@ -171,6 +199,39 @@ impl Config {
     pub fn to_text(&self) -> &str {
         &self.effective
     }
+}
+
+/// How workers are made.
+#[derive(Clone, Debug)]
+pub struct Workers {
+    /// From what.
+    pub templates: Vec<Template>,
+    /// By which engine.
+    pub client: Client,
+    /// How many at most, and what is adopted.
+    pub limits: Limits,
+    /// How often they are looked at.
+    pub interval: Duration,
+}
+
+/// How workers are made, if there are templates.
+fn workers(from: &mut Reader<'_>) -> Result<Option<Workers>, ConfigError> {
+    let file = from.path(&WORKERS_FILE)?;
+    let raw: String = from.value(&DOCKER_HOST)?;
+    let host = Host::parse(&raw)
+        .ok_or_else(|| DOCKER_HOST.wrong_as(&raw, &"it is neither unix:///path nor tcp://host:port"))?;
+    let certificates = from.value_if_any::<String>(&DOCKER_CERT_PATH)?;
+    let client = Client::new(host, certificates.as_deref().map(Path::new))
+        .map_err(|why| DOCKER_CERT_PATH.wrong_as(certificates.as_deref().unwrap_or_default(), &why))?;
+    let limits = Limits {
+        max_containers: from.value(&MAX_CONTAINERS)?,
+        adopt_unlabelled: from.value(&ADOPT_UNLABELLED)?,
+    };
+    let interval = from.duration(&RECONCILE_INTERVAL)?;
+    let Some(file) = file else { return Ok(None) };
+    let templates =
+        workers::read(&file).map_err(|why| WORKERS_FILE.wrong_as(&file.display().to_string(), &why))?;
+    Ok(Some(Workers { templates, client, limits, interval }))
 }
 
 /// The table's own URL.
@@ -203,6 +264,20 @@ pub fn database(flags: &Flags, environment: &Source<'_>) -> Result<PathBuf, Conf
 pub fn database_and_reach(flags: &Flags, environment: &Source<'_>) -> Result<(PathBuf, Reach), ConfigError> {
     let mut from = Reader::new(SETTINGS, flags, environment);
     Ok((from.path(&STATION_DB)?.unwrap_or_default(), reach(&mut from)?))
+}
+
+/// The station that runs with this configuration, for commands that ask it.
+///
+/// # Errors
+/// A setting is wrong.
+pub fn running(flags: &Flags, environment: &Source<'_>) -> Result<Running, ConfigError> {
+    let mut from = Reader::new(SETTINGS, flags, environment);
+    Ok(Running {
+        bind: from.value_if_any(&STATION_BIND)?,
+        port: from.value(&STATION_PORT)?,
+        key: from.secret(&STATION_ADMIN_KEY)?,
+        db: from.path(&STATION_DB)?.unwrap_or_default(),
+    })
 }
 
 /// Where a running station is asked, for commands that need nothing else.

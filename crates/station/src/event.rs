@@ -24,6 +24,10 @@ pub enum Event {
     CollectorSilent,
     /// A silent collector is back.
     CollectorBack,
+    /// A worker of a cluster cannot run.
+    WorkerFailed,
+    /// A worker that could not run runs again.
+    WorkerBack,
     /// Many agents of a cluster fell silent together.
     MassSilence,
     /// The last of their incidents closed.
@@ -32,7 +36,7 @@ pub enum Event {
 
 impl Event {
     /// All events.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::AgentDead,
         Self::AgentRecovered,
         Self::AgentEmergency,
@@ -42,6 +46,8 @@ impl Event {
         Self::MachineOnline,
         Self::CollectorSilent,
         Self::CollectorBack,
+        Self::WorkerFailed,
+        Self::WorkerBack,
         Self::MassSilence,
         Self::MassSilenceOver,
     ];
@@ -58,6 +64,8 @@ impl Event {
             Self::MachineOnline => "machine.online",
             Self::CollectorSilent => "collector.silent",
             Self::CollectorBack => "collector.back",
+            Self::WorkerFailed => "worker.failed",
+            Self::WorkerBack => "worker.back",
             Self::MassSilence => "mass_silence",
             Self::MassSilenceOver => "mass_silence.over",
         }
@@ -77,6 +85,8 @@ impl Event {
             | Self::MachineOnline
             | Self::CollectorSilent
             | Self::CollectorBack
+            | Self::WorkerFailed
+            | Self::WorkerBack
             | Self::MassSilence
             | Self::MassSilenceOver => Severity::Critical,
             Self::AgentEmergency | Self::AgentEmergencyOver => Severity::Warning,
@@ -91,6 +101,7 @@ impl Event {
             Self::AgentEmergency => Some(Self::AgentEmergencyOver),
             Self::MachineOffline => Some(Self::MachineOnline),
             Self::CollectorSilent => Some(Self::CollectorBack),
+            Self::WorkerFailed => Some(Self::WorkerBack),
             Self::MassSilence => Some(Self::MassSilenceOver),
             _ => None,
         }
@@ -103,6 +114,7 @@ impl Event {
             Self::AgentEmergency => Some(AlertName::AgentEmergency),
             Self::MachineOffline => Some(AlertName::MachineOffline),
             Self::CollectorSilent => Some(AlertName::CollectorSilent),
+            Self::WorkerFailed => Some(AlertName::WorkerFailed),
             Self::MassSilence => Some(AlertName::MassSilence),
             _ => None,
         }

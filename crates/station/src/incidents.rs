@@ -64,6 +64,8 @@ pub enum Subject {
     Cluster(ClusterName),
     /// A machine.
     Machine(MachineFacts),
+    /// The worker of a cluster that has this role.
+    Worker(ClusterName, String),
 }
 
 impl Subject {
@@ -71,7 +73,7 @@ impl Subject {
     pub fn cluster(&self) -> Option<&ClusterName> {
         match self {
             Self::Agent(cluster, _) => cluster.as_ref(),
-            Self::Cluster(cluster) => Some(cluster),
+            Self::Cluster(cluster) | Self::Worker(cluster, _) => Some(cluster),
             Self::Machine(_) => None,
         }
     }
@@ -83,15 +85,13 @@ impl Subject {
         }
     }
 
-    /// What makes it one: the rows of its cluster and machine, and its agent's id.
-    fn key(&self) -> (Option<i64>, Option<i64>, &str) {
+    /// What makes it one: the rows of its cluster and machine, its agent's id, and its role.
+    fn key(&self) -> (Option<i64>, Option<i64>, &str, &str) {
+        let cluster = self.cluster().map(|cluster| cluster.row);
         match self {
-            Self::Machine(machine) => (None, Some(machine.id), ""),
-            _ => (
-                self.cluster().map(|cluster| cluster.row),
-                None,
-                self.agent().map_or("", |agent| &agent.agent_uuid),
-            ),
+            Self::Machine(machine) => (None, Some(machine.id), "", ""),
+            Self::Worker(_, role) => (cluster, None, "", role),
+            _ => (cluster, None, self.agent().map_or("", |agent| &agent.agent_uuid), ""),
         }
     }
 
@@ -106,7 +106,8 @@ impl Subject {
     fn order(&self) -> String {
         match (self, self.key()) {
             (Self::Machine(machine), _) => format!("machine {}", machine.id),
-            (_, (cluster, _, agent)) => format!("cluster {} {agent}", cluster.unwrap_or_default()),
+            (Self::Worker(cluster, role), _) => format!("worker {} {role}", cluster.row),
+            (_, (cluster, _, agent, _)) => format!("cluster {} {agent}", cluster.unwrap_or_default()),
         }
     }
 }
@@ -147,15 +148,15 @@ pub fn open(
     subject: &Subject,
     details: &Value,
 ) -> rusqlite::Result<i64> {
-    let (cluster, machine, agent) = subject.key();
+    let (cluster, machine, agent, worker) = subject.key();
     if let Some(row) = find_open(connection, opening, subject)? {
         return Ok(row);
     }
     let name = subject.agent().map_or("", |agent| &agent.agent_name);
     connection
         .prepare_cached(
-            "INSERT INTO incident (uuid, kind, severity, cluster, machine, agent, agent_name, details, opened_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            "INSERT INTO incident (uuid, kind, severity, cluster, machine, agent, agent_name, details, opened_at,
+             worker) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?
         .execute(params![
             ids::uuid(),
@@ -166,7 +167,8 @@ pub fn open(
             agent,
             name,
             details.to_string(),
-            now.0
+            now.0,
+            worker
         ])?;
     let row = connection.last_insert_rowid();
     tell(connection, now, opening, Some(row), subject)?;
@@ -207,13 +209,13 @@ pub fn find_open(
     opening: Event,
     subject: &Subject,
 ) -> rusqlite::Result<Option<i64>> {
-    let (cluster, machine, agent) = subject.key();
+    let (cluster, machine, agent, worker) = subject.key();
     connection
         .prepare_cached(
             "SELECT id FROM incident WHERE kind = ?1 AND ifnull(cluster, 0) = ifnull(?2, 0)
-             AND ifnull(machine, 0) = ifnull(?3, 0) AND agent = ?4 AND closed_at IS NULL",
+             AND ifnull(machine, 0) = ifnull(?3, 0) AND agent = ?4 AND worker = ?5 AND closed_at IS NULL",
         )?
-        .query_row(params![opening.name(), cluster, machine, agent], |row| row.get(0))
+        .query_row(params![opening.name(), cluster, machine, agent, worker], |row| row.get(0))
         .optional()
 }
 
@@ -223,7 +225,7 @@ pub fn find_open(
 /// It cannot be read.
 pub fn find(connection: &Connection, uuid: &str) -> rusqlite::Result<Option<(Event, Subject)>> {
     let sql = "SELECT i.kind, i.agent, i.agent_name, c.id, c.cluster_id, c.name, m.id, m.name, m.hostname,
-        m.description, m.last_seen FROM incident i LEFT JOIN cluster c ON c.id = i.cluster
+        m.description, m.last_seen, i.worker FROM incident i LEFT JOIN cluster c ON c.id = i.cluster
         LEFT JOIN machine m ON m.id = i.machine WHERE i.uuid = ?1";
     connection
         .query_row(sql, params![uuid], |row| {
@@ -233,6 +235,7 @@ pub fn find(connection: &Connection, uuid: &str) -> rusqlite::Result<Option<(Eve
                 None => None,
             };
             let (agent_uuid, agent_name): (String, String) = (row.get(1)?, row.get(2)?);
+            let worker: String = row.get(11)?;
             let subject = match (row.get::<_, Option<i64>>(6)?, cluster) {
                 (Some(id), _) => Subject::Machine(MachineFacts {
                     id,
@@ -242,6 +245,7 @@ pub fn find(connection: &Connection, uuid: &str) -> rusqlite::Result<Option<(Eve
                     status: "offline",
                     last_seen: row.get::<_, Option<u64>>(10)?.map(|at| whole_seconds(Wall(at))),
                 }),
+                (None, Some(cluster)) if !worker.is_empty() => Subject::Worker(cluster, worker),
                 (None, Some(cluster)) if agent_uuid.is_empty() => Subject::Cluster(cluster),
                 (None, cluster) => {
                     Subject::Agent(cluster, AgentFacts { agent_uuid, agent_name, ..AgentFacts::default() })

@@ -26,6 +26,7 @@ pub mod alert;
 pub mod alerts;
 pub mod api;
 pub mod app;
+pub mod ask;
 pub mod asking;
 pub mod channels;
 pub mod check;
@@ -33,7 +34,9 @@ pub mod clients;
 pub mod clusters;
 pub mod conditions;
 pub mod config;
+pub mod control;
 pub mod elsewhere;
+pub mod engine;
 pub mod event;
 pub mod filters;
 pub mod ids;
@@ -48,6 +51,7 @@ pub mod store;
 pub mod sweeper;
 pub mod watch;
 pub mod words;
+pub mod workers;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

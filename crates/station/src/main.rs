@@ -30,6 +30,7 @@ fn start(switches: &Switches, flags: &Flags) -> i32 {
     let words: Vec<&str> = switches.command.iter().map(String::as_str).collect();
     match words[..] {
         [] if switches.live => complain("--live goes with check", BAD_CONFIG),
+        [] if switches.json || switches.prune => complain("--json and --prune go with clusters", BAD_CONFIG),
         [] => match Config::new(flags, &environment) {
             Ok(config) if switches.check_config => say(config.to_text().trim_end()),
             Ok(config) => run(&config),
@@ -61,11 +62,24 @@ fn start(switches: &Switches, flags: &Flags) -> i32 {
             },
             Err(error) => complain(&error.to_string(), BAD_CONFIG),
         },
+        ["clusters"] => match config::running(flags, &environment) {
+            Ok(running) if switches.prune => answer(running.prune()),
+            Ok(running) => answer(running.clusters(switches.json)),
+            Err(error) => complain(&error.to_string(), BAD_CONFIG),
+        },
+        ["deregister", id] => match config::running(flags, &environment) {
+            Ok(running) => answer(running.deregister(id)),
+            Err(error) => complain(&error.to_string(), BAD_CONFIG),
+        },
         _ => complain(
-            "the commands are check, backup FILE and import FILE; --help shows all flags",
+            "the commands are check, clusters, deregister ID, backup FILE and import FILE; --help shows all flags",
             BAD_CONFIG,
         ),
     }
+}
+
+fn answer(answered: Result<String, String>) -> i32 {
+    answered.map_or_else(|why| complain(&why, UNWELL), |text| say(&text))
 }
 
 fn run(config: &Config) -> i32 {

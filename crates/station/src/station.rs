@@ -17,8 +17,10 @@ use crate::access::{Attempts, Keys, SetKeys};
 use crate::agents::Agents;
 use crate::asking::Asking;
 use crate::clients::Clients;
+use crate::clusters::ClusterView;
 use crate::conditions::Conditions;
 use crate::config::Config;
+use crate::control::Control;
 use crate::elsewhere::Elsewhere;
 use crate::metrics::Metrics;
 use crate::notify::{Bell, Notifier};
@@ -155,6 +157,10 @@ pub struct Station {
     pub machines: Mutex<Watch<i64>>,
     /// and collectors.
     pub collectors: Mutex<Watch<String>>,
+    /// When clusters are dead.
+    pub lives: Mutex<Watch<String>>,
+    /// The workers of clusters; None without templates.
+    pub control: Option<Control>,
     /// The agents that beat here.
     pub agents: Agents,
     /// What collectors are to be asked with their next heartbeats.
@@ -184,6 +190,7 @@ impl Station {
         let agents = Agents::new(config.max_agents);
         let mut watched = Watch::new(config.machine_patience);
         let mut collectors = Watch::new(config.collector_patience);
+        let mut lives = Watch::new(config.cleanup_timeout);
         let now = clock.now();
         let set = SetKeys {
             collectors: &config.collector_keys,
@@ -196,13 +203,22 @@ impl Station {
             for cluster in clusters::beating(connection)? {
                 collectors.hear(&cluster, now.tick);
             }
+            for cluster in clusters::alive(connection)? {
+                lives.hear(&cluster, now.tick);
+            }
             let known = agents.restore(now, connection)?;
             if known > 0 {
                 log::info!("{known} agents that beat here are known from before");
             }
             Keys::load(&set, connection)
         })?;
+        let control = match &config.control {
+            Some(settings) => Some(Control::new(settings, &store)?),
+            None => None,
+        };
         Ok(Self {
+            control,
+            lives: Mutex::new(lives),
             notifier: Notifier::new(&config),
             conditions: Conditions::new(config.alertmanagers.as_ref()),
             clients: Clients::new(&config),
@@ -258,10 +274,41 @@ impl Station {
         self.machines.lock().unwrap_or_else(PoisonError::into_inner).hear(&id, now);
     }
 
-    /// A collector said something.
+    /// A collector beats here.
     pub fn heard_collector(&self, cluster_id: &str) {
         let now = self.clock.now().tick;
         self.collectors.lock().unwrap_or_else(PoisonError::into_inner).hear(&cluster_id.to_owned(), now);
+        self.heard_cluster(cluster_id);
+    }
+
+    /// A cluster gave a sign of life, or has all of its time to give one.
+    pub fn heard_cluster(&self, cluster_id: &str) {
+        let now = self.clock.now().tick;
+        self.lives.lock().unwrap_or_else(PoisonError::into_inner).hear(&cluster_id.to_owned(), now);
+    }
+
+    /// A cluster was removed: nobody waits for it.
+    pub fn forget_cluster(&self, cluster_id: &str) {
+        for watch in [&self.collectors, &self.lives] {
+            watch.lock().unwrap_or_else(PoisonError::into_inner).forget(&cluster_id.to_owned());
+        }
+    }
+
+    /// What is wanted of workers may have changed.
+    pub fn reconcile(&self) {
+        if let Some(control) = &self.control {
+            control.bell.ring();
+        }
+    }
+
+    /// Judges clusters by their silence.
+    pub fn judge<'a>(&self, clusters: impl IntoIterator<Item = &'a mut ClusterView>) {
+        let now = self.clock.now().tick;
+        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        for cluster in clusters {
+            let silence = lives.silence(&cluster.id().to_owned(), now);
+            cluster.judge(silence, self.config.collector_patience);
+        }
     }
 
     /// A collector that beats here said something, which is not stored yet.
@@ -281,7 +328,8 @@ impl Station {
     pub fn next_deadline(&self) -> Option<Tick> {
         let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner).next();
         let collectors = self.collectors.lock().unwrap_or_else(PoisonError::into_inner).next();
-        [machines, collectors, self.agents.next_deadline()].into_iter().flatten().min()
+        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner).next();
+        [machines, collectors, lives, self.agents.next_deadline()].into_iter().flatten().min()
     }
 
     /// What the process is doing.

@@ -179,6 +179,9 @@ impl Store {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         migrations::migrate(&mut connection)?;
+        // What is ours among the containers of an engine bears it.
+        let sql = "INSERT OR IGNORE INTO about (name, value) VALUES ('station_id', ?1)";
+        connection.execute(sql, [crate::ids::uuid()])?;
         let (jobs, receiver) = bounded(MAX_WAITING);
         let store = Self {
             path: path.to_owned(),

@@ -52,6 +52,10 @@ pub fn run(station: &Arc<Station>) {
         if lose(station, |station| &station.collectors, lose_collector) {
             station.news.clusters();
         }
+        if lose(station, |station| &station.lives, lose_cluster) {
+            station.news.clusters();
+            station.reconcile();
+        }
         let due = station.next_deadline().map_or(longest, |due| due.since(clock.now().tick));
         sleep = if more { Duration::ZERO } else { due.clamp(SHORTEST_SLEEP, longest) };
         clock.renew(sleep);
@@ -109,6 +113,11 @@ fn lose_machine(connection: &Connection, now: Wall, id: &i64) -> rusqlite::Resul
         let ago = GoDuration(Duration::from_secs(ago.as_secs()));
         format!("Machine {} ({}) went offline (last seen: {ago} ago)", machine.id, machine.name)
     }))
+}
+
+fn lose_cluster(connection: &Connection, now: Wall, id: &String) -> rusqlite::Result<Option<String>> {
+    let is_news = clusters::die(connection, now, id)?;
+    Ok(is_news.then(|| format!("cluster {id} is dead: no heartbeat came within CLEANUP_TIMEOUT")))
 }
 
 fn lose_collector(connection: &Connection, now: Wall, id: &String) -> rusqlite::Result<Option<String>> {
@@ -179,6 +188,7 @@ fn tidy(station: &Station) {
             (SELECT id FROM cluster WHERE deleted_at IS NOT NULL AND deleted_at < ?1 AND NOT EXISTS (
                 SELECT 1 FROM incident i WHERE i.cluster = cluster.id) LIMIT ?2)",
         "DELETE FROM report WHERE at < ?1 AND ?2 > 0",
+        "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < ?1 LIMIT ?2)",
     ] {
         loop {
             let removed = station

@@ -45,6 +45,11 @@ impl<K: Clone + Ord + Hash> Watch<K> {
         }
     }
 
+    /// How long somebody has been silent who is watched.
+    pub fn silence(&self, who: &K, now: Tick) -> Option<Duration> {
+        self.last.get(who).map(|last| now.since(*last))
+    }
+
     /// Those who are silent and have not been taken yet, the longest silent first.
     pub fn overdue(&self, now: Tick, most: usize) -> Vec<K> {
         let silent = self.waiting.iter().take_while(|(last, _)| now.since(*last) >= self.patience);
@@ -87,6 +92,8 @@ mod tests {
         watch.hear(&1, at(121));
         assert!(!watch.take(&1, at(121)), "it was heard meanwhile");
         assert!(watch.take(&2, at(130)) && !watch.take(&2, at(131)));
+        assert_eq!(watch.silence(&2, at(131)), Some(Duration::from_secs(121)), "taken or not");
+        assert_eq!(watch.silence(&9, at(131)), None);
         watch.give_back(&2);
         assert!(watch.take(&2, at(131)));
         watch.hear(&2, at(200));

@@ -36,6 +36,10 @@ pub fn happened(event: Event, subject: &Subject, now: Wall) -> String {
             };
             write!(text, "{what}\nAt: {at}")
         }
+        Subject::Worker(..) => {
+            let what = if event == Event::WorkerFailed { "cannot run" } else { "runs again" };
+            write!(text, "{} {what}\nAt: {at}", describe(subject))
+        }
         Subject::Agent(_, agent) => {
             let what = match event {
                 Event::AgentDead => "is dead",
@@ -62,6 +66,7 @@ fn describe(subject: &Subject) -> String {
     match subject {
         Subject::Machine(machine) => format!("Machine {}", short(&machine.name)),
         Subject::Cluster(cluster) => format!("Cluster {}", short(&cluster.name)),
+        Subject::Worker(cluster, role) => format!("Worker {role} of cluster {}", short(&cluster.name)),
         Subject::Agent(cluster, agent) => {
             let name = if agent.agent_name.is_empty() { &agent.agent_uuid } else { &agent.agent_name };
             let place =

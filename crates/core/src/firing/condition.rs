@@ -19,16 +19,19 @@ pub enum AlertName {
     MachineOffline,
     /// A collector is silent.
     CollectorSilent,
+    /// A worker of a cluster cannot run.
+    WorkerFailed,
 }
 
 impl AlertName {
     /// All of them, in the order in which the metrics list them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::AgentDead,
         Self::AgentEmergency,
         Self::MassSilence,
         Self::MachineOffline,
         Self::CollectorSilent,
+        Self::WorkerFailed,
     ];
     /// Those that a collector tells.
     pub const OF_AGENTS: [Self; 3] = [Self::AgentDead, Self::AgentEmergency, Self::MassSilence];
@@ -41,15 +44,18 @@ impl AlertName {
             Self::MassSilence => "PapCollectorMassSilence",
             Self::MachineOffline => "PapMachineOffline",
             Self::CollectorSilent => "PapCollectorSilent",
+            Self::WorkerFailed => "PapWorkerFailed",
         }
     }
 
     /// The label `severity`.
     pub const fn severity(self) -> Severity {
         match self {
-            Self::AgentDead | Self::MassSilence | Self::MachineOffline | Self::CollectorSilent => {
-                Severity::Critical
-            }
+            Self::AgentDead
+            | Self::MassSilence
+            | Self::MachineOffline
+            | Self::CollectorSilent
+            | Self::WorkerFailed => Severity::Critical,
             Self::AgentEmergency => Severity::Warning,
         }
     }

@@ -18,6 +18,8 @@ pub struct Concerned<'a> {
     pub agent: Option<Agent<'a>>,
     /// The machine.
     pub machine: Option<Machine<'a>>,
+    /// The role of the worker.
+    pub worker: Option<&'a str>,
 }
 
 /// An agent.
@@ -57,6 +59,8 @@ struct Labels<'a> {
     machine_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     machine_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker: Option<&'a str>,
 }
 
 /// For people. They may change while an alert fires.
@@ -104,6 +108,7 @@ fn alert<'a, S>(told: &'a Told<S>, concerned: &'a Concerned<'a>, generator_url: 
             mode: agent.and_then(|agent| agent.mode),
             machine_id: concerned.machine.map(|machine| machine.id.to_string()),
             machine_name: concerned.machine.map(|machine| machine.name),
+            worker: concerned.worker,
         },
         annotations: annotations(condition, concerned),
         starts_at: condition.since,
@@ -125,6 +130,7 @@ fn annotations<S>(condition: &Condition<S>, concerned: &Concerned<'_>) -> Annota
     let name = concerned.agent.as_ref().map_or("", Agent::name);
     let mode = concerned.agent.as_ref().and_then(|agent| agent.mode).unwrap_or("unknown");
     let machine = concerned.machine.map_or("", |machine| machine.name);
+    let worker = concerned.worker.unwrap_or_default();
     let (summary, mut description) = match condition.alert {
         AlertName::AgentDead => (
             format!("{name} is dead"),
@@ -151,6 +157,10 @@ fn annotations<S>(condition: &Condition<S>, concerned: &Concerned<'_>) -> Annota
                  which of its agents live."
             ),
         ),
+        AlertName::WorkerFailed => (
+            format!("the {worker} of {cluster} cannot run"),
+            format!("The {worker} of cluster {cluster} cannot run since {since}; the station says why."),
+        ),
     };
     if let Some(ended) = condition.ended {
         let why = match (ended.why, condition.alert) {
@@ -158,6 +168,7 @@ fn annotations<S>(condition: &Condition<S>, concerned: &Concerned<'_>) -> Annota
             (End::Heard, _) => "it sent a heartbeat",
             (End::Removed, _) => "it said goodbye or was removed",
             (End::Forgotten, _) => "it was dead for longer than AGENT_RETENTION_MS and is forgotten",
+            (End::Over, AlertName::WorkerFailed) => "it runs again",
             (End::Over, _) => "heartbeats are back",
             (End::Closed, _) => "somebody closed it",
         };

@@ -88,7 +88,7 @@ pub fn concerned<'a>(cluster: &'a str, subject: Option<&'a Subject>) -> Concerne
         name: subject.name.as_deref(),
         mode: Some(subject.mode.as_str()),
     });
-    Concerned { cluster: Some(cluster), agent, machine: None }
+    Concerned { cluster: Some(cluster), agent, machine: None, worker: None }
 }
 
 impl Registry {

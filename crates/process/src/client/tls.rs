@@ -13,7 +13,8 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_name;
 use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, OtherError,
@@ -41,6 +42,9 @@ pub struct Tls {
     config: OnceLock<Arc<ClientConfig>>,
 }
 
+/// What a client shows of itself: certificates, and their key.
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
 impl Tls {
     /// Trusts the built-in roots and the given certificates.
     pub fn new(given: &[Certificate<'static>]) -> Self {
@@ -49,25 +53,51 @@ impl Tls {
         Self { given, config: OnceLock::new() }
     }
 
+    /// Trusts the given certificates alone, and shows one of its own, in PEM.
+    ///
+    /// # Errors
+    /// The text holds no certificate or no key, or they do not belong together.
+    pub fn mutual(given: &[Certificate<'static>], chain: &[u8], key: &[u8]) -> Result<Self, Error> {
+        let unreadable = |what: &str| Error::General(format!("it holds no {what} in PEM"));
+        let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>();
+        let chain = chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(|| unreadable("certificate"))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| unreadable("key"))?;
+        let tls = Self::new(given);
+        let config = build(RootCertStore::empty(), &tls.given, Some((chain, key)))?;
+        tls.config.get_or_init(|| Arc::new(config));
+        Ok(tls)
+    }
+
     fn config(&self) -> Result<Arc<ClientConfig>, Error> {
         if let Some(config) = self.config.get() {
             return Ok(Arc::clone(config));
         }
-        let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        for certificate in &self.given {
-            roots.add(certificate.clone())?;
-        }
-        let provider = Arc::new(ring::default_provider());
-        let web_pki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .build()
-            .map_err(|error| Error::General(error.to_string()))?;
-        let verifier = Arc::new(Verifier { web_pki, given: self.given.clone() });
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth();
+        let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        let config = build(roots, &self.given, None)?;
         Ok(Arc::clone(self.config.get_or_init(|| Arc::new(config))))
+    }
+}
+
+fn build(
+    mut roots: RootCertStore,
+    given: &[CertificateDer<'static>],
+    identity: Option<Identity>,
+) -> Result<ClientConfig, Error> {
+    for certificate in given {
+        roots.add(certificate.clone())?;
+    }
+    let provider = Arc::new(ring::default_provider());
+    let web_pki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .build()
+        .map_err(|error| Error::General(error.to_string()))?;
+    let verifier = Arc::new(Verifier { web_pki, given: given.to_vec() });
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    match identity {
+        Some((chain, key)) => config.with_client_auth_cert(chain, key),
+        None => Ok(config.with_no_client_auth()),
     }
 }
 

@@ -44,7 +44,8 @@ struct ClustersListed {
 /// `GET /api/clusters`
 pub fn list(station: &Arc<Station>, _: &Call) -> Response {
     match station.store.read(clusters::list) {
-        Ok(clusters) => {
+        Ok(mut clusters) => {
+            station.judge(&mut clusters);
             let total = clusters.len();
             Response::json(200, &ClustersListed { clusters, total })
         }
@@ -55,7 +56,10 @@ pub fn list(station: &Arc<Station>, _: &Call) -> Response {
 /// `GET /api/clusters/:id`
 pub fn show(station: &Arc<Station>, call: &Call) -> Response {
     match station.store.read(|connection| clusters::show(connection, call.parameter(0))) {
-        Ok(Some(cluster)) => Response::json(200, &json!({ "cluster": cluster })),
+        Ok(Some(mut cluster)) => {
+            station.judge([&mut cluster]);
+            Response::json(200, &json!({ "cluster": cluster }))
+        }
         Ok(None) => missing("Cluster"),
         Err(error) => store_failed(&error),
     }
@@ -138,6 +142,17 @@ fn members(call: &Call) -> Result<Map<String, Value>, Response> {
     })
 }
 
+/// A cluster was registered.
+fn registered(station: &Station, status: u16, mut cluster: Option<ClusterView>) -> Response {
+    if let Some(cluster) = &mut cluster {
+        station.heard_cluster(cluster.id());
+        station.judge([cluster]);
+    }
+    station.news.clusters();
+    station.reconcile();
+    Response::json(status, &json!({ "cluster": cluster }))
+}
+
 /// `POST /api/clusters`
 pub fn create(station: &Arc<Station>, call: &Call) -> Response {
     let members = match members(call) {
@@ -169,10 +184,7 @@ pub fn create(station: &Arc<Station>, call: &Call) -> Response {
         Ok(Some((registered, clusters::show(connection, &id)?)))
     });
     match stored {
-        Ok(Some((Ok(_), cluster))) => {
-            station.news.clusters();
-            Response::json(201, &json!({ "cluster": cluster }))
-        }
+        Ok(Some((Ok(_), cluster))) => registered(station, 201, cluster),
         Ok(Some((Err(why), _))) => absent(why),
         Ok(None) => Response::error(409, "Cluster already exists"),
         Err(error) => store_failed(&error),
@@ -209,10 +221,7 @@ pub fn put(station: &Arc<Station>, call: &Call) -> Response {
         Ok((registered, clusters::show(connection, &id)?))
     });
     match stored {
-        Ok((Ok(is_new), cluster)) => {
-            station.news.clusters();
-            Response::json(if is_new { 201 } else { 200 }, &json!({ "cluster": cluster }))
-        }
+        Ok((Ok(is_new), cluster)) => registered(station, if is_new { 201 } else { 200 }, cluster),
         Ok((Err(why), _)) => absent(why),
         Err(error) => store_failed(&error),
     }
@@ -237,8 +246,8 @@ pub fn remove(station: &Arc<Station>, call: &Call) -> Response {
     match station.write(move |connection| clusters::remove(connection, now, &id)) {
         Ok(true) => {
             let id = call.parameter(0);
-            let mut collectors = station.collectors.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            collectors.forget(&id.to_owned());
+            station.forget_cluster(id);
+            station.reconcile();
             station.keys.end(&Holder::Cluster(id.into()));
             station.news.clusters();
             log::info!("cluster {id} was removed by {}", call.who());
@@ -373,15 +382,18 @@ pub fn beat(station: &Arc<Station>, call: &Call) -> Response {
             Ok(cluster) => cluster,
             Err(why) => return Ok(Err(why)),
         };
-        clusters::beat(connection, now, &cluster, &beat)?;
+        let is_news = clusters::beat(connection, now, &cluster, &beat)?;
         for (agent, said) in answers.iter().filter(|(_, said)| said.healthy) {
             alerts::is_healthy(connection, now, asked_at, &cluster, agent, said)?;
         }
-        Ok(Ok(cluster))
+        Ok(Ok((cluster, is_news)))
     });
     match stored {
-        Ok(Ok(cluster)) => {
+        Ok(Ok((cluster, is_news))) => {
             station.heard_collector(&id);
+            if is_news {
+                station.reconcile();
+            }
             station.metrics.beat();
             station.news.clusters();
             station.agent_bell.ring();

@@ -9,6 +9,8 @@ use serde_json::json;
 use super::call::{Call, store_failed};
 use crate::VERSION;
 use crate::channels;
+use crate::clusters::{self, STATES};
+use crate::control;
 use crate::metrics::Gauges;
 use crate::station::Station;
 
@@ -52,11 +54,15 @@ pub fn metrics(station: &Arc<Station>, _: &Call, connections: States) -> Respons
             ],
         })
     });
-    match gauges {
-        Ok(gauges) => Response::text(
-            "text/plain; version=0.0.4; charset=utf-8",
-            station.metrics.render(&gauges, station.conditions.counted(station.clock.now())),
-        ),
+    let counted = gauges.and_then(|gauges| Ok((gauges, station.store.read(clusters::list)?)));
+    match counted {
+        Ok((gauges, mut clusters)) => {
+            station.judge(&mut clusters);
+            let count = |state| clusters.iter().filter(|cluster| cluster.state() == state).count() as u64;
+            let mut text = station.metrics.render(&gauges, station.conditions.counted(station.clock.now()));
+            text.push_str(&control::metrics(station.control.as_ref(), STATES.map(count)));
+            Response::text("text/plain; version=0.0.4; charset=utf-8", text)
+        }
         Err(error) => store_failed(&error),
     }
 }

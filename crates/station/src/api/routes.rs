@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pap_http::response::Response;
 
 use super::call::Call;
-use super::{agents, channels, clusters, incidents, machines, page, proxy, session};
+use super::{agents, channels, clusters, incidents, machines, page, proxy, session, workers};
 use crate::channels::Kind;
 use crate::station::Station;
 
@@ -108,6 +108,8 @@ pub static ROUTES: &[Route] = &[
     call("GET", "/api/clusters/:id/agents/:agent", Need::Viewer, proxy::agent),
     call("POST", "/api/clusters/:id/keys", Need::Admin, clusters::make_key),
     call("DELETE", "/api/clusters/:id/keys", Need::Admin, clusters::end_keys),
+    call("GET", "/api/workers", Need::Viewer, workers::list),
+    call("POST", "/api/workers/prune", Need::Admin, workers::prune),
     call("POST", "/api/alerts/:uuid/ack", Need::Admin, incidents::acknowledge_alert),
     call("DELETE", "/api/alerts/:uuid/ack", Need::Admin, incidents::take_back_alert),
     call("GET", "/api/incidents", Need::Viewer, incidents::list),

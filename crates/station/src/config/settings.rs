@@ -47,6 +47,21 @@ pap_process::settings! {
     ALERT_RETENTION: between(3600, 87_600), Value("4320h");
     /// a collector that has beaten here is silent after this time
     HEARTBEAT_TIMEOUT: between(1, 24), Value("2m");
+    /// a cluster is dead after this time without a sign of life: its workers are removed until it is
+    /// heard again
+    CLEANUP_TIMEOUT: between(1, 720), Value("5m");
+    /// the templates of the workers that each registered cluster gets, in TOML
+    WORKERS_FILE: File, Words("none, no container engine is spoken to");
+    /// where the container engine listens: unix:///path or tcp://host:port
+    DOCKER_HOST: Text(4096), Value("unix:///var/run/docker.sock");
+    /// a directory with ca.pem, cert.pem and key.pem; an engine on tcp:// is then spoken to by TLS
+    DOCKER_CERT_PATH: Text(4096), Words("none, no TLS");
+    /// the longest time between two looks at all workers; on a change they are looked at at once
+    RECONCILE_INTERVAL: between(1, 24), Value("30s");
+    /// the most containers of workers
+    MAX_CONTAINERS: Number(1..=100_000), Value("3000");
+    /// whether a container without labels that bears a worker's name is taken for that worker
+    ADOPT_UNLABELLED: Choice(&["false", "true"]), Value("false");
     /// a machine is offline so long after its last word
     MACHINE_OFFLINE_THRESHOLD: between(1, 720), Value("2m");
     /// the longest that the station sleeps before it looks for machines that went offline; it looks

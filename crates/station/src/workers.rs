@@ -1,0 +1,446 @@
+//! Templates of workers: which containers each cluster gets (`WORKERS_FILE`).
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pap_core::reconcile::{CLUSTER_ID, Role};
+use pap_process::files::read_small;
+use pap_process::settings::GoDuration;
+use serde::{Deserialize, Serialize};
+
+use crate::ids;
+
+/// What stands for a cluster's name in a command and in the environment.
+const CLUSTER_NAME: &str = "{cluster_name}";
+/// The most templates.
+const MAX_WORKERS: usize = 16;
+/// The longest part of a name that is not the cluster's id, in bytes.
+const MAX_NAME: usize = 128;
+/// The least memory that the engine grants, in bytes.
+const LEAST_MEMORY: u64 = 6 << 20;
+/// The longest time between SIGTERM and SIGKILL.
+const LONGEST_STOP: Duration = Duration::from_secs(60);
+
+/// What the file says of one container.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    name: String,
+    role: String,
+    image: String,
+    command: Option<Vec<String>>,
+    network: Option<String>,
+    memory: Option<String>,
+    cpus: Option<f64>,
+    #[serde(default)]
+    restart: Restart,
+    #[serde(default)]
+    pull: Pull,
+    stop_timeout: Option<String>,
+    consumer_group: Option<String>,
+    #[serde(default)]
+    secrets_env: bool,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    #[serde(default)]
+    secrets: BTreeMap<String, PathBuf>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    worker: Vec<Written>,
+}
+
+/// When the engine starts a container again by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// Never.
+    No,
+    /// Whenever it ends.
+    Always,
+    /// Whenever it ends, unless somebody has stopped it.
+    #[default]
+    UnlessStopped,
+    /// If it ends with an error.
+    OnFailure,
+}
+
+impl Restart {
+    /// Its name for the engine.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Always => "always",
+            Self::UnlessStopped => "unless-stopped",
+            Self::OnFailure => "on-failure",
+        }
+    }
+}
+
+/// When an image is pulled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pull {
+    /// If it is not there.
+    #[default]
+    Missing,
+    /// Before each container that is made.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// A template that is valid.
+#[derive(Clone, Debug)]
+pub struct Template {
+    written: Written,
+    /// In bytes.
+    memory: Option<u64>,
+    /// How long a container may take to end before it is killed.
+    pub stop_timeout: Duration,
+    hash: String,
+}
+
+/// What a container is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// Its image.
+    pub image: String,
+    /// Its command; None for the image's own.
+    pub command: Option<Vec<String>>,
+    /// Its environment.
+    pub env: Vec<(String, String)>,
+    /// Its labels, without ours.
+    pub labels: BTreeMap<String, String>,
+    /// Its network; None for the engine's default.
+    pub network: Option<String>,
+    /// In bytes.
+    pub memory: Option<u64>,
+    /// In billionths of a processor.
+    pub nano_cpus: Option<u64>,
+    /// When the engine starts it again.
+    pub restart: Restart,
+    /// When its image is pulled.
+    pub pull: Pull,
+    /// Files under /run/secrets: names and contents.
+    pub secrets: Vec<(String, String)>,
+}
+
+/// Reads and checks the templates.
+///
+/// # Errors
+/// What is wrong, on one line.
+pub fn read(path: &Path) -> Result<Vec<Template>, String> {
+    let (text, _) = read_small(path).map_err(|error| error.to_string())?;
+    let templates = parse(&text)?;
+    for template in &templates {
+        for (name, path) in &template.written.secrets {
+            read_secret(path).map_err(|why| format!("the secret {name}: {why}"))?;
+        }
+    }
+    Ok(templates)
+}
+
+fn parse(text: &str) -> Result<Vec<Template>, String> {
+    let file: File = toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+        format!("line {line}: {}", error.message().replace('\n', " "))
+    })?;
+    if file.worker.is_empty() {
+        return Err("it has no [[worker]]".into());
+    }
+    if file.worker.len() > MAX_WORKERS {
+        return Err(format!("it has more than {MAX_WORKERS} [[worker]]"));
+    }
+    let mut templates: Vec<Template> = Vec::new();
+    for written in file.worker {
+        let role = written.role.clone();
+        let template = check(written).map_err(|why| format!("worker {role:?}: {why}"))?;
+        if templates.iter().any(|other| other.written.role == role) {
+            return Err(format!("two workers have the role {role:?}"));
+        }
+        if templates.iter().any(|other| other.written.name == template.written.name) {
+            return Err(format!("two workers have the name {:?}", template.written.name));
+        }
+        templates.push(template);
+    }
+    Ok(templates)
+}
+
+/// Letters, digits, `_`, `.` and `-`, the first a letter or digit: what the engine takes as a name.
+fn is_name(text: &str) -> bool {
+    text.len() <= MAX_NAME
+        && text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+}
+
+/// What may stand left of `=` in an environment.
+fn is_variable(text: &str) -> bool {
+    !text.is_empty()
+        && !text.as_bytes()[0].is_ascii_digit()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
+fn check(written: Written) -> Result<Template, String> {
+    if !is_name(&written.role) {
+        return Err("role must be a letter or digit, then letters, digits, '.', '-' and '_'".into());
+    }
+    if !written.name.contains(CLUSTER_ID) {
+        return Err(format!("name must contain {CLUSTER_ID}, so that each cluster gets its own"));
+    }
+    if !is_name(&written.name.replace(CLUSTER_ID, "c")) {
+        return Err("name must be a letter or digit, then letters, digits, '.', '-' and '_'".into());
+    }
+    if written.image.is_empty() || written.image.contains(char::is_whitespace) {
+        return Err("image must be the name of an image".into());
+    }
+    for (what, text) in [("name", Some(&written.name)), ("image", Some(&written.image))]
+        .into_iter()
+        .chain([("network", written.network.as_ref()), ("consumer_group", written.consumer_group.as_ref())])
+        .chain(written.labels.values().map(|value| ("labels", Some(value))))
+    {
+        if text.is_some_and(|text| text.contains(CLUSTER_NAME)) {
+            return Err(format!(
+                "{CLUSTER_NAME} is a client's text: it may stand in command and env alone, not in {what}"
+            ));
+        }
+    }
+    if written.image.contains(CLUSTER_ID) {
+        return Err(format!("{CLUSTER_ID} may not stand in image"));
+    }
+    if written.consumer_group.as_ref().is_some_and(|group| !group.contains(CLUSTER_ID)) {
+        return Err(format!("consumer_group must contain {CLUSTER_ID}: it is deleted with its cluster"));
+    }
+    if let Some(name) = written.env.keys().chain(written.secrets.keys()).find(|name| !is_variable(name)) {
+        return Err(format!("{name:?} is no name of a variable"));
+    }
+    if let Some(name) = written.secrets.keys().find(|name| written.env.contains_key(*name)) {
+        return Err(format!("{name} is in both env and secrets"));
+    }
+    if let Some(name) = written.labels.keys().find(|name| name.starts_with("kg.") || name.starts_with("pap."))
+    {
+        return Err(format!("the label {name} is the station's: no label may begin with kg. or pap."));
+    }
+    let memory = written.memory.as_deref().map(memory).transpose()?;
+    if written.cpus.is_some_and(|cpus| !(0.01..=1024.0).contains(&cpus)) {
+        return Err("cpus must be a number from 0.01 to 1024".into());
+    }
+    let stop_timeout = match &written.stop_timeout {
+        None => Duration::from_secs(10),
+        Some(text) => match text.parse::<GoDuration>() {
+            Ok(GoDuration(time)) if time <= LONGEST_STOP => time,
+            _ => {
+                return Err(format!(
+                    "stop_timeout must be a duration up to {}, such as 10s",
+                    GoDuration(LONGEST_STOP)
+                ));
+            }
+        },
+    };
+    // Where a secret comes from is part of the template, what it is is not.
+    let canonical = serde_json::to_vec(&written).unwrap_or_default();
+    let mut hash = String::with_capacity(16);
+    for byte in &ids::hash(&canonical)[..8] {
+        // Writing to a String cannot fail.
+        let _ = write!(hash, "{byte:02x}");
+    }
+    Ok(Template { written, memory, stop_timeout, hash })
+}
+
+/// Bytes, with k, m or g for powers of 1024.
+fn memory(text: &str) -> Result<u64, String> {
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.trim_end_matches('b').trim_end_matches(['k', 'm', 'g']);
+    let shift = match lower[digits.len()..].trim_end_matches('b') {
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        _ => 0,
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes
+        .filter(|bytes| (LEAST_MEMORY..=1 << 50).contains(bytes))
+        .ok_or_else(|| format!("memory must be a size of at least 6m, such as 256m or 1g, not {text:?}"))
+}
+
+fn read_secret(path: &Path) -> Result<String, String> {
+    let (text, _) = read_small(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+}
+
+impl Template {
+    /// Its role.
+    pub fn role(&self) -> &str {
+        &self.written.role
+    }
+
+    /// What decides.
+    pub fn decisive(&self) -> Role {
+        Role { role: self.written.role.clone(), name: self.written.name.clone(), hash: self.hash.clone() }
+    }
+
+    /// The consumer group of a cluster's container.
+    pub fn consumer_group(&self, cluster: &str) -> Option<String> {
+        Some(self.written.consumer_group.as_ref()?.replace(CLUSTER_ID, cluster))
+    }
+
+    /// What a cluster's container is made from.
+    ///
+    /// # Errors
+    /// A secret cannot be read.
+    pub fn fill(&self, cluster: &str, name: &str) -> Result<Container, String> {
+        let written = &self.written;
+        let id = |text: &String| text.replace(CLUSTER_ID, cluster);
+        // The name is a client's text: what looks like a variable in it stays as it is.
+        let both = |text: &String| id(text).replace(CLUSTER_NAME, name);
+        let mut env: Vec<_> = written.env.iter().map(|(key, value)| (key.clone(), both(value))).collect();
+        let mut secrets = Vec::new();
+        for (key, path) in &written.secrets {
+            let secret = read_secret(path).map_err(|why| format!("the secret {key}: {why}"))?;
+            let into = if written.secrets_env { &mut env } else { &mut secrets };
+            into.push((key.clone(), secret));
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is checked to be from 0.01 to 1024"
+        )]
+        let nano_cpus = written.cpus.map(|cpus| (cpus * 1e9).round() as u64);
+        Ok(Container {
+            name: id(&written.name),
+            image: written.image.clone(),
+            command: written.command.as_ref().map(|words| words.iter().map(both).collect()),
+            env,
+            labels: written.labels.iter().map(|(key, value)| (key.clone(), id(value))).collect(),
+            network: written.network.as_ref().map(id),
+            memory: self.memory,
+            nano_cpus,
+            restart: written.restart,
+            pull: written.pull,
+            secrets,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "[[worker]]\nname = \"w-{cluster_id}\"\nrole = \"r\"\nimage = \"i\"\n";
+
+    #[test]
+    fn a_template_is_filled_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let secret = directory.path().join("pass");
+        std::fs::write(&secret, "geheim\n").unwrap();
+        let text = format!(
+            "[[worker]]
+            name = \"kg-graph-builder-{{cluster_id}}\"
+            role = \"graph-builder\"
+            image = \"example/kg-graph-builder:1.0.20\"
+            command = [\"./graph-builder\", \"{{cluster_name}}\"]
+            network = \"net-{{cluster_id}}\"
+            memory = \"256m\"
+            cpus = 0.5
+            restart = \"on-failure\"
+            pull = \"never\"
+            stop_timeout = \"3s\"
+            consumer_group = \"kg-builder-{{cluster_id}}\"
+            [worker.env]
+            CLIENT_ID = \"{{cluster_id}}\"
+            NAME = \"{{cluster_name}}\"
+            [worker.secrets]
+            NEO4J_PASS = \"{}\"
+            [worker.labels]
+            team = \"of {{cluster_id}}\"",
+            secret.display()
+        );
+        let path = directory.path().join("workers.toml");
+        std::fs::write(&path, &text).unwrap();
+        let templates = read(&path).unwrap();
+        let template = &templates[0];
+        assert_eq!(template.stop_timeout, Duration::from_secs(3));
+        assert_eq!(template.consumer_group("af-10").as_deref(), Some("kg-builder-af-10"));
+        let filled = template.fill("af-10", "{cluster_id} & co").unwrap();
+        let pairs = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            filled,
+            Container {
+                name: "kg-graph-builder-af-10".into(),
+                image: "example/kg-graph-builder:1.0.20".into(),
+                command: Some(vec!["./graph-builder".into(), "{cluster_id} & co".into()]),
+                env: pairs(&[("CLIENT_ID", "af-10"), ("NAME", "{cluster_id} & co")]),
+                labels: pairs(&[("team", "of af-10")]).into_iter().collect(),
+                network: Some("net-af-10".into()),
+                memory: Some(256 << 20),
+                nano_cpus: Some(500_000_000),
+                restart: Restart::OnFailure,
+                pull: Pull::Never,
+                secrets: pairs(&[("NEO4J_PASS", "geheim")]),
+            }
+        );
+        // A secret that changes changes no template; where it comes from does.
+        let hash = template.decisive().hash;
+        std::fs::write(&secret, "anders").unwrap();
+        assert_eq!(read(&path).unwrap()[0].decisive().hash, hash);
+        let other = text.replace("256m", "257m");
+        assert_ne!(parse(&other).unwrap()[0].decisive().hash, hash);
+        let as_variable = text.replace("pull = \"never\"", "pull = \"never\"\nsecrets_env = true");
+        let filled = parse(&as_variable).unwrap()[0].fill("c", "n").unwrap();
+        assert!(filled.secrets.is_empty() && filled.env.contains(&("NEO4J_PASS".into(), "anders".into())));
+        std::fs::remove_file(&secret).unwrap();
+        assert!(read(&path).unwrap_err().contains("NEO4J_PASS"));
+        assert!(template.fill("c", "n").unwrap_err().contains("NEO4J_PASS"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let with = |more: &str| parse(&format!("{MINIMAL}{more}")).err();
+        assert_eq!(with(""), None);
+        let in_place = |from: &str, to: &str| parse(&MINIMAL.replace(from, to)).err().unwrap_or_default();
+        for (why, said) in [
+            ("no [[worker]]", parse("").err().unwrap_or_default()),
+            ("line 5: unknown field", with("imagge = \"x\"").unwrap_or_default()),
+            ("name must contain {cluster_id}", in_place("-{cluster_id}", "")),
+            ("name must be a letter", in_place("w-", "/w-")),
+            ("role must be", in_place("\"r\"", "\"\"")),
+            ("image must be", in_place("\"i\"", "\"a b\"")),
+            ("may not stand in image", in_place("\"i\"", "\"i:{cluster_id}\"")),
+            ("not in name", in_place("w-{cluster_id}", "w-{cluster_id}{cluster_name}")),
+            ("memory must be", with("memory = \"5m\"").unwrap_or_default()),
+            ("memory must be", with("memory = \"much\"").unwrap_or_default()),
+            ("cpus must be", with("cpus = 0").unwrap_or_default()),
+            ("cpus must be", with("cpus = nan").unwrap_or_default()),
+            ("stop_timeout must be", with("stop_timeout = \"61s\"").unwrap_or_default()),
+            ("consumer_group must contain", with("consumer_group = \"all\"").unwrap_or_default()),
+            ("no name of a variable", with("[worker.env]\n\"a=b\" = \"x\"").unwrap_or_default()),
+            ("in both", with("[worker.env]\nA = \"x\"\n[worker.secrets]\nA = \"/x\"").unwrap_or_default()),
+            ("the station's", with("[worker.labels]\n\"kg.role\" = \"x\"").unwrap_or_default()),
+            ("unknown variant", with("restart = \"sometimes\"").unwrap_or_default()),
+            ("two workers have the role", parse(&MINIMAL.repeat(2)).err().unwrap_or_default()),
+        ] {
+            assert!(said.contains(why) && !said.contains('\n'), "{why}: {said}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_as_the_engine_reads_them() {
+        for (text, bytes) in
+            [("256m", 256 << 20), ("256MB", 256 << 20), ("1g", 1 << 30), ("8388608", 8 << 20)]
+        {
+            assert_eq!(memory(text), Ok(bytes), "{text}");
+        }
+    }
+}
