@@ -492,7 +492,9 @@ impl Reconciler {
             }
             let is_wanted = standing == Some(Standing::Live) && role.is_some();
             plan.notices.extend(notice(worker, &key, now, is_wanted));
-            plan.workers.push(view(worker, &key, now, &containers));
+            if is_wanted || !containers.is_empty() {
+                plan.workers.push(view(worker, &key, now, &containers));
+            }
             // What is remembered of a worker that is neither wanted nor there is of no use.
             if !is_wanted && containers.is_empty() && !worker.is_busy && !worker.is_told {
                 self.workers.remove(&key);

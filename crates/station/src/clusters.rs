@@ -76,6 +76,11 @@ impl ClusterView {
         &self.cluster_id
     }
 
+    /// Its name, and the version of what has registered it.
+    pub fn name_and_version(&self) -> (&str, &str) {
+        (&self.name, self.version.as_deref().unwrap_or("unknown"))
+    }
+
     /// What its signs of life say.
     pub const fn state(&self) -> &'static str {
         self.state

@@ -145,6 +145,8 @@ fn members(call: &Call) -> Result<Map<String, Value>, Response> {
 /// A cluster was registered.
 fn registered(station: &Station, status: u16, mut cluster: Option<ClusterView>) -> Response {
     if let Some(cluster) = &mut cluster {
+        let (name, version) = cluster.name_and_version();
+        log::info!("📝 Cluster registered: {} (name: {name}, version: {version})", cluster.id());
         station.heard_cluster(cluster.id());
         station.judge([cluster]);
     }
@@ -250,7 +252,7 @@ pub fn remove(station: &Arc<Station>, call: &Call) -> Response {
             station.reconcile();
             station.keys.end(&Holder::Cluster(id.into()));
             station.news.clusters();
-            log::info!("cluster {id} was removed by {}", call.who());
+            log::info!("🪦 Cluster deregistered: {id} (by {})", call.who());
             Response::json(200, &json!({ "removed": true, "cluster_id": id }))
         }
         Ok(false) => missing("Cluster"),

@@ -28,3 +28,4 @@ mod page;
 mod receivers;
 mod support;
 mod together;
+mod workers;
