@@ -38,6 +38,11 @@ pub trait Owner {
     /// From a change until an Alertmanager took it.
     fn delivery(&self) -> &Histogram;
 
+    /// Whether the program still speaks for its conditions. If not, nothing is posted.
+    fn may_post(&self) -> bool {
+        true
+    }
+
     /// A post to Alertmanager number `target` begins, or has ended.
     fn is_posting(&self, target: usize, is_posting: bool) {
         let _ = (target, is_posting);

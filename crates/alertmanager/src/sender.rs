@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::time::Duration;
 
 use crossbeam_channel::{after, never, select};
 use pap_core::delivery::{Failure, Outcome, Reply};
@@ -16,6 +17,9 @@ use pap_process::url::Url;
 
 use crate::Owner;
 use crate::settings::Alertmanagers;
+
+/// How often it is asked whether the program may post again.
+const LOOK: Duration = Duration::from_secs(1);
 
 type Batch<O> = firing::Batch<<<O as Owner>::Numbers as Numbers>::Subject>;
 
@@ -55,6 +59,11 @@ impl Alertmanager {
     pub fn run<O: Owner>(&self, owner: &O) {
         loop {
             let is_stopping = owner.stop().is_stopping();
+            while !owner.may_post() {
+                if owner.stop().wait(LOOK) {
+                    return;
+                }
+            }
             while let Some(batch) = owner.with(|firing, now| firing.next(now, self.number)) {
                 self.tell(owner, &batch);
             }

@@ -25,13 +25,15 @@ use crate::channels::{self, MAX_CHANNELS};
 use crate::clients::USER_AGENT;
 use crate::config::Config;
 use crate::station::{Phase, Station, admin_key, admin_key_path};
-use crate::store::{OpenError, Store, StoreError};
-use crate::{VERSION, conditions, control, elsewhere, notify, sweeper};
+use crate::store::{OpenError, RENEW, StoreError};
+use crate::{VERSION, conditions, control, elsewhere, notify, standby, sweeper};
 
 /// How long requests in hand and the last writes may take when the process stops.
 const JOIN: Duration = Duration::from_secs(5);
 /// How long writing the rest of the log may take.
 const FLUSH: Duration = Duration::from_millis(500);
+/// The wait after a renewal of the lease that failed.
+const RETRY: Duration = Duration::from_secs(1);
 /// How often event loops are asked for a sign of life.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -70,7 +72,10 @@ impl StartError {
     /// The exit code of the process.
     pub const fn code(&self) -> i32 {
         match self {
-            Self::Open(_, OpenError::Taken | OpenError::Foreign | OpenError::Newer(..)) => BAD_CONFIG,
+            Self::Open(
+                _,
+                OpenError::Taken | OpenError::Shared(_) | OpenError::Foreign | OpenError::Newer(..),
+            ) => BAD_CONFIG,
             _ => IO_ERROR,
         }
     }
@@ -91,7 +96,14 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), StartErro
         log::warn!("{warning}");
     }
     let path = config.db.display().to_string();
-    let (store, writer) = Store::open(&config.db).map_err(|error| StartError::Open(path.clone(), error))?;
+    let listener = listener::bind(config.bind, config.port).map_err(StartError::Listen)?;
+    let stopped = obey(signals, log).map_err(StartError::Thread)?;
+    let notifier = Arc::new(Notifier::from_environment());
+    let opened = standby::wait(&config.db, &listener, &notifier, &stopped);
+    let Some((store, writer)) = opened.map_err(|error| StartError::Open(path.clone(), error))? else {
+        log::info!("stopped");
+        return Ok(());
+    };
     let key_path = admin_key_path(&config.db).display().to_string();
     let (admin, is_new) = admin_key(config).map_err(|error| StartError::Key(key_path.clone(), error))?;
     if config.admin_key.is_none() {
@@ -101,13 +113,12 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), StartErro
         // For the one who starts it by hand, and nowhere else.
         let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("admin key: {admin}\n"));
     }
-    let listeners = vec![listener::bind(config.bind, config.port).map_err(StartError::Listen)?];
     let station = Arc::new(Station::new(config.clone(), store, &admin).map_err(StartError::Read)?);
     let api = Arc::new(Api::new(Arc::clone(&station)));
     let loops = std::thread::available_parallelism().map_or(2, |cpus| cpus.get().clamp(1, 4));
     limits::raise_descriptor_limit();
     let most = limits::most_connections(Some(config.max_connections), MAX_CHANNELS);
-    let server = Server::new(api, listeners, loops, most).map_err(StartError::Listen)?;
+    let server = Server::new(api, vec![listener], loops, most).map_err(StartError::Listen)?;
     let server = Arc::new(server);
     server.service().count_connections(server.counter());
 
@@ -116,8 +127,9 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), StartErro
     let (mut threads, mut last) = (Threads::default(), Threads::default());
     let closing = Arc::clone(&closed);
     last.spawn("writer", move || writer.run(closing.receiver())).map_err(StartError::Thread)?;
-    let notifier = start(&station, &server, &mut threads).map_err(StartError::Thread)?;
-    let stopped = obey(signals, log).map_err(StartError::Thread)?;
+    start(&station, &server, &notifier, &mut threads).map_err(StartError::Thread)?;
+    let (at, kept) = (Arc::clone(&station), log.clone());
+    spawn("lease", move || keep_lease(&at, &kept)).map_err(StartError::Thread)?;
     for address in server.addresses() {
         log::info!("pap-station {VERSION} listens on {address}");
     }
@@ -151,8 +163,9 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), StartErro
 fn start(
     station: &Arc<Station>,
     server: &Arc<Server<Api>>,
+    notifier: &Arc<Notifier>,
     threads: &mut Threads,
-) -> io::Result<Arc<Notifier>> {
+) -> io::Result<()> {
     let at = Arc::clone(station);
     threads.spawn("sweeper", move || sweeper::run(&at))?;
     let at = Arc::clone(station);
@@ -168,12 +181,36 @@ fn start(
     server.start(threads)?;
     let (at, watched) = (Arc::clone(station), Arc::clone(server));
     threads.spawn("watch", move || watch(&at, &watched))?;
-    let notifier = Arc::new(Notifier::from_environment());
     if notifier.is_on() {
-        let (at, told) = (Arc::clone(station), Arc::clone(&notifier));
+        let (at, told) = (Arc::clone(station), Arc::clone(notifier));
         threads.spawn("systemd", move || report(&at, &told))?;
     }
-    Ok(notifier)
+    Ok(())
+}
+
+/// Renews the lease. If another station has taken over, this one knows nothing of what happens
+/// now, so the process ends: half a station is worse than one that is started again.
+fn keep_lease(station: &Station, log: &Log) {
+    let lease = station.store.lease();
+    let mut next = RENEW;
+    while !station.stop.is_stopping() {
+        let is_lost = lease.lost().recv_timeout(next).is_ok() || lease.is_lost();
+        if !is_lost {
+            next = match station.store.renew() {
+                Ok(()) => RENEW,
+                Err(StoreError::Stopping) => return,
+                Err(error) => {
+                    log::error!("the lease on STATION_DB is not renewed: {error}");
+                    RETRY
+                }
+            };
+        }
+        if lease.is_lost() {
+            log::error!("another station has taken over STATION_DB, since this one did not act for so long");
+            log.flush_within(FLUSH);
+            process::exit(IO_ERROR);
+        }
+    }
 }
 
 /// Starts the threads that tell Alertmanagers what is open.

@@ -152,6 +152,10 @@ impl pap_alertmanager::Owner for Owner {
         &self.0.stop
     }
 
+    fn may_post(&self) -> bool {
+        self.0.store.lease().covers(Duration::from_secs(10))
+    }
+
     fn delivery(&self) -> &Histogram {
         &self.0.conditions.delivery
     }

@@ -101,7 +101,7 @@ impl Control {
             let station: String = connection.query_row(sql, [], |row| row.get(0))?;
             Ok((station, adopted(connection)?, failed(connection)?))
         })?;
-        let engine = Engine::new(settings.client.clone(), station);
+        let engine = Engine::new(settings.client.clone(), station, Arc::clone(store.lease()));
         let roles = settings.templates.iter().map(Template::decisive).collect();
         Ok(Self {
             templates: settings.templates.clone(),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pap_core::reconcile::{Mark, Observed};
@@ -22,6 +22,7 @@ use ureq::tls::{Certificate, PemItem, parse_pem};
 use ureq::{Agent, Body, http};
 
 use crate::clients::USER_AGENT;
+use crate::store::Lease;
 use crate::workers::{Container, Pull};
 
 /// The versions of the API that we know, and the first that has all that is used.
@@ -167,14 +168,16 @@ pub struct Engine {
     client: Client,
     /// Our id: what bears it is ours.
     station: String,
+    /// Whether it is us who may act.
+    lease: Arc<Lease>,
     /// As agreed; None until the first call.
     version: Mutex<Option<String>>,
 }
 
 impl Engine {
     /// An engine that is spoken to from the first call on.
-    pub fn new(client: Client, station: String) -> Self {
-        Self { client, station, version: Mutex::default() }
+    pub fn new(client: Client, station: String, lease: Arc<Lease>) -> Self {
+        Self { client, station, lease, version: Mutex::default() }
     }
 
     /// Where it listens.
@@ -224,6 +227,9 @@ impl Engine {
         patience: Duration,
     ) -> Result<http::Response<Body>, EngineError> {
         let unheard = |error: ureq::Error| EngineError::Unheard(error.to_string());
+        if !self.lease.covers(patience.min(PATIENCE)) {
+            return Err(EngineError::Unheard("it was not asked: another station may have taken over".into()));
+        }
         let request = http::Request::builder().method(method).uri(url);
         let request = match body {
             Sent::Nothing => request.body(&[][..]),
@@ -511,7 +517,8 @@ mod tests {
 
     #[test]
     fn labels_say_whose_a_container_is() {
-        let engine = Engine::new(Client::new(Host::Unix("/x".into()), None).unwrap(), "me".into());
+        let client = Client::new(Host::Unix("/x".into()), None).unwrap();
+        let engine = Engine::new(client, "me".into(), Arc::new(Lease::default()));
         let listed = |labels: Value, state: &str| {
             let row = json!({ "Id": "1", "Names": ["/other/link", "/name"], "Labels": labels, "State": state,
                 "Status": "Up 2 hours" });

@@ -46,6 +46,7 @@ pub mod machines;
 pub mod metrics;
 pub mod notify;
 pub mod reach;
+pub mod standby;
 pub mod station;
 pub mod store;
 pub mod sweeper;

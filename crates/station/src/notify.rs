@@ -207,7 +207,12 @@ impl Deliverer<'_> {
                 self.station.bell.wait(seen, longest.min(LOOK_UP));
                 continue;
             }
-            self.deliver(&channel, &due);
+            if self.station.store.lease().covers(PATIENCE) {
+                self.deliver(&channel, &due);
+            } else {
+                // Another station may deliver it.
+                self.station.stop.wait(Duration::from_secs(1));
+            }
         }
     }
 

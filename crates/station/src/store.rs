@@ -6,6 +6,7 @@
 //! when it is on disk, not before.
 
 mod conditions;
+mod lease;
 mod migrations;
 
 use std::fmt;
@@ -13,15 +14,15 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
-use rustix::fs::{FlockOperation, flock};
 
 pub use conditions::Conditions;
+pub use lease::{Lease, RENEW, Watcher};
 pub use migrations::VERSION;
 
 /// Pieces of work that may wait for the writer.
@@ -97,6 +98,8 @@ pub enum OpenError {
     Io(std::io::Error),
     /// Another station has it.
     Taken,
+    /// Another station has it, and it is on a network file system of this kind.
+    Shared(&'static str),
     /// It is another program's.
     Foreign,
     /// A newer station has made it: its version, and ours.
@@ -112,6 +115,10 @@ impl fmt::Display for OpenError {
         match self {
             Self::Io(error) => error.fmt(f),
             Self::Taken => f.write_str("another pap-station uses it"),
+            Self::Shared(kind) => write!(
+                f,
+                "another pap-station uses it, and two cannot share it on a network file system ({kind})"
+            ),
             Self::Foreign => f.write_str("it is a database of another program"),
             Self::Newer(theirs, ours) => write!(
                 f,
@@ -146,8 +153,9 @@ pub struct Store {
     readers: Mutex<Vec<Connection>>,
     /// Whether the last write found the disk as it must be.
     is_well: AtomicBool,
-    /// Keeps other stations from the file. Closed with the process, not before: to close
-    /// any descriptor of the file drops SQLite's own locks (POSIX advisory locks).
+    /// Whether this station acts, or another one that shares the file.
+    lease: Arc<Lease>,
+    /// Keeps other stations from the file.
     _lock: File,
 }
 
@@ -155,6 +163,7 @@ pub struct Store {
 pub struct Writer {
     connection: Connection,
     jobs: Receiver<Job>,
+    lease: Arc<Lease>,
 }
 
 impl Store {
@@ -165,32 +174,73 @@ impl Store {
     pub fn open(path: &Path) -> Result<(Self, Writer), OpenError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let lock = options.open(path).map_err(OpenError::Io)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
-            if error == rustix::io::Errno::WOULDBLOCK {
-                OpenError::Taken
-            } else {
-                OpenError::Io(error.into())
-            }
-        })?;
+        // SQLite would make it readable for others.
+        drop(options.open(path).map_err(OpenError::Io)?);
+        let lock = lease::lock(path).map_err(OpenError::Io)?.ok_or(OpenError::Taken)?;
+        Self::open_locked(path, Lease::default(), lock)
+    }
+
+    /// The file, if the station that has it is gone, or has not renewed its lease for so long that
+    /// it does not act any more. None if it has to be waited for.
+    ///
+    /// # Errors
+    /// The file cannot be used, or not by two stations.
+    pub fn open_after(path: &Path, watcher: &mut Watcher) -> Result<Option<(Self, Writer)>, OpenError> {
+        match Self::open(path) {
+            Err(OpenError::Taken) => {}
+            opened => return opened.map(Some),
+        }
+        if let Some(name) = lease::network(path).map_err(OpenError::Io)? {
+            return Err(OpenError::Shared(name));
+        }
         let mut connection = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
-        prepare(&connection, WRITER_CACHE)?;
-        migrations::check(&connection)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        migrations::migrate(&mut connection)?;
-        // What is ours among the containers of an engine bears it.
-        let sql = "INSERT OR IGNORE INTO about (name, value) VALUES ('station_id', ?1)";
-        connection.execute(sql, [crate::ids::uuid()])?;
+        prepare(&connection, READER_CACHE)?;
+        let expired = match lease::read(&connection) {
+            Ok(row) => watcher.look(row),
+            // The other one may be making the file.
+            Err(_) => None,
+        };
+        let Some(expired) = expired else { return Ok(None) };
+        let lease = Lease::default();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if lease::read(&transaction)? != Some(expired) {
+            return Ok(None);
+        }
+        lease.take(&transaction)?;
+        transaction.commit()?;
+        let lock = lease::replace_lock(path, lease.holder()).map_err(OpenError::Io)?;
+        Self::open_locked(path, lease, lock).map(Some)
+    }
+
+    fn open_locked(path: &Path, lease: Lease, lock: File) -> Result<(Self, Writer), OpenError> {
+        let connection = connect(path, &lease).inspect_err(|_| lease::remove_lock(path))?;
+        let lease = Arc::new(lease);
         let (jobs, receiver) = bounded(MAX_WAITING);
         let store = Self {
             path: path.to_owned(),
             jobs,
             readers: Mutex::default(),
             is_well: AtomicBool::new(true),
+            lease: Arc::clone(&lease),
             _lock: lock,
         };
-        Ok((store, Writer { connection, jobs: receiver }))
+        Ok((store, Writer { connection, jobs: receiver, lease }))
+    }
+
+    /// The lease by which this station acts.
+    pub const fn lease(&self) -> &Arc<Lease> {
+        &self.lease
+    }
+
+    /// Renews the lease.
+    ///
+    /// # Errors
+    /// It is not renewed.
+    pub fn renew(&self) -> Result<(), StoreError> {
+        let began = self.lease.now();
+        self.write(Lease::renew)?;
+        self.lease.renewed_at(began);
+        Ok(())
     }
 
     /// Has `work` done by the writer, and waits until it is on disk.
@@ -270,7 +320,7 @@ impl Writer {
             if batch.is_empty() {
                 break;
             }
-            write_all(&mut self.connection, batch.drain(..));
+            write_all(&mut self.connection, &self.lease, batch.drain(..));
         }
         // The file alone then holds everything. If it fails, the next start does it.
         let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
@@ -278,10 +328,14 @@ impl Writer {
 }
 
 /// Does pieces of work in one transaction.
-fn write_all(connection: &mut Connection, jobs: impl Iterator<Item = Job>) {
-    let begun = connection.execute_batch("BEGIN IMMEDIATE");
+fn write_all(connection: &mut Connection, lease: &Lease, jobs: impl Iterator<Item = Job>) {
+    let begun = connection.execute_batch("BEGIN IMMEDIATE").and_then(|()| lease.is_held(connection));
     let mut finishes = Vec::new();
-    let mut failed = begun.err().map(|error| error.to_string());
+    let mut failed = match begun {
+        Ok(true) => None,
+        Ok(false) => Some("another station has taken over".to_owned()),
+        Err(error) => Some(error.to_string()),
+    };
     for job in jobs {
         if failed.is_some() {
             // Dropping it tells its sender that nothing is stored.
@@ -364,6 +418,21 @@ fn copy(source: &Connection, to: &Path) -> Result<(), OpenError> {
     }
     target.pragma_update(None, "journal_mode", "DELETE")?;
     File::open(to).and_then(|file| file.sync_all()).map_err(OpenError::Io)
+}
+
+/// The writer's connection, to a file of today's version, with the lease.
+fn connect(path: &Path, lease: &Lease) -> Result<Connection, OpenError> {
+    let mut connection = Connection::open_with_flags(path, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
+    prepare(&connection, WRITER_CACHE)?;
+    migrations::check(&connection)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    migrations::migrate(&mut connection)?;
+    // What is ours among the containers of an engine bears it.
+    let sql = "INSERT OR IGNORE INTO about (name, value) VALUES ('station_id', ?1)";
+    connection.execute(sql, [crate::ids::uuid()])?;
+    lease.take(&connection)?;
+    Ok(connection)
 }
 
 fn reader(path: &Path) -> rusqlite::Result<Connection> {

@@ -152,7 +152,7 @@ pub fn read(path: &Path) -> Result<Vec<Template>, String> {
 
 fn parse(text: &str) -> Result<Vec<Template>, String> {
     let file: File = toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].lines().count().max(1));
+        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
         format!("line {line}: {}", error.message().replace('\n', " "))
     })?;
     if file.worker.is_empty() {

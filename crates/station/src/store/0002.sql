@@ -34,3 +34,10 @@ CREATE TABLE audit (
 ) STRICT;
 
 CREATE INDEX audit_at ON audit (at);
+
+-- Which of the stations that share this file acts. It counts its renewals.
+CREATE TABLE lease (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    holder TEXT NOT NULL,
+    renewals INTEGER NOT NULL
+) STRICT;

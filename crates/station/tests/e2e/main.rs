@@ -26,6 +26,7 @@ mod machines;
 mod originals;
 mod page;
 mod receivers;
+mod sharing;
 mod support;
 mod together;
 mod workers;

@@ -100,6 +100,20 @@ impl Start {
 
     /// Starts it, and waits until it listens.
     pub fn run(self) -> Station {
+        let mut station = self.spawn();
+        station.listens("listens on");
+        until("it is ready", || station.get("/ready", "").0 == 200);
+        station
+    }
+
+    /// Starts it while another station has the file, and waits until it says so.
+    pub fn stand_by(self) -> Station {
+        let mut station = self.spawn();
+        station.listens("waits on");
+        station
+    }
+
+    fn spawn(self) -> Station {
         let mut child = self.command().spawn().unwrap();
         let log: Arc<(Mutex<Vec<String>>, Condvar)> = Arc::default();
         let (lines, said) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
@@ -109,15 +123,16 @@ impl Start {
                 said.1.notify_all();
             }
         });
-        let mut station = Station { directory: self.directory, port: 0, child, log };
-        let line = station.await_log("listens on 127.0.0.1:");
-        station.port = line.rsplit(':').next().unwrap().trim().parse().unwrap();
-        until("it is ready", || station.get("/ready", "").0 == 200);
-        station
+        Station { directory: self.directory, port: 0, child, log }
     }
 }
 
 impl Station {
+    fn listens(&mut self, how: &str) {
+        let line = self.await_log(&format!("{how} 127.0.0.1:"));
+        self.port = line.rsplit(':').next().unwrap().trim().parse().unwrap();
+    }
+
     /// Waits for a line of the log that holds this.
     pub fn await_log(&self, part: &str) -> String {
         let began = Instant::now();
@@ -211,6 +226,16 @@ impl Station {
     pub fn stop(&mut self) -> i32 {
         self.signal(Signal::TERM);
         self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    /// The code with which it ends by itself.
+    pub fn await_end(&mut self) -> i32 {
+        let mut code = None;
+        until("it ends", || {
+            code = self.child.try_wait().unwrap();
+            code.is_some()
+        });
+        code.unwrap().code().unwrap_or(-1)
     }
 
     pub fn signal(&self, signal: Signal) {

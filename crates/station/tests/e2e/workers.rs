@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{ADMIN, COLLECTOR, PATIENCE, Receiver, Start, Station, start, until};
+use crate::support::{ADMIN, COLLECTOR, PATIENCE, Receiver, Start, Station, slow, start, until};
 
 const SOCKET: &str = "/var/run/docker.sock";
 
@@ -356,7 +357,9 @@ fn a_running_deployment_is_taken_over_and_rolled_when_its_template_changes() {
         .collect();
     let templates = template("builder", SLEEPS, "");
     let mut station = with_templates(start().with("ADOPT_UNLABELLED", "true"), &templates).run();
-    ids.iter().for_each(|cluster| register(&station, cluster));
+    for cluster in &ids {
+        register(&station, cluster);
+    }
     until("all are taken over", || {
         let workers = station.seen("/api/workers")["workers"].as_array().unwrap().clone();
         workers.iter().filter(|worker| worker["state"] == "running").count() == 3
@@ -368,7 +371,9 @@ fn a_running_deployment_is_taken_over_and_rolled_when_its_template_changes() {
     let starting = start().with("ADOPT_UNLABELLED", "true").after(&station);
     station = with_templates(starting, &template("builder", SLEEPS, "memory = \"16m\"")).run();
     until("all are replaced", || {
-        ids.iter().for_each(|cluster| drop(beat(&station, cluster)));
+        for cluster in &ids {
+            beat(&station, cluster);
+        }
         let replaced = ids
             .iter()
             .zip(&made)
@@ -415,21 +420,24 @@ fn a_worker_that_crashes_in_a_loop_rests_and_people_are_told() {
 struct Door {
     path: PathBuf,
     is: Arc<AtomicU8>,
+    /// How many clients wait before it.
+    waiting: Arc<AtomicU32>,
 }
 
 const OPEN: u8 = 0;
 const SILENT: u8 = 1;
 const SHUT: u8 = 2;
+const HELD: u8 = 3;
 
 impl Door {
     fn new(directory: &Path) -> Self {
-        let door = Self { path: directory.join("engine.sock"), is: Arc::default() };
+        let door = Self { path: directory.join("engine.sock"), is: Arc::default(), waiting: Arc::default() };
         let listener = UnixListener::bind(&door.path).unwrap();
-        let is = Arc::clone(&door.is);
+        let (is, waiting) = (Arc::clone(&door.is), Arc::clone(&door.waiting));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let is = Arc::clone(&is);
-                thread::spawn(move || serve(client, &is));
+                let (is, waiting) = (Arc::clone(&is), Arc::clone(&waiting));
+                thread::spawn(move || serve(client, &is, &waiting));
             }
         });
         door
@@ -440,8 +448,12 @@ impl Door {
     }
 }
 
-fn serve(mut client: UnixStream, is: &AtomicU8) {
+fn serve(mut client: UnixStream, is: &AtomicU8, waiting: &AtomicU32) {
     match is.load(Ordering::SeqCst) {
+        HELD => {
+            waiting.fetch_add(1, Ordering::SeqCst);
+            until("the door is opened", || is.load(Ordering::SeqCst) != HELD);
+        }
         SHUT => return,
         SILENT => {
             client.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -564,4 +576,49 @@ fn an_image_that_is_not_there_is_told_and_the_next_attempt_comes_later() {
         (&shown["engine"]["reachable"], &shown["workers"][0]["state"]),
         (&json!(true), &json!("missing"))
     );
+}
+
+#[test]
+fn a_station_that_is_stopped_within_a_call_to_the_engine_does_no_harm_when_it_wakes() {
+    if image().is_none() || !slow("a lease has to expire") {
+        return;
+    }
+    // Within making one, and within removing one.
+    for removes in [false, true] {
+        let clusters = Clusters::new();
+        let one = clusters.id("one");
+        let name = format!("builder-{one}");
+        let starting = start();
+        let door = Door::new(starting.database().parent().unwrap());
+        let starting = starting.with("DOCKER_HOST", &door.url());
+        let mut first = with_templates(starting, &template("builder", SLEEPS, "")).run();
+        if removes {
+            register(&first, &one);
+            await_running(&name);
+        }
+        // What comes to the door waits there until it is opened again.
+        door.is.store(HELD, Ordering::SeqCst);
+        if removes {
+            assert_eq!(first.ask("DELETE", &format!("/api/clusters/{one}"), COLLECTOR, "").0, 200);
+        } else {
+            register(&first, &one);
+        }
+        until("a call waits", || door.waiting.load(Ordering::SeqCst) > 0);
+        first.signal(Signal::STOP);
+        let path = first.directory.path().join("workers.toml");
+        let second = start().with("WORKERS_FILE", path.to_str().unwrap()).after(&first).stand_by();
+        until("the second acts", || second.get("/ready", "").0 == 200);
+        if removes {
+            await_gone(&name);
+            register(&second, &one);
+        }
+        let id = await_running(&name);
+        // The late call arrives, and the first wakes up.
+        door.is.store(OPEN, Ordering::SeqCst);
+        first.signal(Signal::CONT);
+        assert_eq!(first.await_end(), 74);
+        until("the second has looked", || second.seen("/api/workers")["workers"][0]["state"] == "running");
+        assert_eq!(running(&name), Some(id), "{}", second.log());
+        assert_eq!(clusters.containers().len(), 1);
+    }
 }

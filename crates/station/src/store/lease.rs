@@ -1,0 +1,299 @@
+//! Which of the stations that share a file acts: the one that holds the lease.
+//!
+//! Two things say so. A lock beside the file, which the kernel gives back when its holder ends;
+//! and a row in the file, whose holder renews it every [`RENEW`]. Whoever waits takes over when
+//! the lock is free, or when nobody has renewed the row for [`EXPIRED`]: then its holder is
+//! stopped or stuck. Each write first looks at the row, in its own transaction, so a former holder
+//! that wakes up writes nothing. Each call to others is made only while the lease is sure to
+//! outlast it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use pap_core::time::{Uptime, millis};
+use pap_process::clock::Clock;
+use rusqlite::{Connection, OptionalExtension as _};
+use rustix::fs::{FlockOperation, flock, statfs};
+
+use crate::ids;
+
+/// How long a lease lasts after it was renewed,
+const TERM: Duration = Duration::from_secs(30);
+/// how often it is renewed,
+pub const RENEW: Duration = Duration::from_secs(10);
+/// and how long who waits must see it unchanged. Clocks of one host run alike, but not exactly.
+const EXPIRED: Duration = Duration::from_secs(35);
+
+/// File systems whose locks do not reach other hosts, or not reliably, by the numbers in the
+/// kernel's magic.h.
+const NETWORK: [(u32, &str); 10] = [
+    (0x6969, "nfs"),
+    (0x517b, "smb"),
+    (0xfe53_4d42, "smb2"),
+    (0xff53_4d42, "cifs"),
+    (0x0102_1997, "9p"),
+    (0x6573_5546, "fuse"),
+    (0x00c3_6400, "ceph"),
+    (0x0bd0_0bd0, "lustre"),
+    (0x5346_414f, "afs"),
+    (0x7461_636f, "ocfs2"),
+];
+
+/// The name of a network file system on which a file is; None if it is on none.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn network(path: &Path) -> io::Result<Option<&'static str>> {
+    let kind = statfs(path)?.f_type;
+    // The kernel's word has 32 bits, whatever the field has.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "only these bits count")]
+    let kind = kind as u32;
+    Ok(NETWORK.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name))
+}
+
+fn lock_path(db: &Path) -> PathBuf {
+    let mut path = db.as_os_str().to_owned();
+    path.push("-lock");
+    path.into()
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+fn try_lock(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes the lock beside a file; None if somebody else has it.
+///
+/// # Errors
+/// It cannot be opened or locked.
+pub fn lock(db: &Path) -> io::Result<Option<File>> {
+    let path = lock_path(db);
+    let file = create(&path)?;
+    if !try_lock(&file)? {
+        return Ok(None);
+    }
+    // Another one may have put a new lock in its place.
+    let is_same = std::fs::metadata(&path).is_ok_and(|there| {
+        file.metadata().is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+    });
+    Ok(is_same.then_some(file))
+}
+
+/// Removes the lock of a file that cannot be used, while it is held.
+pub fn remove_lock(db: &Path) {
+    // It does no harm where it is.
+    let _ = std::fs::remove_file(lock_path(db));
+}
+
+/// Puts a new lock in the place of one whose holder is stuck.
+///
+/// # Errors
+/// It cannot be made.
+pub fn replace_lock(db: &Path, holder: &str) -> io::Result<File> {
+    let path = lock_path(db);
+    let new = path.with_extension(holder);
+    let file = create(&new)?;
+    try_lock(&file)?;
+    std::fs::rename(&new, &path)?;
+    Ok(file)
+}
+
+/// Who holds the lease, and how often it was renewed.
+pub type Row = (String, u64);
+
+/// Reads the row; None if nobody ever held the lease.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read(connection: &Connection) -> rusqlite::Result<Option<Row>> {
+    let sql = "SELECT holder, renewals FROM lease WHERE id = 1";
+    connection.prepare_cached(sql)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+}
+
+/// The lease of this process.
+pub struct Lease {
+    holder: String,
+    clock: Clock,
+    /// When the last renewal began that has succeeded, in milliseconds of uptime.
+    renewed: AtomicU64,
+    is_lost: AtomicBool,
+    lost: (Sender<()>, Receiver<()>),
+}
+
+impl Default for Lease {
+    /// A lease that is not taken yet.
+    fn default() -> Self {
+        Self {
+            holder: ids::uuid(),
+            clock: Clock::start(),
+            renewed: AtomicU64::new(0),
+            is_lost: AtomicBool::new(false),
+            lost: bounded(1),
+        }
+    }
+}
+
+impl Lease {
+    /// What stands for this process.
+    pub fn holder(&self) -> &str {
+        &self.holder
+    }
+
+    /// Takes the lease, whoever has it.
+    ///
+    /// # Errors
+    /// It is as it was.
+    pub fn take(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let began = self.clock.uptime();
+        let sql = "INSERT OR REPLACE INTO lease (id, holder, renewals) VALUES (1, ?1, 0)";
+        connection.execute(sql, [&self.holder])?;
+        self.renewed_at(began);
+        Ok(())
+    }
+
+    /// Whether this process still holds it, as a transaction sees it.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn is_held(&self, connection: &Connection) -> rusqlite::Result<bool> {
+        let is_held = read(connection)?.is_some_and(|(holder, _)| holder == self.holder);
+        if !is_held {
+            self.is_lost.store(true, Ordering::SeqCst);
+            // One message is enough.
+            let _ = self.lost.0.try_send(());
+        }
+        Ok(is_held)
+    }
+
+    /// Renews it, in a transaction that has looked whether it is held.
+    ///
+    /// # Errors
+    /// It is not renewed.
+    pub fn renew(connection: &Connection) -> rusqlite::Result<()> {
+        connection
+            .prepare_cached("UPDATE lease SET renewals = renewals + 1 WHERE id = 1")?
+            .execute([])
+            .map(drop)
+    }
+
+    /// The moment before a renewal.
+    pub fn now(&self) -> Uptime {
+        self.clock.uptime()
+    }
+
+    /// A renewal that began at this moment is on disk.
+    pub fn renewed_at(&self, began: Uptime) {
+        self.renewed.store(millis(began.reading()), Ordering::SeqCst);
+    }
+
+    /// Whether it is sure to last for so long.
+    pub fn covers(&self, time: Duration) -> bool {
+        let renewed = Duration::from_millis(self.renewed.load(Ordering::SeqCst));
+        let age = self.clock.uptime().reading().saturating_sub(renewed);
+        !self.is_lost() && age + time < TERM
+    }
+
+    /// Whether another station was found to hold it.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::SeqCst)
+    }
+
+    /// Gets a message when it is found to be lost.
+    pub const fn lost(&self) -> &Receiver<()> {
+        &self.lost.1
+    }
+}
+
+/// Looks whether the holder renews its lease.
+pub struct Watcher {
+    clock: Clock,
+    seen: Option<(Row, Uptime)>,
+}
+
+impl Default for Watcher {
+    /// Nothing was seen yet.
+    fn default() -> Self {
+        Self { clock: Clock::start(), seen: None }
+    }
+}
+
+impl Watcher {
+    /// Takes note of the row. Returns it if it has not changed for so long that its holder does not
+    /// act any more.
+    pub fn look(&mut self, row: Option<Row>) -> Option<Row> {
+        self.judge(row?, self.clock.uptime())
+    }
+
+    fn judge(&mut self, row: Row, now: Uptime) -> Option<Row> {
+        match &self.seen {
+            Some((seen, since)) if *seen == row => (now.since(*since) >= EXPIRED).then_some(row),
+            _ => {
+                self.seen = Some((row, now));
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_given_once_and_a_replaced_one_counts_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let db = directory.path().join("db");
+        let first = lock(&db).unwrap().unwrap();
+        assert!(lock(&db).unwrap().is_none());
+        let second = replace_lock(&db, "x").unwrap();
+        drop(first);
+        assert!(lock(&db).unwrap().is_none(), "the second has it");
+        drop(second);
+        assert!(lock(&db).unwrap().is_some());
+        assert_eq!(network(directory.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_lease_covers_what_ends_before_it_does() {
+        let lease = Lease::default();
+        lease.renewed_at(lease.now());
+        assert!(lease.covers(Duration::from_secs(29)) && !lease.covers(TERM));
+        let connection = Connection::open_in_memory().unwrap();
+        connection
+            .execute_batch("CREATE TABLE lease (id INTEGER PRIMARY KEY, holder TEXT, renewals INTEGER)")
+            .unwrap();
+        lease.take(&connection).unwrap();
+        assert!(lease.is_held(&connection).unwrap());
+        let other = Lease::default();
+        other.take(&connection).unwrap();
+        assert!(!lease.is_held(&connection).unwrap() && lease.is_lost());
+        assert!(!lease.covers(Duration::ZERO) && lease.lost().try_recv().is_ok());
+        Lease::renew(&connection).unwrap();
+        assert_eq!(read(&connection).unwrap().unwrap(), (other.holder().to_owned(), 1));
+    }
+
+    #[test]
+    fn only_a_row_that_never_changes_has_expired() {
+        let mut watcher = Watcher::default();
+        assert_eq!(watcher.look(None), None);
+        let mut judge = |holder: &str, renewals, seconds| {
+            watcher.judge((holder.into(), renewals), Uptime::new(Duration::from_secs(seconds))).is_some()
+        };
+        assert!(!judge("a", 1, 0) && !judge("a", 1, 34));
+        assert!(!judge("a", 2, 35) && !judge("a", 2, 69), "it was renewed");
+        assert!(!judge("b", 2, 70), "another one has it");
+        assert!(judge("b", 2, 105));
+    }
+}
