@@ -4,7 +4,7 @@
 //! collector runs one to be an agent of its parent collector. [`Pace`] decides when
 //! a heartbeat is due, a [`LivenessSource`] whether the agent lives, and [`targets`]
 //! posts the heartbeat. This file is the loop. [`machine`] sends heartbeats of a machine
-//! instead, in a loop of its own.
+//! instead, in a loop of its own. [`registration`] tells a station about a cluster, once.
 
 pub mod command;
 pub mod config;
@@ -12,6 +12,7 @@ pub mod liveness;
 pub mod machine;
 mod mode_file;
 pub mod program;
+pub mod registration;
 pub mod settings;
 pub mod status;
 pub mod switches;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pap_collector::emitter::config::Config;
 use pap_collector::emitter::settings::SETTINGS;
 use pap_collector::emitter::switches::Switches;
-use pap_collector::emitter::{command, machine, program};
+use pap_collector::emitter::{command, machine, program, registration};
 use pap_process::cli::{self, BAD_CONFIG, IO_ERROR, UNWELL, environment, say};
 use pap_process::clock::monotonic;
 use pap_process::logging::{Log, LogFormat};
@@ -31,6 +31,16 @@ fn main() {
 fn start(switches: &Switches, flags: &Flags, command: Option<Vec<OsString>>) -> i32 {
     if switches.check || switches.status {
         return status(flags, switches.status);
+    }
+    if let Some(order) = switches.order() {
+        return match registration::Config::new(flags, &environment) {
+            Ok(config) if switches.check_config => say(config.to_text().trim_end()),
+            Ok(config) => match registration::tell(&config, order) {
+                Ok(done) => say(&done),
+                Err(why) => complain(&why, UNWELL),
+            },
+            Err(error) => complain(&format!("{error}; {}", order.advice(None)), BAD_CONFIG),
+        };
     }
     if switches.machine {
         return match machine::Config::new(flags, &environment) {

@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::machine;
 use super::settings::{
     HEARTBEAT_INTERVAL, HEARTBEAT_MODE, PAP_AGENT_ID, PAP_AGENT_KEY, PAP_AGENT_NAME, PAP_CA_FILE,
     PAP_COLLECTOR_KEY, PAP_COLLECTOR_URL, PAP_EMERGENCY_AFTER, PAP_MODE_FILE, PAP_PID_FILE, PAP_PROBE,
@@ -13,6 +12,7 @@ use super::settings::{
 };
 use super::status::StatusFile;
 use super::targets::{Identity, Targets};
+use super::{machine, registration};
 use pap_core::agent_id::AgentId;
 use pap_core::heartbeat::Mode;
 use pap_process::logging::{LOG_FORMAT, LogFormat, RUST_LOG};
@@ -126,6 +126,7 @@ impl Config {
         let status_file = status_file(&mut from, |_| Ok(id.clone()))?;
         from.show(&PAP_STATUS_FILE, &status_file);
         machine::read(&mut from)?;
+        registration::read(&mut from)?;
         Ok(Self {
             rhythm: Rhythm::read(&mut from, &mut warnings)?,
             targets,

@@ -39,11 +39,23 @@ pap_process::settings! {
     PAP_MODE_FILE as "mode-file": File, Words("none");
     /// where the status is kept for --check and --status
     PAP_STATUS_FILE as "status-file": File, Words("a file in /run, else in /tmp, named after the agent");
-    /// with --machine, the pap-station that takes the heartbeats of this machine
-    STATION_URL: BaseUrl, Words("none; --machine needs it");
+    /// with --machine, --register and --deregister, the pap-station
+    STATION_URL: BaseUrl, Words("none; these three need it");
     /// with --machine, the id that this machine has at the station
     PAP_MACHINE_ID: Number(1..=i64::MAX.unsigned_abs()), Words("none; --machine needs it");
     /// with --machine, the key of this machine, sent only to STATION_URL
     PAP_MACHINE_KEY: Secret, Words("none; --machine needs it");
+    /// with --register and --deregister, the id by which the station knows the cluster
+    CLUSTER_ID: Text(MAX_TEXT), Words("none; these two need it");
+    /// with --register, the cluster's name for people
+    CLUSTER_NAME: Text(MAX_TEXT), Words("the one that the station knows, or else CLUSTER_ID");
+    /// with --register, where the cluster is
+    CLUSTER_REGION: Text(MAX_TEXT), Words("the one that the station knows, or none");
+    /// with --register, what the station is to keep about the cluster besides, as NAME=VALUE,NAME=VALUE
+    CLUSTER_METADATA: Text(1000), Words("what the station knows, or nothing");
+    /// with --register and --deregister, a key that the station takes from collectors, sent only to STATION_URL
+    STATION_ALERT_KEY: Secret, Words("none; these two need it");
+    /// how long --register and --deregister try, in milliseconds
+    STATION_TIMEOUT_MS: Number(1000..=600_000), Value("30000");
     shared RUST_LOG, LOG_FORMAT;
 }

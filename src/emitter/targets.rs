@@ -178,8 +178,8 @@ impl Sender {
             }
             let (result, is_final) = match contained(|| request.call()) {
                 // With 404 the collector does not know the agent, which is as good.
-                Ok((200..=299 | 404, _)) => (Ok(()), false),
-                Ok((code, words)) => (Err(collector.refusal(code, &words)), !is_passing(code)),
+                Ok(Answer { code: 200..=299 | 404, .. }) => (Ok(()), false),
+                Ok(Answer { code, words, .. }) => (Err(collector.refusal(code, &words)), !is_passing(code)),
                 Err((_, why)) => (Err(why), false),
             };
             // The collector may take an unanswered heartbeat after the goodbye, so say it
@@ -208,11 +208,8 @@ pub(super) fn post(agent: &ureq::Agent, target: &Target, body: &[u8]) -> Result<
     if let Some(authorization) = &target.authorization {
         request = request.header("Authorization", authorization);
     }
-    let (code, words) = contained(|| request.send(body)).map_err(|(is_timeout, why)| Failed {
-        is_passing: true,
-        is_timeout,
-        why,
-    })?;
+    let Answer { code, words, .. } = contained(|| request.send(body))
+        .map_err(|(is_timeout, why)| Failed { is_passing: true, is_timeout, why })?;
     if matches!(code, 200..=299) {
         return Ok(());
     }
@@ -225,12 +222,27 @@ fn is_passing(code: u16) -> bool {
     matches!(outcome, Outcome::Failed(Failure::Unreachable | Failure::Busy, _))
 }
 
-/// The status and the text of an answer; or else whether it timed out, and what
-/// happened. The HTTP client panics if it cannot start a thread, so this catches it.
-fn contained(
+/// An answer, as far as anybody looks at it.
+pub(super) struct Answer {
+    pub code: u16,
+    /// How long the server asks to wait.
+    pub retry_after: Option<Duration>,
+    /// The beginning of the body, for people.
+    pub words: String,
+}
+
+/// The answer; or else whether it timed out, and what happened. The HTTP client panics if
+/// it cannot start a thread, so this catches it.
+pub(super) fn contained(
     call: impl FnOnce() -> Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-) -> Result<(u16, String), (bool, String)> {
-    let answer = panics::contain(|| call().map(|answer| (answer.status().as_u16(), client::excerpt(answer))));
+) -> Result<Answer, (bool, String)> {
+    let answer = panics::contain(|| {
+        call().map(|answer| Answer {
+            code: answer.status().as_u16(),
+            retry_after: client::retry_after(answer.headers()),
+            words: client::excerpt(answer),
+        })
+    });
     let is_timeout = |error: &ureq::Error| matches!(error, ureq::Error::Timeout(_));
     answer.map_err(|why| (false, why))?.map_err(|error| (is_timeout(&error), client::trouble(&error)))
 }

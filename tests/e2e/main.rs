@@ -32,6 +32,7 @@ mod mass;
 mod observe;
 mod paths;
 mod readme;
+mod registration;
 mod replay;
 mod restart;
 mod station_link;

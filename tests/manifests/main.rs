@@ -1,4 +1,4 @@
-//! Checks everything in `k8s/`, `systemd/` and `examples/compose/` against the published schemas, the tools
+//! Checks everything in `k8s/`, `charts/`, `systemd/` and `examples/compose/` against the published schemas, the tools
 //! that will read the files, each other, and the program. Each check also gets a broken
 //! copy, and must notice it.
 //!
@@ -13,6 +13,7 @@
 
 #[path = "../support/agent.rs"]
 mod agent;
+mod chart;
 mod flaws;
 #[path = "../support/mod.rs"]
 mod support;
@@ -84,7 +85,10 @@ fn known() -> Known {
         &mut command(&ids),
         &["COLLECTOR_API_KEY", "HEARTBEAT_API_KEY", "PAP_COLLECTOR_KEY", "STATION_ALERT_KEY"],
     );
-    let heartbeat = names(&mut agent::command(&ids[1..], &[]), &["PAP_AGENT_KEY", "PAP_COLLECTOR_KEY"]);
+    let heartbeat = names(
+        &mut agent::command(&ids[1..], &[]),
+        &["PAP_AGENT_KEY", "PAP_COLLECTOR_KEY", "STATION_ALERT_KEY"],
+    );
     assert!(collector.contains("STATE_FILE") && heartbeat.contains("PAP_PROBE"));
     let mut known = Known::from([("pap-collector", collector), ("pap-heartbeat", heartbeat)]);
     if let Some(mut station) = station_command(&[]) {
@@ -253,46 +257,51 @@ fn the_program_takes_each_configuration() {
         return;
     }
     for (overlay, beside) in APPLIED {
-        let all = applied(overlay, beside);
-        let ours = all.iter().filter_map(pod_of).flat_map(containers);
-        let mut seen = 0;
-        for (container, program) in ours.filter_map(|it| Some((it, program_of(it)?))) {
-            let run = |variables: &[(&str, &str)], arguments: &[&str]| match program {
-                "pap-heartbeat" => agent::command(variables, arguments).output().unwrap(),
-                "pap-station" => station_command(variables).unwrap().args(arguments).output().unwrap(),
-                _ => command(variables).args(arguments).output().unwrap(),
-            };
-            let mut variables = BTreeMap::new();
-            for variable in list(container, "/env") {
-                let value = match &variable["valueFrom"] {
-                    Value::Null => text(variable, "/value"),
-                    from if from.get("fieldRef").is_some() => "node-1",
-                    from => [("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")]
-                        .into_iter()
-                        .find_map(|(kind, by)| value_of(&all, kind, from.get(by)?))
-                        .unwrap(),
-                };
-                variables.insert(text(variable, "/name"), value);
-            }
-            let pairs: Vec<(&str, &str)> = variables.into_iter().collect();
-            let output = run(&pairs, &["--check-config"]);
-            assert!(output.status.success(), "{overlay}: {}", String::from_utf8_lossy(&output.stderr));
-            for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
-                // The command of an exec probe must be one that the program understands.
-                let words: Vec<&str> = list(container, &format!("/{probe}/exec/command"))
-                    .iter()
-                    .filter_map(Value::as_str)
-                    .collect();
-                if let Some((first, arguments)) = words.split_first() {
-                    assert_eq!(*first, program, "{overlay}: {words:?}");
-                    let output = run(&[("COLLECTOR_PORT", "1"), ("PAP_AGENT_ID", "a")], arguments);
-                    assert_eq!(output.status.code(), Some(1), "{overlay}: {words:?}");
-                }
-            }
-            seen += 1;
-        }
-        assert!(seen > 0, "{overlay}");
+        assert!(configurations_taken(overlay, &applied(overlay, beside)) > 0, "{overlay}");
     }
+}
+
+/// Gives each of our programs what its container gives it, and returns how many there were. What is
+/// mounted there is not here, so the certificates are left out.
+fn configurations_taken(source: &str, all: &[Value]) -> usize {
+    let ours = all.iter().filter_map(pod_of).flat_map(containers);
+    let mut seen = 0;
+    for (container, program) in ours.filter_map(|it| Some((it, program_of(it)?))) {
+        let run = |variables: &[(&str, &str)], arguments: &[&str]| match program {
+            "pap-heartbeat" => agent::command(variables, arguments).output().unwrap(),
+            "pap-station" => station_command(variables).unwrap().args(arguments).output().unwrap(),
+            _ => command(variables).args(arguments).output().unwrap(),
+        };
+        let mut variables = BTreeMap::new();
+        let is_mounted = |variable: &&Value| text(variable, "/name").ends_with("_CA_FILE");
+        for variable in list(container, "/env").iter().filter(|variable| !is_mounted(variable)) {
+            let value = match &variable["valueFrom"] {
+                Value::Null => text(variable, "/value"),
+                from if from.get("fieldRef").is_some() => "node-1",
+                from => [("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")]
+                    .into_iter()
+                    .find_map(|(kind, by)| value_of(all, kind, from.get(by)?))
+                    .unwrap(),
+            };
+            variables.insert(text(variable, "/name"), value);
+        }
+        let pairs: Vec<(&str, &str)> = variables.into_iter().collect();
+        let own = list(container, "/args").iter().filter_map(Value::as_str);
+        let output = run(&pairs, &own.chain(["--check-config"]).collect::<Vec<_>>());
+        assert!(output.status.success(), "{source}: {}", String::from_utf8_lossy(&output.stderr));
+        for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+            // The command of an exec probe must be one that the program understands.
+            let words: Vec<&str> =
+                list(container, &format!("/{probe}/exec/command")).iter().filter_map(Value::as_str).collect();
+            if let Some((first, arguments)) = words.split_first() {
+                assert_eq!(*first, program, "{source}: {words:?}");
+                let output = run(&[("COLLECTOR_PORT", "1"), ("PAP_AGENT_ID", "a")], arguments);
+                assert_eq!(output.status.code(), Some(1), "{source}: {words:?}");
+            }
+        }
+        seen += 1;
+    }
+    seen
 }
 
 #[test]

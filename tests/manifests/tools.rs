@@ -1,4 +1,4 @@
-//! Tools that read manifests: kustomize, the schemas of Kubernetes, promtool and
+//! Tools that read manifests: kustomize, Helm, the schemas of Kubernetes, promtool and
 //! systemd-analyze. `.ci/manifests` installs them.
 
 use std::env;
@@ -49,6 +49,12 @@ pub fn render(overlay: &str) -> Vec<Value> {
     let (fine, text) = run("kubectl", &["kustomize", &here(overlay)], "");
     assert!(fine, "{overlay}: {text}");
     documents(&text)
+}
+
+/// The programs of Helm: of version 4, and of version 3.
+pub fn helms() -> Vec<String> {
+    let named = env::var("MANIFESTS_HELM").expect(".ci/manifests names them");
+    named.split(':').map(ToOwned::to_owned).collect()
 }
 
 /// The documents of a YAML file.

@@ -51,6 +51,7 @@ fn example(setting: &Setting, certificates: &str) -> String {
     match &setting.kind {
         // Text with a form of its own.
         Kind::Text(_) if setting.name == "ALLOW_PRIVATE_TARGETS" => "10.0.0.0/8".into(),
+        Kind::Text(_) if setting.name == "CLUSTER_METADATA" => "release=example".into(),
         Kind::Text(_) | Kind::Secret | Kind::SecretText => "example".into(),
         Kind::Number(range) => range.end().to_string(),
         Kind::Duration(range) => GoDuration(*range.end()).to_string(),

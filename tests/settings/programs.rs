@@ -94,8 +94,8 @@ fn heartbeat() -> Program {
     codes.push(("128 + N".into(), "Signal N ended the command."));
     codes.push(("126, 127".into(), "The command could not be run, or was not found."));
     codes.extend(common(
-        "It was stopped by a signal; or, with --check, a heartbeat was taken within two intervals.",
-        "With --check or --status: no heartbeat was taken in time, or no pap-heartbeat runs for this agent.",
+        "It was stopped by a signal; or, with --check, a heartbeat was taken within two intervals; or, with --register or --deregister, it is done.",
+        "With --check or --status: no heartbeat was taken in time, or no pap-heartbeat runs for this agent. With --register or --deregister: the station did not take it.",
     ));
     Program {
         name: HEARTBEAT,
@@ -107,12 +107,14 @@ fn heartbeat() -> Program {
             "With a command it runs the command, passes signals on and exits with the command's code, so it can be process 1 of a container.",
             "Before a planned stop it says goodbye to the collector, so no alert follows. A stop is planned if the command ended with 0, or if a signal asked for it.",
             "With --machine it sends heartbeats of this machine instead, every 10 seconds, to the pap-station at STATION_URL, as PAP_MACHINE_ID and with PAP_MACHINE_KEY. It needs no agent and no collector then.",
+            "With --register or --deregister it tells the pap-station at STATION_URL once that the cluster CLUSTER_ID is there or gone, with STATION_ALERT_KEY. It prints one line and ends. It tries again for STATION_TIMEOUT_MS while nobody answers or the station cannot take it; a refusal ends it at once. A cluster that the station does not know counts as deregistered.",
         ],
         synopsis: &[
             "[SETTINGS] [-- COMMAND [ARGUMENT ...]]",
             "[SETTINGS] --check-config",
             "[SETTINGS] --check | --status",
             "[SETTINGS] --machine [--check-config]",
+            "[SETTINGS] --register | --deregister [--check-config]",
             "--help | --version",
         ],
         own: emitter::switches::Switches::get_args_info(),

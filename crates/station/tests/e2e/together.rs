@@ -155,3 +155,58 @@ fn a_machine_beats_by_itself() {
     );
     assert!(shown["last_boot_time"].as_str().unwrap().ends_with('Z'));
 }
+
+#[test]
+fn the_hooks_of_a_chart_register_and_remove_a_cluster() {
+    let Some(program) = program("pap-heartbeat") else { return };
+    let station = start().run();
+    let url = format!("http://127.0.0.1:{}", station.port);
+    let run = |id: &str, key: &str, argument: &str| {
+        let variables = [
+            ("STATION_URL", url.as_str()),
+            ("CLUSTER_ID", id),
+            ("CLUSTER_NAME", "Production"),
+            ("CLUSTER_METADATA", "namespace=agents,release=pap"),
+            ("STATION_ALERT_KEY", key),
+        ];
+        let output = Command::new(&program).env_clear().envs(variables).arg(argument).output().unwrap();
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        (output.status.code().unwrap(), text)
+    };
+    let beat = || station.ask("POST", "/api/clusters/prod/heartbeat", COLLECTOR, "{}").0;
+    // A release is installed, upgraded, uninstalled, and installed again.
+    for _ in 0..2 {
+        for _ in 0..2 {
+            assert_eq!(
+                run("prod", COLLECTOR, "--register"),
+                (0, format!("registered cluster prod at {url}\n"))
+            );
+            let cluster = &station.seen("/api/clusters/prod")["cluster"];
+            assert_eq!(
+                (&cluster["name"], &cluster["version"]),
+                (&json!("Production"), &json!(env!("CARGO_PKG_VERSION")))
+            );
+            assert_eq!(beat(), 200);
+        }
+        assert_eq!(
+            run("prod", COLLECTOR, "--deregister"),
+            (0, format!("deregistered cluster prod at {url}\n"))
+        );
+        assert_eq!(beat(), 410);
+        let (code, text) = run("prod", COLLECTOR, "--deregister");
+        assert!(code == 0 && text.contains("is not registered"), "{text}");
+    }
+    for argument in ["--register", "--deregister"] {
+        let (code, text) = run("prod", "another-key-of-a-test", argument);
+        assert!(
+            code == 1 && text.contains("it answers 401") && text.contains("check STATION_ALERT_KEY"),
+            "{text}"
+        );
+    }
+    let (code, text) = run("not an id", COLLECTOR, "--register");
+    assert!(
+        code == 1 && text.contains("it answers 400") && text.contains("must be a letter or digit"),
+        "{text}"
+    );
+}
