@@ -51,6 +51,10 @@ fn example(setting: &Setting, certificates: &str) -> String {
     match &setting.kind {
         // Text with a form of its own.
         Kind::Text(_) if setting.name == "ALLOW_PRIVATE_TARGETS" => "10.0.0.0/8".into(),
+        Kind::Text(_) if setting.name == "DOCKER_HOST" => "unix:///nowhere/engine.sock".into(),
+        Kind::File if setting.name == "WORKERS_FILE" => {
+            here("examples/workers/graph-builder.toml").display().to_string()
+        }
         Kind::Text(_) if setting.name == "CLUSTER_METADATA" => "release=example".into(),
         Kind::Text(_) | Kind::Secret | Kind::SecretText => "example".into(),
         Kind::Number(range) => range.end().to_string(),

@@ -152,7 +152,7 @@ impl Config {
             let why = "it is shorter than HEARTBEAT_TIMEOUT, after which a cluster is stale";
             return Err(CLEANUP_TIMEOUT.wrong_as(&GoDuration(cleanup_timeout).to_string(), &why));
         }
-        let control = workers(&mut from)?;
+        let control = workers(&mut from, &mut warnings)?;
         let alertmanagers = pap_alertmanager::settings::read(&mut from, &mut warnings)?;
         let db = from.path(&STATION_DB)?.unwrap_or_default();
         let telegram_url = from.url(&TELEGRAM_API_URL, str::to_owned)?;
@@ -215,7 +215,7 @@ pub struct Workers {
 }
 
 /// How workers are made, if there are templates.
-fn workers(from: &mut Reader<'_>) -> Result<Option<Workers>, ConfigError> {
+fn workers(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Option<Workers>, ConfigError> {
     let file = from.path(&WORKERS_FILE)?;
     let raw: String = from.value(&DOCKER_HOST)?;
     let host = Host::parse(&raw)
@@ -229,8 +229,9 @@ fn workers(from: &mut Reader<'_>) -> Result<Option<Workers>, ConfigError> {
     };
     let interval = from.duration(&RECONCILE_INTERVAL)?;
     let Some(file) = file else { return Ok(None) };
-    let templates =
+    let (templates, more) =
         workers::read(&file).map_err(|why| WORKERS_FILE.wrong_as(&file.display().to_string(), &why))?;
+    warnings.extend(more);
     Ok(Some(Workers { templates, client, limits, interval }))
 }
 

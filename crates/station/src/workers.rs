@@ -135,24 +135,27 @@ pub struct Container {
     pub secrets: Vec<(String, String)>,
 }
 
-/// Reads and checks the templates.
+/// Reads and checks the templates. What they lack now and may have later is a warning.
 ///
 /// # Errors
 /// What is wrong, on one line.
-pub fn read(path: &Path) -> Result<Vec<Template>, String> {
+pub fn read(path: &Path) -> Result<(Vec<Template>, Vec<String>), String> {
     let (text, _) = read_small(path).map_err(|error| error.to_string())?;
     let templates = parse(&text)?;
-    for template in &templates {
-        for (name, path) in &template.written.secrets {
-            read_secret(path).map_err(|why| format!("the secret {name}: {why}"))?;
-        }
-    }
-    Ok(templates)
+    let secrets = templates.iter().flat_map(|template| {
+        template.written.secrets.iter().filter_map(move |(name, path)| {
+            let why = read_secret(path).err()?;
+            Some(format!("the {} cannot be made before the secret {name} is there: {why}", template.role()))
+        })
+    });
+    let warnings = secrets.collect();
+    Ok((templates, warnings))
 }
 
 fn parse(text: &str) -> Result<Vec<Template>, String> {
     let file: File = toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let line =
+            error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
         format!("line {line}: {}", error.message().replace('\n', " "))
     })?;
     if file.worker.is_empty() {
@@ -367,7 +370,8 @@ mod tests {
         );
         let path = directory.path().join("workers.toml");
         std::fs::write(&path, &text).unwrap();
-        let templates = read(&path).unwrap();
+        let (templates, warnings) = read(&path).unwrap();
+        assert_eq!(warnings, Vec::<String>::new());
         let template = &templates[0];
         assert_eq!(template.stop_timeout, Duration::from_secs(3));
         assert_eq!(template.consumer_group("af-10").as_deref(), Some("kg-builder-af-10"));
@@ -394,14 +398,14 @@ mod tests {
         // A secret that changes changes no template; where it comes from does.
         let hash = template.decisive().hash;
         std::fs::write(&secret, "anders").unwrap();
-        assert_eq!(read(&path).unwrap()[0].decisive().hash, hash);
+        assert_eq!(read(&path).unwrap().0[0].decisive().hash, hash);
         let other = text.replace("256m", "257m");
         assert_ne!(parse(&other).unwrap()[0].decisive().hash, hash);
         let as_variable = text.replace("pull = \"never\"", "pull = \"never\"\nsecrets_env = true");
         let filled = parse(&as_variable).unwrap()[0].fill("c", "n").unwrap();
         assert!(filled.secrets.is_empty() && filled.env.contains(&("NEO4J_PASS".into(), "anders".into())));
         std::fs::remove_file(&secret).unwrap();
-        assert!(read(&path).unwrap_err().contains("NEO4J_PASS"));
+        assert!(read(&path).unwrap().1[0].contains("NEO4J_PASS"));
         assert!(template.fill("c", "n").unwrap_err().contains("NEO4J_PASS"));
     }
 
@@ -410,6 +414,10 @@ mod tests {
         let with = |more: &str| parse(&format!("{MINIMAL}{more}")).err();
         assert_eq!(with(""), None);
         let in_place = |from: &str, to: &str| parse(&MINIMAL.replace(from, to)).err().unwrap_or_default();
+        for example in ["graph-builder", "three-workers"] {
+            let path = format!("{}/../../examples/workers/{example}.toml", env!("CARGO_MANIFEST_DIR"));
+            assert!(read(Path::new(&path)).is_ok(), "{example}");
+        }
         for (why, said) in [
             ("no [[worker]]", parse("").err().unwrap_or_default()),
             ("line 5: unknown field", with("imagge = \"x\"").unwrap_or_default()),
@@ -418,7 +426,7 @@ mod tests {
             ("role must be", in_place("\"r\"", "\"\"")),
             ("image must be", in_place("\"i\"", "\"a b\"")),
             ("may not stand in image", in_place("\"i\"", "\"i:{cluster_id}\"")),
-            ("not in name", in_place("w-{cluster_id}", "w-{cluster_id}{cluster_name}")),
+            ("not in network", with("network = \"{cluster_name}\"").unwrap_or_default()),
             ("memory must be", with("memory = \"5m\"").unwrap_or_default()),
             ("memory must be", with("memory = \"much\"").unwrap_or_default()),
             ("cpus must be", with("cpus = 0").unwrap_or_default()),

@@ -103,12 +103,12 @@ fn station() -> Program {
         tasks_with_file: &["backup", "import"],
         runs_a_command: false,
         codes: common(
-            "It was stopped by a signal; or, with check, the station is well; or, with backup, the file is copied; or, with import, all is taken over that can be.",
-            "With check: the station is not well, or nobody answers.",
+            "It was stopped by a signal; or, with check, the station is well; or, with clusters and deregister, it did as it was asked; or, with backup, the file is copied; or, with import, all is taken over that can be.",
+            "With check: the station is not well, or nobody answers; with clusters and deregister: it refused, or nobody answers.",
         )
         .map(|(code, text)| match code.as_str() {
-            "74" => (code, "STATION_DB is damaged or cannot be opened, or admin.key cannot be used; or it could not listen, log or start a thread; or, with backup, the copy failed; or, with import, FILE cannot be read."),
-            "78" => (code, "Its configuration is wrong, and one line on standard error names the variable, the value, and what is allowed; or STATION_DB is used by another station, or is a file of another program or of a newer station; or, with import, FILE is no database of LunaSentri, or LunaSentri still writes it. Nothing was started."),
+            "74" => (code, "STATION_DB is damaged or cannot be opened, or another station has taken it over, or admin.key cannot be used; or it could not listen, log or start a thread; or, with backup, the copy failed; or, with import, FILE cannot be read."),
+            "78" => (code, "Its configuration is wrong, and one line on standard error names the variable, the value, and what is allowed; or STATION_DB is a file of another program or of a newer station, or another station uses it on a network file system; or, with import, FILE is no database of LunaSentri, or LunaSentri still writes it. Nothing was started."),
             _ => (code, text),
         })
         .into(),
@@ -118,8 +118,8 @@ fn station() -> Program {
         )],
         files: &[
             (
-                "pap-station.db, pap-station.db-wal, pap-station.db-shm",
-                "What the station knows. STATION_DB names the first; the other two stand beside it and belong to it.",
+                "pap-station.db, pap-station.db-wal, pap-station.db-shm, pap-station.db-lock",
+                "What the station knows. STATION_DB names the first; the others stand beside it and belong to it.",
             ),
             ("admin.key", "The key of an admin, beside STATION_DB, unless STATION_ADMIN_KEY is set."),
             (

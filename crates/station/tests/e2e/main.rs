@@ -25,6 +25,7 @@ mod import;
 mod machines;
 mod originals;
 mod page;
+mod phases;
 mod receivers;
 mod sharing;
 mod support;

@@ -53,7 +53,7 @@ pub fn start() -> Start {
 }
 
 /// The program under test: the one just built, or the one that `PAP_STATION_PROGRAM` names.
-fn program() -> String {
+pub fn program() -> String {
     std::env::var("PAP_STATION_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_pap-station").into())
 }
 
