@@ -23,6 +23,7 @@ mod crowd;
 mod files;
 mod import;
 mod machines;
+mod many_clusters;
 mod originals;
 mod page;
 mod phases;

@@ -98,7 +98,10 @@ fn each_phase_is_as_the_page_says() {
             None => text.trim_end() == said.trim_end(),
         };
         // What changes nothing is looked at until it is so; what changes something is done once.
-        if command.contains("-X") || command.contains("pap-station deregister") || command.starts_with("docker stop") {
+        if command.contains("-X")
+            || command.contains("pap-station deregister")
+            || command.starts_with("docker stop")
+        {
             let text = once();
             assert!(is_as_said(&text), "{command}\nsaid:\n{text}\nand not:\n{said}");
         } else {

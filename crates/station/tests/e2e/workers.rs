@@ -2,15 +2,21 @@
 //! static busybox is what the worker's image is made of.
 
 use std::io::{Read as _, Write as _};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
+use rustls::crypto::ring;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use crate::support::{ADMIN, COLLECTOR, PATIENCE, Receiver, Start, Station, slow, start, until};
@@ -508,6 +514,97 @@ fn an_engine_that_is_not_seen_costs_no_worker() {
     assert_eq!(running(&name), Some(id), "{}", station.log());
     assert_eq!(station.ask("DELETE", &format!("/api/clusters/{one}"), COLLECTOR, "").0, 200);
     await_gone(&name);
+}
+
+/// Certificates of a private CA for an engine on `localhost` and for its client, as files in a
+/// directory; and what the engine's server needs of them.
+fn certificates(directory: &Path) -> rustls::ServerConfig {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::<String>::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_certificate = ca.self_signed(&ca_key).unwrap();
+    let issuer = Issuer::new(ca, ca_key);
+    let made = || {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        (params.signed_by(&key, &issuer).unwrap(), key)
+    };
+    let (client, client_key) = made();
+    std::fs::create_dir(directory).unwrap();
+    for (name, text) in [
+        ("ca.pem", ca_certificate.pem()),
+        ("cert.pem", client.pem()),
+        ("key.pem", client_key.serialize_pem()),
+    ] {
+        std::fs::write(directory.join(name), text).unwrap();
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add(ca_certificate.der().clone()).unwrap();
+    let provider = Arc::new(ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+    let (server, key) = made();
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(vec![server.der().clone()], key)
+        .unwrap()
+}
+
+#[test]
+fn an_engine_is_spoken_to_by_tls_with_a_certificate_of_our_own() {
+    if image().is_none() {
+        return;
+    }
+    let clusters = Clusters::new();
+    let one = clusters.id("one");
+    let starting = start().with("RECONCILE_INTERVAL", "1s");
+    let directory = starting.database().with_file_name("certificates");
+    let tls = Arc::new(certificates(&directory));
+    let listener = TcpListener::bind("localhost:0").unwrap();
+    let host = format!("tcp://localhost:{}", listener.local_addr().unwrap().port());
+    thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let session = ServerConnection::new(Arc::clone(&tls)).unwrap();
+            thread::spawn(move || {
+                let mut client = StreamOwned::new(session, socket);
+                let mut engine = UnixStream::connect(SOCKET).unwrap();
+                let mut request = vec![0; 64 << 10];
+                // A request of ours comes in one or two pieces, and its answer ends the connection.
+                engine.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+                loop {
+                    let read = client.read(&mut request).unwrap_or(0);
+                    if read == 0 {
+                        return;
+                    }
+                    engine.write_all(&request[..read]).unwrap();
+                    let mut answer = vec![0; 1 << 20];
+                    while let Ok(read @ 1..) = engine.read(&mut answer) {
+                        if client.write_all(&answer[..read]).is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let starting = starting.with("DOCKER_HOST", &host);
+    let trusting = directory.to_str().unwrap().to_owned();
+    let station =
+        with_templates(starting.with("DOCKER_CERT_PATH", &trusting), &template("builder", SLEEPS, "")).run();
+    register(&station, &one);
+    await_running(&format!("builder-{one}"));
+    let shown = station.seen("/api/workers")["engine"].clone();
+    assert_eq!((&shown["host"], &shown["reachable"]), (&json!(host), &json!(true)));
+
+    // Without a certificate of its own a station is not let in, and one that cannot be used is said.
+    let other = with_templates(start().with("DOCKER_HOST", &host), &template("builder", SLEEPS, "")).run();
+    until("it is not let in", || other.seen("/api/workers")["engine"]["reachable"] == false);
+    std::fs::write(directory.join("key.pem"), "no key").unwrap();
+    let starting = start().with("DOCKER_HOST", &host).with("DOCKER_CERT_PATH", &trusting);
+    let (code, said) = with_templates(starting, &template("builder", SLEEPS, "")).output(&["--check-config"]);
+    assert!(code == 78 && said.contains("DOCKER_CERT_PATH"), "{code} {said}");
 }
 
 #[test]
