@@ -190,8 +190,9 @@ impl Control {
         let all = listed.into_iter().map(|Listed { mut container, is_young }| {
             let is_worker = matches!(container.mark, Mark::Ours { .. } | Mark::Predecessor { .. });
             if is_young && is_worker && looks < MAX_LOOKS {
-                looks += 1;
                 container.restarts = self.engine.restarts(&container.id).ok();
+                // An engine that does not answer now is asked no more in this pass.
+                looks = if container.restarts.is_some() { looks + 1 } else { MAX_LOOKS };
             }
             container
         });
