@@ -70,12 +70,13 @@ fn example(setting: &Setting, certificates: &str) -> String {
 }
 
 /// Every setting arrives from the environment and as a flag. Settings that exclude each other are
-/// `alternatives`: in each turn one of the lists is left out.
-pub fn every_setting_arrives(program: &Program, alternatives: &[&[&str]], pem: &str) {
-    let mut seen = BTreeSet::new();
+/// `alternatives`: in each turn one of the lists is left out. Those that this build refuses are always
+/// left out.
+pub fn every_setting_arrives(program: &Program, alternatives: &[&[&str]], refused: &[&str], pem: &str) {
+    let mut seen: BTreeSet<_> = refused.iter().copied().collect();
     for excluded in alternatives {
-        let settings: Vec<_> =
-            program.table.iter().filter(|setting| !excluded.contains(&setting.name)).collect();
+        let is_left_out = |name: &str| excluded.contains(&name) || refused.contains(&name);
+        let settings: Vec<_> = program.table.iter().filter(|setting| !is_left_out(setting.name)).collect();
         let variables: Vec<(String, String)> =
             settings.iter().map(|setting| (setting.name.into(), example(setting, pem))).collect();
         let joined = settings.iter().map(|it| format!("{}={}", it.flag(), example(it, pem)));

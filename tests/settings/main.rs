@@ -50,7 +50,7 @@ fn every_setting_arrives_from_the_environment_and_as_a_flag() {
             COLLECTOR => &[&["ALERTMANAGER_KEY"], &["ALERTMANAGER_USER", "ALERTMANAGER_PASSWORD"]],
             _ => &[&["PAP_PID_FILE"], &["PAP_PROBE", "PAP_PROBE_TIMEOUT_MS", "PAP_EMERGENCY_AFTER"]],
         };
-        checks::every_setting_arrives(program, alternatives, pem.to_str().unwrap());
+        checks::every_setting_arrives(program, alternatives, &[], pem.to_str().unwrap());
     }
 }
 

@@ -24,6 +24,8 @@ use crate::api::Api;
 use crate::channels::{self, MAX_CHANNELS};
 use crate::clients::USER_AGENT;
 use crate::config::Config;
+#[cfg(feature = "kafka")]
+use crate::kafka;
 use crate::station::{Phase, Station, admin_key, admin_key_path};
 use crate::store::{OpenError, RENEW, StoreError};
 use crate::{VERSION, conditions, control, elsewhere, notify, standby, sweeper};
@@ -147,6 +149,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), StartErro
     station.bell.ring();
     station.agent_bell.ring();
     station.reconcile();
+    station.kafka.bell.ring();
     server.stop();
     if let Err(late) = threads.join(JOIN) {
         log::warn!("stopping although these threads did not end in time: {}", late.join(", "));
@@ -178,6 +181,8 @@ fn start(
     threads.spawn("notifier", move || notify::run(&at))?;
     tell_alertmanagers(station, server, threads)?;
     control::start(station, threads)?;
+    #[cfg(feature = "kafka")]
+    kafka::spawn(station, threads)?;
     server.start(threads)?;
     let (at, watched) = (Arc::clone(station), Arc::clone(server));
     threads.spawn("watch", move || watch(&at, &watched))?;

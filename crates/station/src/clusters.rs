@@ -1,5 +1,7 @@
 //! Clusters: registered by hand, by their collectors, or by a first word of theirs.
 
+mod registry;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,6 +13,12 @@ use serde_json::{Map, Value};
 
 use crate::event::Event;
 use crate::incidents::{self, AgentFacts, Closer, ClusterName, Subject};
+use crate::kafka::groups;
+
+pub use registry::{
+    Applied, Heard, REMEMBERED, What, Word, apply, forget_removed, holds, name_and_version, sign, whose,
+    would_change,
+};
 
 /// The longest id, in bytes.
 const MAX_ID: usize = 100;
@@ -74,11 +82,6 @@ impl ClusterView {
     /// Its id.
     pub fn id(&self) -> &str {
         &self.cluster_id
-    }
-
-    /// Its name, and the version of what has registered it.
-    pub fn name_and_version(&self) -> (&str, &str) {
-        (&self.name, self.version.as_deref().unwrap_or("unknown"))
     }
 
     /// What its signs of life say.
@@ -223,6 +226,17 @@ pub struct Registration {
     pub metadata: Option<Map<String, Value>>,
 }
 
+/// The moment of a word that is said here and now: it is later than all that is known of the
+/// cluster, even if the clock was set back.
+fn moment(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite::Result<Wall> {
+    let known: Option<u64> = connection
+        .prepare_cached("SELECT registry_at FROM cluster WHERE cluster_id = ?1")?
+        .query_row([cluster_id], |row| row.get(0))
+        .optional()?
+        .flatten();
+    Ok(Wall(known.map_or(now.0, |known| now.0.max(known + 1))))
+}
+
 /// Registers a cluster or refreshes it; a removed one lives again. Returns whether it is
 /// new or lives again.
 ///
@@ -234,6 +248,19 @@ pub fn register(
     cluster_id: &str,
     registration: &Registration,
     admission: Admission,
+) -> rusqlite::Result<Result<bool, Absent>> {
+    let at = moment(connection, now, cluster_id)?;
+    register_at(connection, now, cluster_id, registration, admission, (at, Some(now)))
+}
+
+/// The same by a word that was said at a moment, and perhaps is a sign of life of another one.
+fn register_at(
+    connection: &Connection,
+    now: Wall,
+    cluster_id: &str,
+    registration: &Registration,
+    admission: Admission,
+    (at, sign): (Wall, Option<Wall>),
 ) -> rusqlite::Result<Result<bool, Absent>> {
     let found = find(connection, cluster_id)?;
     let is_new = found.as_ref().is_none_or(|(_, is_gone)| *is_gone);
@@ -248,12 +275,13 @@ pub fn register(
     let (key, origin) = collector_key.as_ref().map(|(key, origin)| (key, origin)).unzip();
     connection
         .prepare_cached(
-            "UPDATE cluster SET is_registered = 1, deleted_at = NULL, died_at = NULL, last_sign_at = ?2,
-             updated_at = ?2,
+            "UPDATE cluster SET is_registered = 1, deleted_at = NULL, updated_at = ?2,
              created_at = iif(deleted_at IS NULL, created_at, ?2), name = ifnull(?3, name),
              description = ifnull(?4, description), collector_url = ifnull(?5, collector_url),
              collector_key = ifnull(?6, collector_key), collector_key_origin = ifnull(?7, collector_key_origin),
-             version = ifnull(?8, version), region = ifnull(?9, region), metadata = ifnull(?10, metadata)
+             version = ifnull(?8, version), region = ifnull(?9, region), metadata = ifnull(?10, metadata),
+             registry_at = ?11, last_sign_at = nullif(max(ifnull(last_sign_at, 0), ifnull(?12, 0)), 0),
+             died_at = iif(?12 IS NULL, died_at, NULL)
              WHERE cluster_id = ?1",
         )?
         .execute(params![
@@ -266,8 +294,11 @@ pub fn register(
             origin,
             version,
             region,
-            metadata.as_ref().map(|it| Value::Object(it.clone()).to_string())
+            metadata.as_ref().map(|it| Value::Object(it.clone()).to_string()),
+            at.0,
+            sign.map(|sign| sign.0),
         ])?;
+    groups::cancel(connection, cluster_id)?;
     Ok(Ok(is_new))
 }
 
@@ -277,6 +308,12 @@ pub fn register(
 /// # Errors
 /// It cannot be stored.
 pub fn remove(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite::Result<bool> {
+    let at = moment(connection, now, cluster_id)?;
+    remove_at(connection, now, cluster_id, at)
+}
+
+/// The same by a word that was said at a moment.
+fn remove_at(connection: &Connection, now: Wall, cluster_id: &str, at: Wall) -> rusqlite::Result<bool> {
     let Some((cluster, false)) = find(connection, cluster_id)? else { return Ok(false) };
     close_some(connection, now, &cluster, u32::MAX)?;
     connection.execute("DELETE FROM key WHERE kind = 'cluster' AND subject = ?1", [cluster_id])?;
@@ -284,8 +321,9 @@ pub fn remove(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite:
         "UPDATE cluster SET deleted_at = ?2, updated_at = ?2, last_beat_at = NULL, last_sign_at = NULL,
          died_at = NULL, collector_url = NULL,
          collector_key = NULL, collector_key_origin = NULL, version = NULL, region = NULL, metadata = NULL,
-         agent_count = 0, healthy_agent_count = 0 WHERE id = ?1",
-        params![cluster.row, now.0],
+         agent_count = 0, healthy_agent_count = 0, registry_at = ?3
+         WHERE id = ?1",
+        params![cluster.row, now.0, at.0],
     )?;
     Ok(true)
 }

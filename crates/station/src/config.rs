@@ -17,6 +17,7 @@ use ureq::tls::Certificate;
 use crate::ask::Running;
 use crate::clusters::Admission;
 use crate::engine::{Client, Host};
+use crate::kafka::{self, settings::Kafka};
 use crate::reach::Reach;
 use crate::workers::{self, Template};
 use settings::{
@@ -108,6 +109,8 @@ pub struct Config {
     pub external_url: Option<Url>,
     /// Which private addresses may be connected to.
     pub reach: Reach,
+    /// The Kafka that the registry is in; None without one.
+    pub kafka: Option<Kafka>,
     /// Certificates that are trusted besides the built-in roots.
     pub roots: Vec<Certificate<'static>>,
     /// A proxy stands in front.
@@ -184,6 +187,7 @@ impl Config {
             telegram_token: from.secret(&TELEGRAM_BOT_TOKEN)?,
             telegram_url,
             alertmanagers,
+            kafka: kafka::settings::read(&mut from)?,
             external_url: from.url(&STATION_EXTERNAL_URL, str::to_owned)?,
             reach,
             roots: from.certificates(&STATION_CA_FILE)?,

@@ -16,6 +16,8 @@
 //! - [`watch`]: who is silent; [`agents`]: agents that beat here; [`elsewhere`], [`asking`]:
 //!   whether they live at their collector; [`sweeper`]: waits for deadlines
 //! - [`conditions`]: what is open, for Alertmanagers
+//! - [`registry`]: what follows when clusters are registered or removed; [`kafka`]: the registry
+//!   and the heartbeats in Kafka
 //! - [`notify`]: delivers; [`clients`], [`reach`]: requests to others
 //! - [`api`]: the endpoints; [`metrics`]: counters; [`check`]: asks a running station;
 //!   [`import`]: takes over from the machine monitor
@@ -42,10 +44,12 @@ pub mod filters;
 pub mod ids;
 pub mod import;
 pub mod incidents;
+pub mod kafka;
 pub mod machines;
 pub mod metrics;
 pub mod notify;
 pub mod reach;
+pub mod registry;
 pub mod standby;
 pub mod station;
 pub mod store;

@@ -22,6 +22,7 @@ use crate::conditions::Conditions;
 use crate::config::Config;
 use crate::control::Control;
 use crate::elsewhere::Elsewhere;
+use crate::kafka::Link;
 use crate::metrics::Metrics;
 use crate::notify::{Bell, Notifier};
 use crate::store::{Store, StoreError};
@@ -165,6 +166,8 @@ pub struct Station {
     pub agents: Agents,
     /// What collectors are to be asked with their next heartbeats.
     pub asking: Asking,
+    /// How it goes with Kafka.
+    pub kafka: Link,
     /// Counters.
     pub metrics: Metrics,
     /// Signs of life.
@@ -224,6 +227,7 @@ impl Station {
             clients: Clients::new(&config),
             elsewhere: Elsewhere::default(),
             steps,
+            kafka: Link::new(config.kafka.is_some()),
             config,
             store,
             keys,
@@ -281,10 +285,19 @@ impl Station {
         self.heard_cluster(cluster_id);
     }
 
-    /// A cluster gave a sign of life, or has all of its time to give one.
+    /// A cluster gave a sign of life.
     pub fn heard_cluster(&self, cluster_id: &str) {
         let now = self.clock.now().tick;
         self.lives.lock().unwrap_or_else(PoisonError::into_inner).hear(&cluster_id.to_owned(), now);
+    }
+
+    /// A cluster is registered, which is no sign of life: it has all of its time to give one.
+    pub fn await_cluster(&self, cluster_id: &str) {
+        let now = self.clock.now().tick;
+        let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        if lives.silence(&cluster_id.to_owned(), now).is_none() {
+            lives.hear(&cluster_id.to_owned(), now);
+        }
     }
 
     /// A cluster was removed: nobody waits for it.
@@ -292,6 +305,12 @@ impl Station {
         for watch in [&self.collectors, &self.lives] {
             watch.lock().unwrap_or_else(PoisonError::into_inner).forget(&cluster_id.to_owned());
         }
+    }
+
+    /// The consumer groups of a cluster's workers, which end with it; none where Kafka is not used.
+    pub fn consumer_groups(&self, cluster_id: &str) -> Vec<String> {
+        let control = self.control.as_ref().filter(|_| self.kafka.is_used());
+        control.map(|control| control.consumer_groups(cluster_id)).unwrap_or_default()
     }
 
     /// What is wanted of workers may have changed.
@@ -358,6 +377,7 @@ impl Station {
             Phase::Stopping => Some("stopping"),
             Phase::Ready if !self.is_edge_alive.load(Ordering::SeqCst) => Some("an event loop is stuck"),
             Phase::Ready if !self.store.is_well() => Some("STATION_DB cannot be written"),
+            Phase::Ready if self.kafka.is_unread() => Some("Kafka cannot be read"),
             Phase::Ready => None,
         }
     }

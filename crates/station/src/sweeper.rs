@@ -189,6 +189,7 @@ fn tidy(station: &Station) {
                 SELECT 1 FROM incident i WHERE i.cluster = cluster.id) LIMIT ?2)",
         "DELETE FROM report WHERE at < ?1 AND ?2 > 0",
         "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < ?1 LIMIT ?2)",
+        "DELETE FROM consumer_group WHERE removed_at < ?1 AND ?2 > 0",
     ] {
         loop {
             let removed = station

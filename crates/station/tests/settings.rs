@@ -29,6 +29,7 @@ use pap_process::settings::Flags;
 use pap_station::conditions::Conditions;
 use pap_station::config::{Config, Switches, settings};
 use pap_station::event::Event;
+use pap_station::kafka::Link;
 use pap_station::metrics::{Gauges, Metrics};
 use program::{Program, common};
 
@@ -146,7 +147,9 @@ fn every_setting_arrives_from_the_environment_and_as_a_flag() {
     fs::write(&pem, CERTIFICATE).unwrap();
     // Only one way to be let in is allowed.
     let alternatives: &[&[&str]] = &[&["ALERTMANAGER_KEY"], &["ALERTMANAGER_USER", "ALERTMANAGER_PASSWORD"]];
-    checks::every_setting_arrives(&station(), alternatives, pem.to_str().unwrap());
+    // With brokers the rest needs a program that was built for it; the other settings arrive without.
+    let refused: &[&str] = if cfg!(feature = "kafka-tls") { &[] } else { &["KAFKA_BROKERS"] };
+    checks::every_setting_arrives(&station(), alternatives, refused, pem.to_str().unwrap());
 }
 
 #[test]
@@ -229,6 +232,27 @@ fn the_page_names_all_settings_metrics_and_events_that_matter() {
         let is_known =
             known.contains(word) || others.contains(&word) || word == "_FILE" || word == "THE_API_KEY";
         assert!(is_known, "docs/station.md names {word}, which is in no table of settings");
+    }
+}
+
+#[test]
+fn the_page_on_kafka_names_its_settings_and_metrics() {
+    let page = read("docs/kafka.md");
+    let link = Link::new(true);
+    let metrics = link.metrics(0);
+    let metrics = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE pap_station_"));
+    for name in metrics.filter_map(|line| line.split(' ').next()) {
+        let is_there = ["`", "{"].iter().any(|end| page.contains(&format!("`{name}{end}")));
+        assert!(is_there, "docs/kafka.md does not name {name}");
+    }
+    let known = names(&station());
+    for name in known.iter().filter(|name| name.starts_with("KAFKA_") && !name.ends_with("_FILE")) {
+        assert!(page.contains(&format!("`{name}")), "docs/kafka.md does not name {name}");
+    }
+    for word in
+        page.split(|c: char| !c.is_ascii_uppercase() && c != '_').filter(|word| word.starts_with("KAFKA_"))
+    {
+        assert!(known.contains(word), "docs/kafka.md names {word}, which is in no table of settings");
     }
 }
 

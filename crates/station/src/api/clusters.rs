@@ -17,10 +17,8 @@ use crate::clusters::{self, Absent, Beat, ClusterView, Registration, is_id};
 use crate::ids;
 use crate::incidents::ClusterName;
 use crate::reach::{FORBIDDEN, literal_address};
+use crate::registry;
 use crate::station::Station;
-
-/// How many incidents of a cluster that is removed close in one transaction.
-const CLOSED_AT_ONCE: u32 = 250;
 
 /// What is said of a cluster that is not served.
 fn absent(absent: Absent) -> Response {
@@ -145,13 +143,9 @@ fn members(call: &Call) -> Result<Map<String, Value>, Response> {
 /// A cluster was registered.
 fn registered(station: &Station, status: u16, mut cluster: Option<ClusterView>) -> Response {
     if let Some(cluster) = &mut cluster {
-        let (name, version) = cluster.name_and_version();
-        log::info!("📝 Cluster registered: {} (name: {name}, version: {version})", cluster.id());
-        station.heard_cluster(cluster.id());
+        registry::registered(station, cluster.id(), true);
         station.judge([cluster]);
     }
-    station.news.clusters();
-    station.reconcile();
     Response::json(status, &json!({ "cluster": cluster }))
 }
 
@@ -177,12 +171,17 @@ pub fn create(station: &Arc<Station>, call: &Call) -> Response {
             return invalid("Invalid cluster data", &faults);
         }
     };
-    let (admission, now) = (station.config.admission, call.now);
+    let (admission, now, who) = (station.config.admission, call.now, call.who());
+    let is_used = station.kafka.is_used();
     let stored = station.write(move |connection| {
         if let Some((_, false)) = clusters::find(connection, &id)? {
             return Ok(None);
         }
         let registered = clusters::register(connection, now, &id, &registration, admission)?;
+        if let Ok(is_new) = registered {
+            let action = is_new.then_some(registry::REGISTERED);
+            registry::said(connection, (now, who, is_used), &id, action)?;
+        }
         Ok(Some((registered, clusters::show(connection, &id)?)))
     });
     match stored {
@@ -217,9 +216,14 @@ pub fn put(station: &Arc<Station>, call: &Call) -> Response {
             return invalid("Invalid cluster data", &faults);
         }
     };
-    let (admission, now) = (station.config.admission, call.now);
+    let (admission, now, who) = (station.config.admission, call.now, call.who());
+    let is_used = station.kafka.is_used();
     let stored = station.write(move |connection| {
         let registered = clusters::register(connection, now, &id, &registration, admission)?;
+        if let Ok(is_new) = registered {
+            let action = is_new.then_some(registry::REGISTERED);
+            registry::said(connection, (now, who, is_used), &id, action)?;
+        }
         Ok((registered, clusters::show(connection, &id)?))
     });
     match stored {
@@ -231,30 +235,9 @@ pub fn put(station: &Arc<Station>, call: &Call) -> Response {
 
 /// `DELETE /api/clusters/:id`
 pub fn remove(station: &Arc<Station>, call: &Call) -> Response {
-    let now = call.now;
-    loop {
-        let id = call.parameter(0).to_owned();
-        let closed = station.write(move |connection| match clusters::find(connection, &id)? {
-            Some((cluster, false)) => clusters::close_some(connection, now, &cluster, CLOSED_AT_ONCE),
-            _ => Ok(0),
-        });
-        match closed {
-            Ok(count) if count == CLOSED_AT_ONCE as usize => {}
-            Ok(_) => break,
-            Err(error) => return store_failed(&error),
-        }
-    }
-    let id = call.parameter(0).to_owned();
-    match station.write(move |connection| clusters::remove(connection, now, &id)) {
-        Ok(true) => {
-            let id = call.parameter(0);
-            station.forget_cluster(id);
-            station.reconcile();
-            station.keys.end(&Holder::Cluster(id.into()));
-            station.news.clusters();
-            log::info!("🪦 Cluster deregistered: {id} (by {})", call.who());
-            Response::json(200, &json!({ "removed": true, "cluster_id": id }))
-        }
+    let id = call.parameter(0);
+    match registry::remove(station, call.now, id, call.who()) {
+        Ok(true) => Response::json(200, &json!({ "removed": true, "cluster_id": id })),
         Ok(false) => missing("Cluster"),
         Err(error) => store_failed(&error),
     }

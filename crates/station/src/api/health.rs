@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pap_http::response::Response;
 use pap_http::service::States;
+use rusqlite::Connection;
 use serde_json::json;
 
 use super::call::{Call, store_failed};
@@ -11,6 +12,7 @@ use crate::VERSION;
 use crate::channels;
 use crate::clusters::{self, STATES};
 use crate::control;
+use crate::kafka::outbox;
 use crate::metrics::Gauges;
 use crate::station::Station;
 
@@ -54,13 +56,20 @@ pub fn metrics(station: &Arc<Station>, _: &Call, connections: States) -> Respons
             ],
         })
     });
-    let counted = gauges.and_then(|gauges| Ok((gauges, station.store.read(clusters::list)?)));
+    let counted = gauges.and_then(|gauges| {
+        let read = |connection: &Connection| {
+            let owed: u64 = connection.prepare_cached(outbox::OWED)?.query_row([], |row| row.get(0))?;
+            Ok((clusters::list(connection)?, owed))
+        };
+        Ok((gauges, station.store.read(read)?))
+    });
     match counted {
-        Ok((gauges, mut clusters)) => {
+        Ok((gauges, (mut clusters, owed))) => {
             station.judge(&mut clusters);
             let count = |state| clusters.iter().filter(|cluster| cluster.state() == state).count() as u64;
             let mut text = station.metrics.render(&gauges, station.conditions.counted(station.clock.now()));
             text.push_str(&control::metrics(station.control.as_ref(), STATES.map(count)));
+            text.push_str(&station.kafka.metrics(owed));
             Response::text("text/plain; version=0.0.4; charset=utf-8", text)
         }
         Err(error) => store_failed(&error),

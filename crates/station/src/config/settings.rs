@@ -13,6 +13,11 @@ use pap_process::settings::Kind::{
     self, Address, BaseUrl, Certificates, Choice, File, Link, Number, Secret, Text,
 };
 
+use crate::kafka::settings::{
+    KAFKA_AUDIT_TOPIC, KAFKA_BROKERS, KAFKA_CA_FILE, KAFKA_CERT_FILE, KAFKA_HEARTBEAT_TOPIC, KAFKA_KEY_FILE,
+    KAFKA_REGISTRY_TOPIC, KAFKA_SASL_MECHANISM, KAFKA_SASL_PASSWORD, KAFKA_SASL_USER, KAFKA_TLS,
+};
+
 /// A duration from so many seconds to so many hours.
 const fn between(seconds: u64, hours: u64) -> Kind {
     Kind::Duration(Duration::from_secs(seconds)..=Duration::from_secs(hours * 3600))
@@ -84,5 +89,7 @@ pap_process::settings! {
     /// the URL at which people reach this station; alerts at an Alertmanager link to it
     STATION_EXTERNAL_URL: Link, Words("http://, this host's name and STATION_PORT");
     shared ALERTMANAGER_URL, ALERTMANAGER_USER, ALERTMANAGER_PASSWORD, ALERTMANAGER_KEY,
-        ALERTMANAGER_CA_FILE, ALERTMANAGER_REPEAT_MS, RUST_LOG, LOG_FORMAT;
+        ALERTMANAGER_CA_FILE, ALERTMANAGER_REPEAT_MS, KAFKA_BROKERS, KAFKA_REGISTRY_TOPIC,
+        KAFKA_HEARTBEAT_TOPIC, KAFKA_AUDIT_TOPIC, KAFKA_TLS, KAFKA_CA_FILE, KAFKA_CERT_FILE, KAFKA_KEY_FILE,
+        KAFKA_SASL_MECHANISM, KAFKA_SASL_USER, KAFKA_SASL_PASSWORD, RUST_LOG, LOG_FORMAT;
 }

@@ -83,6 +83,28 @@ fn files_that_cannot_be_used_are_left_as_they_are() {
 }
 
 #[test]
+fn a_kafka_that_this_program_cannot_use_is_refused() {
+    let refused = |with: &[(&str, &str)], why: &str| {
+        let starting = with.iter().fold(start(), |starting, (name, value)| starting.with(name, value));
+        let (code, text) = starting.output(&["--check-config"]);
+        assert!(code == 78 && text.lines().count() == 1 && text.contains(why), "{with:?}: {code} {text}");
+    };
+    let brokers = ("KAFKA_BROKERS", "kafka:9092");
+    if !cfg!(feature = "kafka") {
+        refused(&[brokers], "was built without Kafka");
+        return;
+    }
+    refused(&[("KAFKA_BROKERS", "http://kafka")], "KAFKA_BROKERS=\"http://kafka\" is wrong");
+    refused(&[brokers, ("KAFKA_REGISTRY_TOPIC", "a b")], "KAFKA_REGISTRY_TOPIC");
+    refused(&[brokers, ("KAFKA_SASL_MECHANISM", "PLAIN")], "KAFKA_SASL_USER");
+    refused(&[brokers, ("KAFKA_CERT_FILE", "/nowhere/x")], "KAFKA_KEY_FILE");
+    if !cfg!(feature = "kafka-tls") {
+        refused(&[brokers, ("KAFKA_TLS", "true")], "was built without TLS for Kafka");
+        refused(&[brokers, ("KAFKA_SASL_MECHANISM", "SCRAM-SHA-512")], "was built without TLS for Kafka");
+    }
+}
+
+#[test]
 fn a_full_disk_is_said_and_loses_nothing() {
     // A file system of four megabytes, which needs to be allowed to mount.
     let directory = tempfile::TempDir::new().unwrap();

@@ -22,6 +22,8 @@ mod clusters;
 mod crowd;
 mod files;
 mod import;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod machines;
 mod many_clusters;
 mod originals;

@@ -98,11 +98,17 @@ impl Start {
         (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// Starts it, and waits until it listens.
+    /// Starts it, and waits until it is ready.
     pub fn run(self) -> Station {
+        let station = self.listen();
+        until("it is ready", || station.get("/ready", "").0 == 200);
+        station
+    }
+
+    /// Starts it, and waits until it listens.
+    pub fn listen(self) -> Station {
         let mut station = self.spawn();
         station.listens("listens on");
-        until("it is ready", || station.get("/ready", "").0 == 200);
         station
     }
 

@@ -1,0 +1,105 @@
+//! What follows when a cluster is registered or removed, whoever says so: a request, or the
+//! registry in Kafka.
+
+use pap_core::time::Wall;
+use rusqlite::Connection;
+use serde_json::json;
+
+use crate::access::Holder;
+use crate::kafka::{groups, outbox};
+use crate::station::Station;
+use crate::store::StoreError;
+use crate::{clusters, control};
+
+/// What the audit says of clusters.
+pub const REGISTERED: &str = "cluster.registered";
+/// It was removed.
+pub const REMOVED: &str = "cluster.removed";
+
+/// How many incidents of a cluster that is removed close in one transaction.
+const CLOSED_AT_ONCE: u32 = 250;
+
+/// Writes down what was just said here about a cluster, and owes it to Kafka's registry if Kafka
+/// is used.
+///
+/// # Errors
+/// It cannot be stored.
+pub fn said(
+    connection: &Connection,
+    (now, who, is_used): (Wall, &str, bool),
+    cluster_id: &str,
+    action: Option<&str>,
+) -> rusqlite::Result<()> {
+    if let Some(action) = action {
+        control::audit(connection, now, who, cluster_id, action, &json!({}))?;
+    }
+    if is_used { outbox::owe(connection, cluster_id) } else { Ok(()) }
+}
+
+/// A cluster was registered, or registered again: that is stored. It may be a sign of life.
+pub fn registered(station: &Station, cluster_id: &str, is_sign: bool) {
+    if is_sign {
+        station.heard_cluster(cluster_id);
+    } else {
+        station.await_cluster(cluster_id);
+    }
+    station.news.clusters();
+    station.reconcile();
+    station.kafka.bell.ring();
+    let known = station.store.read(|connection| clusters::name_and_version(connection, cluster_id));
+    // Who was removed meanwhile has a line of its own.
+    if let Ok(Some((name, version))) = known {
+        let version = version.as_deref().unwrap_or("unknown");
+        log::info!("📝 Cluster registered: {cluster_id} (name: {name}, version: {version})");
+    }
+}
+
+/// Removes a cluster as `who` asks for. Returns whether it was there.
+///
+/// # Errors
+/// It is not removed. Some of its incidents may be closed.
+pub fn remove(station: &Station, now: Wall, cluster_id: &str, who: &str) -> Result<bool, StoreError> {
+    close_incidents(station, now, cluster_id)?;
+    let (id, by, is_used) = (cluster_id.to_owned(), who.to_owned(), station.kafka.is_used());
+    let groups = station.consumer_groups(cluster_id);
+    let is_removed = station.write(move |connection| {
+        let is_removed = clusters::remove(connection, now, &id)?;
+        if is_removed {
+            said(connection, (now, &by, is_used), &id, Some(REMOVED))?;
+            groups::owe(connection, &id, &groups, now)?;
+        }
+        Ok(is_removed)
+    })?;
+    if is_removed {
+        removed(station, cluster_id, who);
+    }
+    Ok(is_removed)
+}
+
+/// Closes the incidents of a cluster that is to be removed, some in each transaction, so that
+/// nobody waits for long for the writer.
+///
+/// # Errors
+/// Some may still be open.
+pub fn close_incidents(station: &Station, now: Wall, cluster_id: &str) -> Result<(), StoreError> {
+    loop {
+        let id = cluster_id.to_owned();
+        let closed = station.write(move |connection| match clusters::find(connection, &id)? {
+            Some((cluster, false)) => clusters::close_some(connection, now, &cluster, CLOSED_AT_ONCE),
+            _ => Ok(0),
+        })?;
+        if closed < CLOSED_AT_ONCE as usize {
+            return Ok(());
+        }
+    }
+}
+
+/// A cluster was removed by `who`: that is stored.
+pub fn removed(station: &Station, cluster_id: &str, who: &str) {
+    station.forget_cluster(cluster_id);
+    station.reconcile();
+    station.keys.end(&Holder::Cluster(cluster_id.into()));
+    station.news.clusters();
+    station.kafka.bell.ring();
+    log::info!("🪦 Cluster deregistered: {cluster_id} (by {who})");
+}
