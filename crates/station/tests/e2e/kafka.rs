@@ -21,6 +21,9 @@ use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::{Value, json};
 
 use crate::support::{ADMIN, COLLECTOR, PATIENCE, Start, Station, alert, start, until};
+use crate::workers::{
+    self, Clusters, SLEEPS, await_gone, await_running, running, state, template, with_templates,
+};
 
 const REGISTRY: &str = "cluster.registry";
 const HEARTBEAT: &str = "cluster.heartbeat";
@@ -124,6 +127,28 @@ struct Record {
 }
 
 impl Broker {
+    /// Whether a consumer group is there.
+    fn lists(&self, group: &str) -> bool {
+        let listed = self.admin.inner().fetch_group_list(None, PATIENCE).unwrap();
+        listed.groups().iter().any(|it| it.name() == group)
+    }
+
+    /// Somebody who is in a consumer group.
+    fn join(&self, group: &str) -> BaseConsumer {
+        let mut config = config(self.port);
+        config.set("group.id", group).set("auto.offset.reset", "earliest");
+        let consumer: BaseConsumer = config.create().unwrap();
+        consumer.subscribe(&[REGISTRY]).unwrap();
+        until("it has joined", || {
+            let _ = consumer.poll(Duration::from_millis(100));
+            consumer.assignment().unwrap().count() > 0
+        });
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(REGISTRY, 0, Offset::Offset(0)).unwrap();
+        consumer.commit(&offsets, CommitMode::Sync).unwrap();
+        consumer
+    }
+
     fn create(&self, topics: &[&str]) {
         let topics: Vec<_> =
             topics.iter().map(|name| NewTopic::new(name, 3, TopicReplication::Fixed(1))).collect();
@@ -549,24 +574,7 @@ fn what_is_said_here_arrives_there_although_the_station_is_killed() {
 fn a_group_is_deleted_once_its_cluster_is_removed_and_nobody_is_in_it() {
     let Some(broker) = broker(&[REGISTRY, HEARTBEAT, AUDIT]) else { return };
     let station = broker.start().run();
-    let lists = |group: &str| {
-        let listed = broker.admin.inner().fetch_group_list(None, PATIENCE).unwrap();
-        listed.groups().iter().any(|it| it.name() == group)
-    };
-    let join = |group: &str| {
-        let mut config = config(broker.port);
-        config.set("group.id", group).set("auto.offset.reset", "earliest");
-        let consumer: BaseConsumer = config.create().unwrap();
-        consumer.subscribe(&[REGISTRY]).unwrap();
-        until("it has joined", || {
-            let _ = consumer.poll(Duration::from_millis(100));
-            consumer.assignment().unwrap().count() > 0
-        });
-        let mut offsets = TopicPartitionList::new();
-        offsets.add_partition_offset(REGISTRY, 0, Offset::Offset(0)).unwrap();
-        consumer.commit(&offsets, CommitMode::Sync).unwrap();
-        consumer
-    };
+    let (lists, join) = (|group: &str| broker.lists(group), |group: &str| broker.join(group));
     for id in ["a", "b"] {
         assert_eq!(station.ask("PUT", &format!("/api/clusters/{id}"), COLLECTOR, "{}").0, 201);
     }
@@ -653,12 +661,82 @@ fn memory_is_flat_and_clusters_that_had_no_room_come_in_when_there_is_some() {
     assert!(first < idle + 24 * 1024, "{first} KiB, not much more than {idle}");
     let read =
         || ["applied", "known", "full"].iter().map(|it| records(&station, "registry", it)).sum::<u64>();
-    let before = read();
-    // All of it once more: what is remembered does not grow.
-    broker.send_all(REGISTRY, &said[..9500]);
-    broker.send_all(REGISTRY, &ids[..9500].iter().map(|id| (id.as_str(), None)).collect::<Vec<_>>());
-    until("all is read", || read() == before + 19_000);
-    assert_eq!(known(&station), ids[9500..]);
-    let second = station.most_memory();
-    assert!(second < first + 8 * 1024, "{second} KiB after {first}");
+    // All of it again and again: what is remembered does not grow. The first turn may need more than
+    // the reading at the start, as its records come in larger pieces.
+    let mut after = Vec::new();
+    for _ in 0..3 {
+        let before = read();
+        broker.send_all(REGISTRY, &said[..9500]);
+        broker.send_all(REGISTRY, &ids[..9500].iter().map(|id| (id.as_str(), None)).collect::<Vec<_>>());
+        until("all is read", || read() == before + 19_000);
+        assert_eq!(known(&station), ids[9500..]);
+        after.push(station.most_memory());
+    }
+    eprintln!("at the most after the start: {first} KiB; after each turn: {after:?}");
+    assert!(after[2] < after[0] + 4 * 1024, "{first} KiB, then {after:?}");
+}
+
+#[test]
+fn clusters_of_kafka_get_their_workers_lose_them_and_get_them_back() {
+    let Some(broker) = broker(&[REGISTRY, HEARTBEAT]) else { return };
+    if workers::image().is_none() {
+        return;
+    }
+    let clusters = Clusters::new();
+    let (one, two) = (clusters.id("one"), clusters.id("two"));
+    let name = |cluster: &str| format!("builder-{cluster}");
+    let template = template("builder", SLEEPS, "consumer_group = \"kg-builder-{cluster_id}\"");
+    let settings = |starting: Start| {
+        let starting = starting.with("HEARTBEAT_TIMEOUT", "5s").with("CLEANUP_TIMEOUT", "10s");
+        with_templates(starting.with("RECONCILE_INTERVAL", "1s"), &template)
+    };
+    let mut station = settings(broker.start()).run();
+    // The state-watcher's heartbeats.
+    let beat = |id: &str| {
+        let key = format!("{id}::{id}");
+        let value = json!({ "client_id": id, "timestamp": "2025-10-23T10:05:00Z", "status": "healthy",
+            "metrics": { "resources_sent": 0, "uptime_seconds": 30 } });
+        broker.send(HEARTBEAT, &key, Some(&value.to_string()));
+    };
+    for id in [&one, &two] {
+        broker.send(REGISTRY, id, Some(&whole(id)));
+    }
+    let first = await_running(&name(&one));
+    await_running(&name(&two));
+    let member = broker.join(&format!("kg-builder-{one}"));
+    drop(member);
+
+    // The station is killed; the first goes silent.
+    station.kill();
+    station = settings(broker.after(&station)).run();
+    until("the first is dead", || {
+        beat(&two);
+        state(&station, &one) == "dead"
+    });
+    station.kill();
+    station = settings(broker.after(&station)).run();
+    until("its worker is gone", || {
+        beat(&two);
+        running(&name(&one)).is_none()
+    });
+    assert!(broker.lists(&format!("kg-builder-{one}")), "a dead cluster keeps its group");
+    assert!(running(&name(&two)).is_some());
+
+    // A heartbeat is enough.
+    until("its worker is back", || {
+        beat(&one);
+        beat(&two);
+        running(&name(&one)).is_some_and(|id| id != first)
+    });
+
+    // The chart's tombstone.
+    broker.send(REGISTRY, &one, None);
+    station.await_log(&format!("🪦 Cluster deregistered: {one}"));
+    station.kill();
+    station = settings(broker.after(&station)).run();
+    await_gone(&name(&one));
+    until("its group is gone", || !broker.lists(&format!("kg-builder-{one}")));
+    beat(&one);
+    beat(&two);
+    assert_eq!(station.get(&format!("/api/clusters/{one}"), ADMIN).0, 404);
 }

@@ -29,7 +29,7 @@ fn docker(arguments: &[&str]) -> String {
 }
 
 /// The image of a worker, from a static busybox; None where there is no engine or no busybox.
-fn image() -> Option<&'static str> {
+pub fn image() -> Option<&'static str> {
     static IMAGE: OnceLock<Option<&str>> = OnceLock::new();
     *IMAGE.get_or_init(|| {
         let answers = Command::new("docker").arg("version").output().is_ok_and(|it| it.status.success());
@@ -58,15 +58,15 @@ fn image() -> Option<&'static str> {
 }
 
 /// Clusters whose names no other test has. Their containers go with it.
-struct Clusters(String);
+pub struct Clusters(String);
 
 impl Clusters {
-    fn new() -> Self {
+    pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         Self(format!("t{}-{}-", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
-    fn id(&self, name: &str) -> String {
+    pub fn id(&self, name: &str) -> String {
         format!("{}{name}", self.0)
     }
 
@@ -91,22 +91,22 @@ fn inspect(name: &str) -> Value {
 }
 
 /// The id of a container that runs.
-fn running(name: &str) -> Option<String> {
+pub fn running(name: &str) -> Option<String> {
     let it = inspect(name);
     (it["State"]["Running"] == true).then(|| it["Id"].as_str().unwrap().to_owned())
 }
 
-fn await_running(name: &str) -> String {
+pub fn await_running(name: &str) -> String {
     until(&format!("{name} runs"), || running(name).is_some());
     running(name).unwrap()
 }
 
-fn await_gone(name: &str) {
+pub fn await_gone(name: &str) {
     until(&format!("{name} is gone"), || inspect(name).is_null());
 }
 
 /// A template for these containers, with more lines.
-fn template(role: &str, command: &str, more: &str) -> String {
+pub fn template(role: &str, command: &str, more: &str) -> String {
     format!(
         "[[worker]]\nname = \"{role}-{{cluster_id}}\"\nrole = \"{role}\"\nimage = \"{}\"\npull = \"never\"\n\
          command = {command}\nstop_timeout = \"1s\"\n{more}\n",
@@ -114,7 +114,7 @@ fn template(role: &str, command: &str, more: &str) -> String {
     )
 }
 
-const SLEEPS: &str = r#"["/bin/busybox", "sleep", "100000"]"#;
+pub const SLEEPS: &str = r#"["/bin/busybox", "sleep", "100000"]"#;
 
 fn write(starting: &Start, templates: &str) -> PathBuf {
     let path = starting.database().with_file_name("workers.toml");
@@ -122,7 +122,7 @@ fn write(starting: &Start, templates: &str) -> PathBuf {
     path
 }
 
-fn with_templates(starting: Start, templates: &str) -> Start {
+pub fn with_templates(starting: Start, templates: &str) -> Start {
     let path = write(&starting, templates);
     starting.with("WORKERS_FILE", path.to_str().unwrap())
 }
@@ -138,7 +138,7 @@ fn beat(station: &Station, cluster: &str) -> u16 {
     station.ask("POST", &format!("/api/clusters/{cluster}/heartbeat"), COLLECTOR, "{}").0
 }
 
-fn state(station: &Station, cluster: &str) -> String {
+pub fn state(station: &Station, cluster: &str) -> String {
     station.seen(&format!("/api/clusters/{cluster}"))["cluster"]["state"].as_str().unwrap().to_owned()
 }
 
