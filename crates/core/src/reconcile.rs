@@ -618,6 +618,8 @@ impl Pass<'_> {
             _ => self.adopted.get(&container.id) == Some(&role.hash),
         };
         let rollout = rollouts.0.entry(key.role.clone()).or_default();
+        // One that is being replaced still runs in this listing.
+        rollout.unsettled += usize::from(worker.is_busy);
         let kept = containers.iter().max_by_key(|container| {
             let rank = match container.is {
                 Observed::Running => 4,

@@ -235,7 +235,10 @@ impl World {
         if action.why != Why::Changed || !matches!(action.step, Step::Stop(_)) {
             return;
         }
-        let is_roll = |call: &&Call| call.action.why == Why::Changed && call.answered.is_some();
+        let is_live = |key: &Key| self.clusters.get(&key.cluster) == Some(&Standing::Live);
+        let is_roll = |call: &&Call| {
+            call.action.why == Why::Changed && call.answered.is_some() && is_live(&call.action.key)
+        };
         let others = self.calls.iter().filter(is_roll).filter(|call| call.action.key.role == action.key.role);
         assert_eq!(others.count(), 0, "two at once: {action:?}");
     }

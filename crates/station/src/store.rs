@@ -156,7 +156,7 @@ pub struct Store {
     /// Whether this station acts, or another one that shares the file.
     lease: Arc<Lease>,
     /// Keeps other stations from the file.
-    _lock: File,
+    _lock: lease::Lock,
 }
 
 /// The writer, for its thread.
@@ -212,8 +212,8 @@ impl Store {
         Self::open_locked(path, lease, lock).map(Some)
     }
 
-    fn open_locked(path: &Path, lease: Lease, lock: File) -> Result<(Self, Writer), OpenError> {
-        let connection = connect(path, &lease).inspect_err(|_| lease::remove_lock(path))?;
+    fn open_locked(path: &Path, lease: Lease, lock: lease::Lock) -> Result<(Self, Writer), OpenError> {
+        let connection = connect(path, &lease)?;
         let lease = Arc::new(lease);
         let (jobs, receiver) = bounded(MAX_WAITING);
         let store = Self {

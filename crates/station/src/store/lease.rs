@@ -62,6 +62,22 @@ fn lock_path(db: &Path) -> PathBuf {
     path.into()
 }
 
+/// The lock beside a file, while it is held.
+pub struct Lock {
+    path: PathBuf,
+    file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is held: whoever opened it before finds that it counts no more. If it stays, it
+        // does no harm; another one's must stay.
+        if is_at(&self.file, &self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
@@ -78,36 +94,34 @@ fn try_lock(file: &File) -> io::Result<bool> {
 ///
 /// # Errors
 /// It cannot be opened or locked.
-pub fn lock(db: &Path) -> io::Result<Option<File>> {
+pub fn lock(db: &Path) -> io::Result<Option<Lock>> {
     let path = lock_path(db);
     let file = create(&path)?;
     if !try_lock(&file)? {
         return Ok(None);
     }
     // Another one may have put a new lock in its place.
-    let is_same = std::fs::metadata(&path).is_ok_and(|there| {
-        file.metadata().is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
-    });
-    Ok(is_same.then_some(file))
+    Ok(is_at(&file, &path).then(|| Lock { path, file }))
 }
 
-/// Removes the lock of a file that cannot be used, while it is held.
-pub fn remove_lock(db: &Path) {
-    // It does no harm where it is.
-    let _ = std::fs::remove_file(lock_path(db));
+/// Whether this open file is the one at a path.
+fn is_at(file: &File, path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|there| {
+        file.metadata().is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+    })
 }
 
 /// Puts a new lock in the place of one whose holder is stuck.
 ///
 /// # Errors
 /// It cannot be made.
-pub fn replace_lock(db: &Path, holder: &str) -> io::Result<File> {
+pub fn replace_lock(db: &Path, holder: &str) -> io::Result<Lock> {
     let path = lock_path(db);
     let new = path.with_extension(holder);
     let file = create(&new)?;
     try_lock(&file)?;
     std::fs::rename(&new, &path)?;
-    Ok(file)
+    Ok(Lock { path, file })
 }
 
 /// Who holds the lease, and how often it was renewed.

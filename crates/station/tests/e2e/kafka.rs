@@ -687,7 +687,7 @@ fn clusters_of_kafka_get_their_workers_lose_them_and_get_them_back() {
     let name = |cluster: &str| format!("builder-{cluster}");
     let template = template("builder", SLEEPS, "consumer_group = \"kg-builder-{cluster_id}\"");
     let settings = |starting: Start| {
-        let starting = starting.with("HEARTBEAT_TIMEOUT", "5s").with("CLEANUP_TIMEOUT", "10s");
+        let starting = starting.with("HEARTBEAT_TIMEOUT", "15s").with("CLEANUP_TIMEOUT", "30s");
         with_templates(starting.with("RECONCILE_INTERVAL", "1s"), &template)
     };
     let mut station = settings(broker.start()).run();

@@ -150,8 +150,8 @@ fn clusters_come_and_go_and_their_workers_with_them() {
     let clusters = Clusters::new();
     let (one, two) = (clusters.id("one"), clusters.id("two"));
     let starting = start()
-        .with("HEARTBEAT_TIMEOUT", "5s")
-        .with("CLEANUP_TIMEOUT", "10s")
+        .with("HEARTBEAT_TIMEOUT", "15s")
+        .with("CLEANUP_TIMEOUT", "30s")
         .with("RECONCILE_INTERVAL", "1s");
     let secret = starting.database().with_file_name("pass");
     std::fs::write(&secret, "geheim\n").unwrap();
@@ -248,8 +248,8 @@ fn a_kill_at_any_of_these_moments_changes_nothing_of_the_end() {
         let path = station.directory.path().join("workers.toml");
         *station = start()
             .with("WORKERS_FILE", path.to_str().unwrap())
-            .with("HEARTBEAT_TIMEOUT", "5s")
-            .with("CLEANUP_TIMEOUT", "10s")
+            .with("HEARTBEAT_TIMEOUT", "15s")
+            .with("CLEANUP_TIMEOUT", "30s")
             .after(station)
             .run();
     };
@@ -486,7 +486,7 @@ fn an_engine_that_is_not_seen_costs_no_worker() {
     let clusters = Clusters::new();
     let one = clusters.id("one");
     let name = format!("builder-{one}");
-    let starting = start().with("HEARTBEAT_TIMEOUT", "5s").with("CLEANUP_TIMEOUT", "10s");
+    let starting = start().with("HEARTBEAT_TIMEOUT", "15s").with("CLEANUP_TIMEOUT", "30s");
     let door = Door::new(starting.database().parent().unwrap());
     let starting = starting.with("DOCKER_HOST", &door.url()).with("RECONCILE_INTERVAL", "1s");
     let station = with_templates(starting, &template("builder", SLEEPS, "")).run();
