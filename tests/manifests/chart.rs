@@ -140,9 +140,7 @@ fn differences(plain: &[Value], chart: &[Value]) -> Vec<String> {
         |all: &[Value], it: &Value| find(all, text(it, "/kind"), text(it, "/metadata/name")).is_none();
     let name = |it: &Value| format!("{} {}", text(it, "/kind"), text(it, "/metadata/name"));
     let missing = plain.iter().filter(|it| lacks(&chart, it)).map(|it| format!("no {}", name(it)));
-    // The chart may have more dashboards.
-    let is_dashboard = |it: &&Value| it["metadata"]["labels"]["grafana_dashboard"] == "1";
-    let more = chart.iter().filter(|it| lacks(&plain, it) && !is_dashboard(it));
+    let more = chart.iter().filter(|it| lacks(&plain, it));
     let more = more.map(|it| format!("{} is more", name(it)));
     let other = plain.iter().filter_map(|it| {
         let ours = find(&chart, text(it, "/kind"), text(it, "/metadata/name"))?;
@@ -285,6 +283,7 @@ fn the_chart_has_the_version_of_the_programs_and_copies_of_the_rules() {
         ("k8s/overlays/monitoring/prometheusrule.yaml", "charts/pap/rules/pap-collector.yaml"),
         ("k8s/overlays/station-monitoring/prometheusrule.yaml", "charts/pap/rules/pap-station.yaml"),
         ("k8s/overlays/monitoring/dashboard.json", "charts/pap/dashboards/pap-collector.json"),
+        ("k8s/overlays/station-monitoring/dashboard.json", "charts/pap/dashboards/control-plane.json"),
     ] {
         assert!(file(original) == file(copy), "{copy} differs: cp {original} {copy}");
     }

@@ -22,7 +22,7 @@ mod tools;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use flaws::{Known, containers, find, flaws, list, pod_of, program_of, text, value_of};
 use serde_json::{Value, json};
@@ -393,15 +393,26 @@ fn prometheus_takes_the_rules_and_they_fire_when_they_should() {
     let (monitoring, of_station) = (render(MONITORING), render(STATION_MONITORING));
     let rules = find(&monitoring, "PrometheusRule", "pap-collector").unwrap();
     let station = find(&of_station, "PrometheusRule", "pap-station").unwrap();
-    let test = file("tests/manifests/rules.yaml");
-    for (rules, test) in [(rules, &test), (station, &file("tests/manifests/station-rules.yaml"))] {
+    for (rules, test) in [(rules, "rules.yaml"), (station, "station-rules.yaml")] {
+        let test = file(&format!("tests/manifests/{test}"));
         against_promtool(rules, None).unwrap();
-        against_promtool(rules, Some(test)).unwrap();
+        against_promtool(rules, Some(&test)).unwrap();
         for rule in list(rules, "/spec/groups/0/rules") {
             let name = text(rule, "/alert");
             assert!(test.contains(&format!("alertname: {name}")), "{name} is not tested");
         }
     }
+    for dashboard in dashboards() {
+        let title = text(&dashboard, "/title");
+        let expressions = as_rules(&dashboard);
+        against_promtool(&expressions, None).unwrap_or_else(|error| panic!("{title}: {error}"));
+        let mut broken = dashboard.clone();
+        let panels = broken["panels"].as_array_mut().unwrap();
+        panels.last_mut().unwrap()["targets"][0]["expr"] =
+            json!("rate(pap_station_workers[$__rate_interval]");
+        assert!(against_promtool(&as_rules(&broken), None).is_err(), "{title}");
+    }
+    let test = file("tests/manifests/rules.yaml");
     let mut broken = rules.clone();
     broken["spec"]["groups"][0]["rules"][1]["expr"] = json!("pap_collector_alerts_owed >");
     assert!(against_promtool(&broken, None).is_err());
@@ -409,14 +420,66 @@ fn prometheus_takes_the_rules_and_they_fire_when_they_should() {
     assert!(against_promtool(&broken, Some(&test)).is_err());
 }
 
+/// The dashboards, as Grafana is given them.
+fn dashboards() -> [Value; 2] {
+    [(MONITORING, "pap-collector"), (STATION_MONITORING, "control-plane")].map(|(overlay, name)| {
+        let all = render(overlay);
+        let object = format!("pap-{}-dashboard", name.trim_start_matches("pap-"));
+        let map = find(&all, "ConfigMap", &object).unwrap_or_else(|| panic!("no {object}"));
+        serde_json::from_str(text(map, &format!("/data/{name}.json"))).unwrap()
+    })
+}
+
+/// The panels of a dashboard that show something; the others are headings.
+fn panels(dashboard: &Value) -> impl Iterator<Item = &Value> {
+    list(dashboard, "/panels").iter().filter(|panel| panel["type"] != "row")
+}
+
+/// Rules that record what a dashboard's panels ask for. What Grafana fills in is filled in.
+fn as_rules(dashboard: &Value) -> Value {
+    let targets = panels(dashboard).flat_map(|panel| list(panel, "/targets"));
+    let rules: Vec<Value> = targets
+        .enumerate()
+        .map(|(number, target)| {
+            let mut expression = text(target, "/expr").replace("$__rate_interval", "1m");
+            for variable in list(dashboard, "/templating/list") {
+                expression = expression.replace(&format!("${}", text(variable, "/name")), "one|other");
+            }
+            assert!(!expression.is_empty() && !expression.contains('$'), "{expression}");
+            json!({ "record": format!("dashboard:{number}"), "expr": expression })
+        })
+        .collect();
+    json!({ "spec": { "groups": [{ "name": "dashboard", "rules": rules }] } })
+}
+
 #[test]
-fn rules_and_dashboard_name_only_metrics_that_exist() {
+fn a_dashboard_says_what_its_numbers_are_and_no_panel_covers_another() {
     if !has_tools("kubectl") {
         return;
     }
-    let collector = Collector::start(&[]);
-    let metrics = collector.get("/metrics").body;
-    let exist: BTreeSet<String> = metrics
+    for dashboard in dashboards() {
+        let mut covered = BTreeSet::new();
+        let mut ids = BTreeSet::new();
+        for panel in list(&dashboard, "/panels") {
+            let title = text(panel, "/title");
+            assert!(!title.is_empty() && ids.insert(panel["id"].as_u64().unwrap()), "{title}");
+            let at = |side: &str| panel["gridPos"][side].as_u64().unwrap();
+            assert!(at("x") + at("w") <= 24, "{title}");
+            for (x, y) in (0..at("w")).flat_map(|x| (0..at("h")).map(move |y| (x, y))) {
+                assert!(covered.insert((at("x") + x, at("y") + y)), "{title} covers another panel");
+            }
+        }
+        for panel in panels(&dashboard) {
+            let defaults = &panel["fieldConfig"]["defaults"];
+            assert!(!list(panel, "/targets").is_empty(), "{panel}");
+            assert!(defaults["unit"].is_string() || defaults["mappings"].is_array(), "{panel}");
+        }
+    }
+}
+
+/// The names of all series that a program may have, by what its metrics say.
+fn series(metrics: &str) -> BTreeSet<String> {
+    metrics
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE "))
         .flat_map(|line| {
@@ -424,26 +487,51 @@ fn rules_and_dashboard_name_only_metrics_that_exist() {
             let parts = if kind == "histogram" { &["_bucket", "_sum", "_count"][..] } else { &[""] };
             parts.iter().map(|part| format!("{name}{part}")).collect::<Vec<_>>()
         })
-        .collect();
-    let monitoring = render(MONITORING);
-    let rules = find(&monitoring, "PrometheusRule", "pap-collector").unwrap().to_string();
-    let dashboard = find(&monitoring, "ConfigMap", "pap-collector-dashboard").unwrap();
-    let dashboard = text(dashboard, "/data/pap-collector.json");
-    let parsed: Value = serde_json::from_str(dashboard).unwrap();
-    assert!(list(&parsed, "/panels").iter().all(|panel| !list(panel, "/targets").is_empty()));
-    for text in [rules.as_str(), dashboard] {
-        assert_eq!(missing(text, &exist), [""; 0]);
+        .collect()
+}
+
+#[test]
+fn rules_and_dashboards_name_only_metrics_that_exist() {
+    if !has_tools("kubectl") {
+        return;
     }
-    assert_eq!(missing("rate(pap_collector_heartbeat_total[1m])", &exist), ["pap_collector_heartbeat_total"]);
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    fs::write(place("workers.toml"), "[[worker]]\nname = \"w-{cluster_id}\"\nrole = \"w\"\nimage = \"w\"\n")
+        .unwrap();
+    // No engine is there: what is counted is named all the same.
+    let mut station = station_command(&[
+        ("STATION_PORT", "0"),
+        ("STATION_BIND", "127.0.0.1"),
+        ("STATION_DB", &place("station.db")),
+        ("STATION_ADMIN_KEY", "a-key-of-a-test"),
+        ("WORKERS_FILE", &place("workers.toml")),
+        ("DOCKER_HOST", &format!("unix://{}", place("no-engine.sock"))),
+        ("ALERTMANAGER_URL", "http://127.0.0.1:1"),
+    ])
+    .expect(".ci/manifests builds the station");
+    let programs =
+        [Collector::start(&[]), Collector::spawn_saying(station.stdout(Stdio::null()), "listens on ")];
+    let exist: BTreeSet<String> =
+        programs.iter().flat_map(|program| series(&program.get("/metrics").body)).collect();
+    assert!(exist.contains("kg_control_plane_clusters_total") && exist.contains("pap_station_engine_up"));
+    let rules = [(MONITORING, "pap-collector"), (STATION_MONITORING, "pap-station")]
+        .map(|(overlay, name)| find(&render(overlay), "PrometheusRule", name).unwrap().to_string());
+    for text in rules.into_iter().chain(dashboards().map(|it| it.to_string())) {
+        assert_eq!(missing(&text, &exist), [""; 0]);
+    }
+    for name in ["pap_collector_heartbeat_total", "pap_station_worker", "kg_control_plane_clusters"] {
+        assert_eq!(missing(&format!("rate({name}[1m])"), &exist), [name]);
+    }
 }
 
 /// The names of metrics in a text that look like ours but do not exist.
 fn missing(text: &str, exist: &BTreeSet<String>) -> Vec<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    words
-        .filter(|word| word.starts_with("pap_collector_") && !exist.contains(*word))
-        .map(ToOwned::to_owned)
-        .collect()
+    let ours = |word: &str| {
+        ["pap_collector_", "pap_station_", "kg_control_plane_"].iter().any(|it| word.starts_with(it))
+    };
+    words.filter(|word| ours(word) && !exist.contains(*word)).map(ToOwned::to_owned).collect()
 }
 
 #[test]

@@ -170,8 +170,13 @@ impl Collector {
 
     /// Runs a prepared command and waits until it is ready.
     pub fn spawn(command: &mut Command) -> Self {
+        Self::spawn_saying(command, said::LISTENING)
+    }
+
+    /// The same for a program that says in other words where it listens.
+    pub fn spawn_saying(command: &mut Command, listening: &str) -> Self {
         let mut collector = Self { port: 0, running: Running::spawn(command) };
-        let line = collector.await_log(said::LISTENING);
+        let line = collector.await_log(listening);
         let digits = line.rsplit(':').next().unwrap();
         collector.port = digits.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().unwrap();
         collector.poll("it is ready", || collector.get("/ready").status == 200);

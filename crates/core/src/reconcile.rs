@@ -208,8 +208,8 @@ pub struct View {
     pub is: Option<Observed>,
     /// Why it does not run.
     pub trouble: Option<String>,
-    /// How long until it is tried again.
-    pub rests: Option<Duration>,
+    /// When it is tried again; None if nothing waits.
+    pub again: Option<Tick>,
 }
 
 /// What is counted in a pass.
@@ -751,6 +751,6 @@ fn view(worker: &Worker, key: &Key, now: Tick, containers: &[&Container]) -> Vie
         container: shown.map(|it| (it.id.clone(), it.name.clone())),
         is: shown.map(|it| it.is),
         trouble: worker.trouble.clone(),
-        rests: worker.waits(now),
+        again: worker.not_before.filter(|at| *at > now),
     }
 }

@@ -152,7 +152,7 @@ impl Control {
         let listed = match self.engine.list() {
             Ok(listed) => listed,
             Err(error) => {
-                self.unheard(&error);
+                self.unheard(station, &error);
                 return RETRY.min(self.interval);
             }
         };
@@ -174,14 +174,14 @@ impl Control {
         again.map_or(self.interval, |again| again.clamp(Duration::from_millis(100), self.interval))
     }
 
-    fn unheard(&self, error: &EngineError) {
+    fn unheard(&self, station: &Station, error: &EngineError) {
         self.counters.unheard.fetch_add(1, Ordering::Relaxed);
         let why = error.to_string();
-        let mut seen = locked(&self.seen);
-        if seen.trouble.as_ref() != Some(&why) {
+        let before = locked(&self.seen).trouble.replace(why.clone());
+        if before.as_ref() != Some(&why) {
             log::error!("workers are left as they are: {why}");
+            station.news.clusters();
         }
-        seen.trouble = Some(why);
     }
 
     /// Looks up how often young containers of workers were started again: they may crash in a loop.
@@ -201,17 +201,20 @@ impl Control {
 
     /// Stores what follows, and has the actions performed.
     fn follow(&self, station: &Station, mut plan: Plan) {
-        {
+        let (is_back, is_news) = {
             let mut seen = locked(&self.seen);
-            if seen.trouble.take().is_some() {
-                log::info!("the container engine answers again");
-            }
-            if seen.workers != plan.workers {
-                station.news.clusters();
-            }
+            let is_back = seen.trouble.take().is_some();
+            let is_news = is_back || !seen.is_known || seen.workers != plan.workers;
             seen.workers = std::mem::take(&mut plan.workers);
             seen.counts = plan.counts;
             seen.is_known = true;
+            (is_back, is_news)
+        };
+        if is_back {
+            log::info!("the container engine answers again");
+        }
+        if is_news {
+            station.news.clusters();
         }
         if let Err(error) = self.store(station, &plan) {
             log::error!("what happens to workers cannot be stored, so they are left as they are: {error}");

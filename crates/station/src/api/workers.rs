@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pap_core::reconcile::View;
-use pap_core::time::millis;
+use pap_core::time::{Tick, millis};
 use pap_http::response::Response;
 use serde_json::{Value, json};
 
@@ -17,7 +17,8 @@ pub fn list(station: &Arc<Station>, _: &Call) -> Response {
         return Response::json(200, &json!({ "workers": [], "total": 0, "engine": null }));
     };
     let seen = control.seen();
-    let workers: Vec<Value> = seen.workers.iter().map(view).collect();
+    let now = station.clock.now().tick;
+    let workers: Vec<Value> = seen.workers.iter().map(|worker| view(worker, now)).collect();
     let (total, counts) = (workers.len(), seen.counts);
     Response::json(
         200,
@@ -41,7 +42,7 @@ fn engine(control: &Control, is_known: bool, trouble: Option<&str>) -> Value {
     })
 }
 
-fn view(worker: &View) -> Value {
+fn view(worker: &View, now: Tick) -> Value {
     let (id, name) = worker.container.as_ref().map(|(id, name)| (id, name)).unzip();
     json!({
         "cluster_id": worker.key.cluster,
@@ -50,7 +51,7 @@ fn view(worker: &View) -> Value {
         "name": name,
         "state": worker.is.map_or("missing", state),
         "trouble": worker.trouble,
-        "next_attempt_in_ms": worker.rests.map(millis),
+        "next_attempt_in_ms": worker.again.map(|at| millis(at.since(now))),
     })
 }
 

@@ -34,6 +34,7 @@ function rest(node) {
 
 // Words
 const count = n => n.toLocaleString("en");
+const sentence = words => /[.!?]$/.test(words) ? words : `${words}.`;
 const many = (n, one) => `${count(n)} ${one}${n === 1 ? "" : "s"}`;
 const STATES = {
   healthy: ["●", "Healthy", "good"], suspect: ["▲", "Suspect", "warn"], dead: ["✕", "Dead", "bad"], unhealthy: ["✕", "Unhealthy", "bad"],
@@ -42,6 +43,8 @@ const STATES = {
   critical: ["✕", "Critical", "bad"], warning: ["▲", "Warning", "warn"], info: ["●", "Info", ""], emergency: ["!", "Emergency", "emergency"],
   owed: ["▲", "Owed", "warn"], delivered: ["●", "Delivered", "good"], refused: ["✕", "Refused", "bad"], given_up: ["✕", "Given up", "bad"],
   failing: ["▲", "Failing", "warn"], working: ["●", "Working", "good"],
+  running: ["●", "Running", "good"], interrupted: ["▲", "Interrupted", "warn"], created: ["▲", "Not started", "warn"], stopped: ["✕", "Stopped", "bad"],
+  unclear: ["?", "Unclear", "soft"], missing: ["✕", "Missing", "bad"],
 };
 const known = state => STATES[state] || ["?", String(state), "soft"];
 function badge(state) {
@@ -149,7 +152,7 @@ async function ask(method, path, body) {
   if (!reply.ok) {
     if (status === 401 && path !== "api/session" && role && mine === visit) leave("Your session has ended. Sign in again.");
     const message = status === 403 && role === "viewer" ? "Only an admin may do this." : content?.error || `The station answers HTTP ${status}.`;
-    throw { status, message: /[.!?]$/.test(message) ? message : `${message}.`, wait: Number(reply.headers.get("Retry-After")) || 0 };
+    throw { status, message: sentence(message), wait: Number(reply.headers.get("Retry-After")) || 0 };
   }
   if (content === null) throw { status, message: "The answer is not the station's: is there a proxy that asks for a sign-in?" };
   return content;
@@ -444,16 +447,30 @@ const healthOf = (healthy, all) => {
   bar.style.width = `${100 * Math.min(1, share)}%`;
   return [text(all ? `${count(healthy)} of ${count(all)}` : "none yet", all ? "" : "soft"), all ? make("div", `bar ${healthy < all ? "dead" : ""}`, bar) : ""];
 };
-function drawClusters({ clusters }) {
-  const order = ["dead", "stale", "unknown", "active"];
-  const rows = [...clusters].sort((a, b) => rank(a.state, order) - rank(b.state, order) || b.open_alerts - a.open_alerts || a.name.localeCompare(b.name));
+async function loadClusters() {
+  const [{ clusters }, { workers, engine }] = await Promise.all([get("api/clusters"), get("api/workers")]);
+  return { clusters, workers, engine };
+}
+// Without WORKERS_FILE there is no engine, and nothing is said of workers. What an engine that does not answer showed
+// before is shown on; before its first answer nothing is known.
+const isOut = engine => engine?.reachable === false;
+const engineWords = (engine, shown) => isOut(engine) ? `Nothing is done to workers: ${sentence(engine.error)}${shown.length ? " What is shown of workers is from before." : ""}` : "";
+function drawClusters({ clusters, workers, engine }) {
+  const order = ["dead", "stale", "unknown", "active"], of = new Map();
+  for (const it of workers) of.set(it.cluster_id, [...of.get(it.cluster_id) || [], it]);
+  const wordsOf = list => {
+    const troubled = list.filter(it => it.trouble).length, words = `Workers: ${count(list.filter(it => it.state === "running").length)} of ${count(list.length)} run`;
+    return { words: troubled ? `${words}, ${count(troubled)} in trouble` : words, bad: !!troubled };
+  };
+  const rows = clusters.map(it => ({ ...it, workers: of.has(it.cluster_id) ? wordsOf(of.get(it.cluster_id)) : null })).sort((a, b) => rank(a.state, order) - rank(b.state, order) || b.open_alerts - a.open_alerts || a.name.localeCompare(b.name));
   fill("clusters", rows, {
     key: it => it.cluster_id, text: it => `${it.name} ${it.cluster_id}`, open: it => openCluster(it.cluster_id),
-    row: it => it.state === "dead" || it.state === "stale" ? known(it.state)[2] : "",
-    cells: it => [badge(it.state), [opener(it.name, "Its agents and its last alerts", () => openCluster(it.cluster_id)), line(it.cluster_id, "mono")],
+    row: it => it.state === "dead" || it.state === "stale" ? known(it.state)[2] : it.workers?.bad ? "warn" : "",
+    cells: it => [badge(it.state), [opener(it.name, "Its agents and its last alerts", () => openCluster(it.cluster_id)), line(it.cluster_id, "mono"), line(it.workers?.words, it.workers?.bad ? "warn" : "")],
       healthOf(it.healthy_agent_count, it.agent_count), it.open_alerts ? text(count(it.open_alerts), "is bad") : "0", age(it.last_seen_at), text(it.version || "–")],
     none: "No cluster yet: give a collector STATION_URL and STATION_ALERT_KEY.",
   });
+  put($("engine-said"), engineWords(engine, workers));
   if (one) drawCluster();
 }
 let one = null;  // the cluster that is open
@@ -485,6 +502,22 @@ function drawCluster() {
     ["Last word", it.last_seen_at ? moment(it.last_seen_at) : "never"], ["Last alert", it.last_alert_at ? moment(it.last_alert_at) : "never"],
     ["Collector", it.collector_url || "no collector_url: it cannot be asked"], ["Version", it.version || "–"], ["Known since", moment(it.created_at)],
     ...(it.description ? [["Description", it.description]] : [])]);
+  drawWorkers(it);
+}
+function drawWorkers(cluster) {
+  const { data, at } = parts.clusters, engine = data?.engine, section = $("cluster-workers");
+  section.hidden = !cluster || !engine;
+  if (section.hidden) return;
+  section.classList.toggle("stale", isOut(engine));
+  const rows = data.workers.filter(it => it.cluster_id === cluster.cluster_id), again = ms => new Date(at.wall + skew + ms).toISOString();
+  put($("one-workers-said"), engineWords(engine, rows));
+  fill("one-workers", rows, {
+    key: it => it.role,
+    row: it => it.trouble ? it.state === "running" ? "warn" : "bad" : "",
+    cells: it => [badge(it.state), [make("b", "text", it.role), line(it.name, "mono"), line(it.trouble, it.state === "running" ? "warn" : "bad")],
+      it.next_attempt_in_ms === null ? text("–", "soft") : it.next_attempt_in_ms ? moment(again(it.next_attempt_in_ms)) : "at once"],
+    none: engine.reachable === null || isOut(engine) ? "Not known." : cluster.state === "dead" ? "It has none while it is dead. They come back with its next heartbeat." : "It has none: only a cluster that was registered gets workers.",
+  });
 }
 const verdictOf = it => it.status && it.status !== "unknown" ? it.status : it.healthy ? "healthy" : "unhealthy";
 function fillAgents(name, agents, extra) {
@@ -737,7 +770,7 @@ function drawIcon(colour) {
 // Coming and going
 function reset() {
   part("incidents", 30, () => get(`api/incidents?state=open&limit=${FETCH_MAX}`), takeIncidents);
-  part("clusters", 10, () => get("api/clusters"), drawClusters);
+  part("clusters", 10, loadClusters, drawClusters);
   part("agents", 30, () => get("api/agents"), drawAgents);
   part("machines", 10, () => get("machines"), drawMachines);
   part("channels", 30, loadChannels, drawChannels);
@@ -748,6 +781,7 @@ function reset() {
   for (const node of document.querySelectorAll(".tile b")) { node.was = null; put(node, "–"); }
   for (const node of document.querySelectorAll(".tile")) node.classList.remove("on");
   put($("said"), "");
+  put($("engine-said"), "");
   choose("open");
   MAIN.forEach(name => draw(parts[name]));
 }
