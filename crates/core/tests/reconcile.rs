@@ -54,6 +54,7 @@ struct World {
     next_id: u32,
     clusters: BTreeMap<String, Standing>,
     roles: Vec<Role>,
+    limits: Limits,
     reconciler: Reconciler,
     /// What the station's file holds.
     adopted: HashMap<String, String>,
@@ -61,6 +62,11 @@ struct World {
     calls: Vec<Call>,
     /// A listing on its way: what it shows, and when the answer comes.
     listing: Option<(Listing, Vec<Container>, Duration)>,
+    /// When the last listing was asked for, and when the last action on a worker ended.
+    asked: Duration,
+    /// The workers that had two containers when it was asked for.
+    seen_double: BTreeSet<Key>,
+    ended: HashMap<Key, Duration>,
     next_pass: Duration,
     is_calm: bool,
     /// Roles whose containers crash at once.
@@ -77,13 +83,16 @@ fn roles(version: u32) -> Vec<Role> {
     vec![role("builder"), role("normalizer")]
 }
 
-const LIMITS: Limits = Limits { max_containers: 100, adopt_unlabelled: false };
-
 impl World {
     fn new(seed: u64) -> Self {
-        let reconciler = Reconciler::new(roles(1), LIMITS, HashMap::new(), []);
+        let limits = Limits { max_containers: 100, adopt_unlabelled: seed % 2 == 1 };
+        let reconciler = Reconciler::new(roles(1), limits, HashMap::new(), []);
         let mut world = Self {
             rng: Rng::with_seed(seed),
+            limits,
+            asked: Duration::ZERO,
+            seen_double: BTreeSet::new(),
+            ended: HashMap::new(),
             time: Duration::ZERO,
             containers: Vec::new(),
             next_id: 0,
@@ -101,7 +110,7 @@ impl World {
         };
         // Neighbours: one that bears a worker's name, one of another station, one of nobody's.
         world.add("kg-builder-c0", Mark::None, Observed::Running);
-        world.add("kg-normalizer-c9", Mark::Other, Observed::Running);
+        world.add("kg-normalizer-c3", Mark::Other, Observed::Running);
         world.add("postgres", Mark::None, Observed::Stopped);
         // A predecessor's worker.
         let mark = Mark::Predecessor { cluster: "c1".into(), role: "builder".into() };
@@ -168,11 +177,11 @@ impl World {
         result
     }
 
-    /// At most one container of a cluster and role runs that is ours.
+    /// At most one container of a cluster and role runs that we have made.
     fn one_each(&self) {
         let mut running = BTreeSet::new();
         for real in &self.containers {
-            if let Mark::Ours { cluster, role, .. } | Mark::Predecessor { cluster, role } = &real.mark
+            if let Mark::Ours { cluster, role, .. } = &real.mark
                 && real.is == Observed::Running
             {
                 assert!(running.insert((cluster, role)), "two run: {real:?}");
@@ -200,23 +209,43 @@ impl World {
                 assert_eq!(*cluster, action.key.cluster);
                 assert!(self.reconciler.adopted().contains_key(id), "not adopted: {action:?}");
             }
-            Mark::None | Mark::Other => panic!("not ours: {action:?}"),
+            Mark::None => {
+                let is_adopted = self.reconciler.adopted().contains_key(id);
+                assert!(self.limits.adopt_unlabelled && is_adopted, "not ours: {action:?}");
+            }
+            Mark::Other => panic!("another's: {action:?}"),
         }
         let standing = self.clusters.get(&action.key.cluster);
         assert!(standing.is_some() && standing != Some(&Standing::Quiet), "unknown: {action:?}");
         if matches!(action.step, Step::Stop(_)) && standing == Some(&Standing::Live) {
             let is_old = match &real.mark {
                 Mark::Ours { hash, .. } => !self.roles.iter().any(|role| role.hash == *hash),
-                _ => self.reconciler.adopted()[id] != self.roles[0].hash,
+                _ => !self.roles.iter().any(|role| role.hash == self.reconciler.adopted()[id]),
             };
             let crashes = real.restarts >= 5;
             let is_allowed = match action.why {
                 Why::Changed => is_old,
                 Why::Crashing => crashes,
+                // Somebody may have removed the other one since the listing.
+                Why::Double => self.seen_double.contains(&action.key),
                 _ => false,
             };
             assert!(is_allowed, "a healthy worker: {action:?} {real:?}");
         }
+    }
+
+    /// The containers of a worker, whoever made them.
+    fn of(&self, key: &Key) -> Vec<&Real> {
+        let role = self.roles.iter().find(|role| role.role == key.role);
+        let name = role.map(|role| role.container(&key.cluster));
+        let is_of = |real: &&Real| match &real.mark {
+            Mark::Ours { cluster, role, .. } | Mark::Predecessor { cluster, role } => {
+                *cluster == key.cluster && *role == key.role
+            }
+            Mark::None => self.limits.adopt_unlabelled && name.as_ref() == Some(&real.name),
+            Mark::Other => false,
+        };
+        self.containers.iter().filter(is_of).collect()
     }
 
     fn listed(&self) -> Vec<Container> {
@@ -245,6 +274,10 @@ impl World {
 
     /// A call sets out. It may fail, hang, or be done long after nobody waits for it.
     fn send(&mut self, action: Action) {
+        let is_under_way = |call: &Call| call.action.key == action.key && call.answered.is_some();
+        assert!(!self.calls.iter().any(is_under_way), "two at once for one worker: {action:?}");
+        let ended = self.ended.get(&action.key);
+        assert!(ended.is_none_or(|ended| *ended <= self.asked), "from an old listing: {action:?}");
         let role = self.roles.iter().find(|role| role.role == action.key.role).cloned();
         let role = role.unwrap_or_else(|| self.roles[0].clone());
         let quick = SECOND / 10 * self.rng.u32(1..20);
@@ -272,6 +305,7 @@ impl World {
                 let lost = || Err("nothing was heard".to_owned());
                 let result = if call.is_timed_out { lost() } else { call.result.take().unwrap_or_else(lost) };
                 self.reconciler.ended(tick(self.time), &call.action, result);
+                self.ended.insert(call.action.key.clone(), self.time);
                 self.next_pass = self.time;
             }
             call.takes_effect.is_some() || call.answered.is_some()
@@ -295,6 +329,13 @@ impl World {
         if self.time >= self.next_pass {
             self.next_pass = self.time + INTERVAL;
             // What it shows may be as old as the moment when it was asked for.
+            self.asked = self.time;
+            let keys = (0..CLUSTERS).flat_map(|number| {
+                self.roles
+                    .iter()
+                    .map(move |role| Key { cluster: format!("c{number}"), role: role.role.clone() })
+            });
+            self.seen_double = keys.filter(|key| self.of(key).len() > 1).collect();
             let (listing, shown) = (self.reconciler.begin(), self.listed());
             let takes = SECOND / 10 * self.rng.u32(1..30);
             self.listing = Some((listing, shown, self.time + takes));
@@ -303,6 +344,16 @@ impl World {
 
     fn perform(&mut self, plan: Plan) {
         if plan.is_adopted_changed {
+            for id in self.reconciler.adopted().keys().filter(|id| !self.adopted.contains_key(*id)) {
+                let key = |real: &Real| match &real.mark {
+                    Mark::Predecessor { cluster, .. } => Some(cluster.clone()),
+                    _ => real.name.rsplit('-').next().map(str::to_owned),
+                };
+                let real = self.containers.iter().find(|real| real.id == *id);
+                let standing = real.and_then(key).and_then(|cluster| self.clusters.get(&cluster).copied());
+                let is_registered = matches!(standing, Some(Standing::Live | Standing::Parked));
+                assert!(real.is_none() || is_registered, "adopted, but {standing:?}: {real:?}");
+            }
             self.adopted = self.reconciler.adopted().clone();
         }
         for notice in &plan.notices {
@@ -331,11 +382,12 @@ impl World {
     /// Something happens by itself.
     fn event(&mut self) {
         let cluster = format!("c{}", self.rng.usize(..CLUSTERS));
-        match self.rng.u8(..12) {
+        match self.rng.u8(..13) {
             0..=3 => {
                 let known = self.clusters.get(&cluster).copied();
                 let next = match (known, self.rng.u8(..3)) {
-                    (None, 0) => Standing::Quiet,
+                    // By an old word, for the first time or again.
+                    (None | Some(Standing::Removed), 0) => Standing::Quiet,
                     (_, 1) if known.is_some() => Standing::Parked,
                     (_, 2) if known.is_some() => Standing::Removed,
                     _ => Standing::Live,
@@ -371,6 +423,14 @@ impl World {
                     real.is = if self.rng.bool() { real.is } else { Observed::Stopped };
                 }
             }
+            8 => {
+                // A person starts what the predecessor would have.
+                let name = format!("old-builder-{cluster}");
+                if !self.containers.iter().any(|real| real.name == name) {
+                    let mark = Mark::Predecessor { cluster, role: "builder".into() };
+                    self.add(&name, mark, Observed::Running);
+                }
+            }
             7 => {
                 let role = self.roles[self.rng.usize(..self.roles.len())].role.clone();
                 if !self.crashing.remove(&role) {
@@ -396,7 +456,7 @@ impl World {
             self.roles = roles(self.rng.u32(1..3));
         }
         let (adopted, told) = (self.adopted.clone(), self.told.clone());
-        self.reconciler = Reconciler::new(self.roles.clone(), LIMITS, adopted, told);
+        self.reconciler = Reconciler::new(self.roles.clone(), self.limits, adopted, told);
         self.listing = None;
         for call in &mut self.calls {
             call.answered = None;
@@ -428,25 +488,25 @@ impl World {
     }
 
     fn settled(&self) {
-        let running = |key: &Key| {
-            let is_of = |real: &&Real| {
-                matches!(&real.mark, Mark::Ours { cluster, role, .. } | Mark::Predecessor { cluster, role }
-                    if *cluster == key.cluster && *role == key.role)
-            };
-            self.containers.iter().filter(is_of).collect::<Vec<_>>()
-        };
         for (cluster, standing) in &self.clusters {
             for role in &self.roles {
                 let key = Key { cluster: cluster.clone(), role: role.role.clone() };
-                let found = running(&key);
+                let found = self.of(&key);
                 let is_taken = || {
                     let name = role.container(cluster);
-                    self.containers.iter().any(|it| it.name == name && it.mark == Mark::None)
+                    let is_foreign = |it: &Real| match it.mark {
+                        Mark::None => !self.limits.adopt_unlabelled,
+                        Mark::Other => true,
+                        _ => false,
+                    };
+                    self.containers.iter().any(|it| it.name == name && is_foreign(it))
                 };
                 match standing {
                     // What a person has paused is left to that person.
                     Standing::Live if found.iter().any(|real| real.is == Observed::Interrupted) => {}
-                    Standing::Live if is_taken() => assert!(self.told.contains(&key), "{key:?} is not told"),
+                    Standing::Live if is_taken() && found.is_empty() => {
+                        assert!(self.told.contains(&key), "{key:?} is not told");
+                    }
                     Standing::Live => {
                         assert!(
                             found.len() == 1 && found[0].is == Observed::Running,
@@ -456,9 +516,9 @@ impl World {
                             Mark::Ours { hash, .. } => *hash == role.hash,
                             _ => self.adopted[&found[0].id] == role.hash,
                         };
-                        let waits_for_a_person = self.containers.iter().any(|real| {
-                            real.is == Observed::Interrupted
-                                && matches!(&real.mark, Mark::Ours { role: of, .. } if *of == role.role)
+                        let waits_for_a_person = self.clusters.keys().any(|cluster| {
+                            let key = Key { cluster: cluster.clone(), role: role.role.clone() };
+                            self.of(&key).iter().any(|real| real.is == Observed::Interrupted)
                         });
                         assert!(is_current || waits_for_a_person, "{key:?} is old: {found:?}");
                         assert!(!self.told.contains(&key), "{key:?} is still told as failed");
