@@ -202,7 +202,12 @@ impl Store {
         };
         let Some(expired) = expired else { return Ok(None) };
         let lease = Lease::default();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let transaction = match begun {
+            // The holder is stopped within a write of its own.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => return Ok(None),
+            begun => begun?,
+        };
         if lease::read(&transaction)? != Some(expired) {
             return Ok(None);
         }

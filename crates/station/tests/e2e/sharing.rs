@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -60,7 +60,7 @@ fn a_station_that_is_stopped_in_its_tracks_loses_the_file_and_does_no_harm_when_
         counted.fetch_add(1, Ordering::SeqCst);
         let began = Instant::now();
         while answered.load(Ordering::SeqCst) == 0 && began.elapsed() < PATIENCE {
-            let_pass(std::time::Duration::from_millis(20));
+            let_pass(Duration::from_millis(20));
         }
         "200 OK\r\n".into()
     });
@@ -71,6 +71,13 @@ fn a_station_that_is_stopped_in_its_tracks_loses_the_file_and_does_no_harm_when_
     let second = start().after(&first).stand_by();
     first.signal(Signal::STOP);
     answer.store(1, Ordering::SeqCst);
+    // As if it were stopped within a write: the other waits on, whatever the lease says.
+    let file = rusqlite::Connection::open(first.directory.path().join("station.db")).unwrap();
+    file.busy_timeout(PATIENCE).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let_pass(Duration::from_secs(45));
+    assert_eq!(second.get("/ready", "").0, 503, "{}", second.log());
+    file.execute_batch("ROLLBACK").unwrap();
     until("the second acts", || second.get("/ready", "").0 == 200);
     assert!(second.log().contains("this station takes over"));
     // It repeats with the same id what it cannot know to be delivered.
