@@ -92,7 +92,7 @@ impl ClusterView {
     /// Judges it by how long it has been silent while this station was awake.
     pub fn judge(&mut self, silence: Option<Duration>, stale_after: Duration) {
         self.state = match silence {
-            _ if self.is_dead => STATES[2],
+            _ if self.is_dead && self.has_signs => STATES[2],
             Some(silence) if self.has_signs => STATES[usize::from(silence >= stale_after)],
             _ => STATES[3],
         };
@@ -237,8 +237,8 @@ fn moment(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite::Res
     Ok(Wall(known.map_or(now.0, |known| now.0.max(known + 1))))
 }
 
-/// Registers a cluster or refreshes it; a removed one lives again. Returns whether it is
-/// new or lives again.
+/// Registers a cluster or refreshes it; a removed one lives again. It may be a sign of life: a
+/// person's word is none. Returns whether it is new or lives again.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -248,9 +248,10 @@ pub fn register(
     cluster_id: &str,
     registration: &Registration,
     admission: Admission,
+    is_sign: bool,
 ) -> rusqlite::Result<Result<bool, Absent>> {
     let at = moment(connection, now, cluster_id)?;
-    register_at(connection, now, cluster_id, registration, admission, (at, Some(now)))
+    register_at(connection, now, cluster_id, registration, admission, (at, is_sign.then_some(now)))
 }
 
 /// The same by a word that was said at a moment, and perhaps is a sign of life of another one.
@@ -406,19 +407,20 @@ pub fn beat(
     Ok(is_news)
 }
 
-/// Takes note of a death: a cluster has given no sign of life for too long. Returns whether it
-/// was alive, or not heard yet.
+/// Takes note that a cluster has given no sign of life for too long. Returns whether it ever gave
+/// one: else it is not dead, but was never heard. None if there is nothing to note.
 ///
 /// # Errors
 /// It cannot be stored.
-pub fn die(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite::Result<bool> {
-    let died = connection
+pub fn die(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite::Result<Option<bool>> {
+    connection
         .prepare_cached(
             "UPDATE cluster SET died_at = ?2
-             WHERE cluster_id = ?1 AND deleted_at IS NULL AND died_at IS NULL",
+             WHERE cluster_id = ?1 AND deleted_at IS NULL AND died_at IS NULL
+             RETURNING last_sign_at IS NOT NULL",
         )?
-        .execute(params![cluster_id, now.0])?;
-    Ok(died > 0)
+        .query_row(params![cluster_id, now.0], |row| row.get(0))
+        .optional()
 }
 
 /// The ids of the clusters that may die: they are registered or have beaten, and are not dead.

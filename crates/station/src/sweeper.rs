@@ -116,8 +116,11 @@ fn lose_machine(connection: &Connection, now: Wall, id: &i64) -> rusqlite::Resul
 }
 
 fn lose_cluster(connection: &Connection, now: Wall, id: &String) -> rusqlite::Result<Option<String>> {
-    let is_news = clusters::die(connection, now, id)?;
-    Ok(is_news.then(|| format!("cluster {id} is dead: no heartbeat came within CLEANUP_TIMEOUT")))
+    let was_heard = clusters::die(connection, now, id)?;
+    Ok(was_heard.map(|was_heard| {
+        let what = if was_heard { "dead" } else { "not heard" };
+        format!("cluster {id} is {what}: no heartbeat came within CLEANUP_TIMEOUT")
+    }))
 }
 
 fn lose_collector(connection: &Connection, now: Wall, id: &String) -> rusqlite::Result<Option<String>> {

@@ -140,10 +140,10 @@ fn members(call: &Call) -> Result<Map<String, Value>, Response> {
     })
 }
 
-/// A cluster was registered.
-fn registered(station: &Station, status: u16, mut cluster: Option<ClusterView>) -> Response {
+/// A cluster was registered, which may be a sign of life.
+fn registered(station: &Station, status: u16, mut cluster: Option<ClusterView>, is_sign: bool) -> Response {
     if let Some(cluster) = &mut cluster {
-        registry::registered(station, cluster.id(), true);
+        registry::registered(station, cluster.id(), is_sign);
         station.judge([cluster]);
     }
     Response::json(status, &json!({ "cluster": cluster }))
@@ -177,7 +177,7 @@ pub fn create(station: &Arc<Station>, call: &Call) -> Response {
         if let Some((_, false)) = clusters::find(connection, &id)? {
             return Ok(None);
         }
-        let registered = clusters::register(connection, now, &id, &registration, admission)?;
+        let registered = clusters::register(connection, now, &id, &registration, admission, false)?;
         if let Ok(is_new) = registered {
             let action = is_new.then_some(registry::REGISTERED);
             registry::said(connection, (now, who, is_used), &id, action)?;
@@ -185,7 +185,7 @@ pub fn create(station: &Arc<Station>, call: &Call) -> Response {
         Ok(Some((registered, clusters::show(connection, &id)?)))
     });
     match stored {
-        Ok(Some((Ok(_), cluster))) => registered(station, 201, cluster),
+        Ok(Some((Ok(_), cluster))) => registered(station, 201, cluster, false),
         Ok(Some((Err(why), _))) => absent(why),
         Ok(None) => Response::error(409, "Cluster already exists"),
         Err(error) => store_failed(&error),
@@ -219,7 +219,7 @@ pub fn put(station: &Arc<Station>, call: &Call) -> Response {
     let (admission, now, who) = (station.config.admission, call.now, call.who());
     let is_used = station.kafka.is_used();
     let stored = station.write(move |connection| {
-        let registered = clusters::register(connection, now, &id, &registration, admission)?;
+        let registered = clusters::register(connection, now, &id, &registration, admission, true)?;
         if let Ok(is_new) = registered {
             let action = is_new.then_some(registry::REGISTERED);
             registry::said(connection, (now, who, is_used), &id, action)?;
@@ -227,7 +227,7 @@ pub fn put(station: &Arc<Station>, call: &Call) -> Response {
         Ok((registered, clusters::show(connection, &id)?))
     });
     match stored {
-        Ok((Ok(is_new), cluster)) => registered(station, if is_new { 201 } else { 200 }, cluster),
+        Ok((Ok(is_new), cluster)) => registered(station, if is_new { 201 } else { 200 }, cluster, true),
         Ok((Err(why), _)) => absent(why),
         Err(error) => store_failed(&error),
     }

@@ -71,7 +71,7 @@ mod tests {
         }
         let admission = Admission { auto_register: true, max_clusters: 9 };
         let (said, names) = (Registration::default(), ["g1".to_owned(), "g2".to_owned()]);
-        register(&file, Wall(1), "a", &said, admission).unwrap().unwrap();
+        register(&file, Wall(1), "a", &said, admission, true).unwrap().unwrap();
         owe(&file, "a", &names, Wall(2)).unwrap();
         assert!(due(&file, 9).unwrap().is_empty(), "never of a cluster that is there");
         assert!(remove(&file, Wall(3), "a").unwrap());
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(due(&file, 1).unwrap(), ["g2"], "those first that were not tried for longest");
         tried(&file, Wall(5), &[("g2".into(), true)]).unwrap();
         assert_eq!(due(&file, 9).unwrap(), ["g1"]);
-        register(&file, Wall(6), "a", &said, admission).unwrap().unwrap();
+        register(&file, Wall(6), "a", &said, admission, true).unwrap().unwrap();
         assert!(remove(&file, Wall(7), "a").unwrap());
         assert!(due(&file, 9).unwrap().is_empty(), "a registration has cancelled it");
     }

@@ -148,7 +148,8 @@ mod tests {
                     match &version {
                         Some(version) => {
                             let said = registration(version);
-                            let _ = clusters::register(&file, Wall(now), &id, &said, ADMISSION).unwrap();
+                            let _ =
+                                clusters::register(&file, Wall(now), &id, &said, ADMISSION, true).unwrap();
                         }
                         None => drop(clusters::remove(&file, Wall(now), &id).unwrap()),
                     }

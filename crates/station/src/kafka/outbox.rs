@@ -111,7 +111,7 @@ mod tests {
             metadata: metadata.as_object().cloned(),
             ..Registration::default()
         };
-        register(&file, Wall(1000), "a", &said, admission).unwrap().unwrap();
+        register(&file, Wall(1000), "a", &said, admission, true).unwrap().unwrap();
         owe(&file, "a").unwrap();
         let first = owed(&file, 9).unwrap();
         assert_eq!(

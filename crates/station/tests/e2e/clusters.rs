@@ -40,6 +40,20 @@ fn clusters_are_registered_by_hand_by_themselves_and_by_a_first_word() {
 }
 
 #[test]
+fn a_cluster_that_was_heard_dies_and_one_that_was_not_is_unknown() {
+    let station = start().with("HEARTBEAT_TIMEOUT", "1s").with("CLEANUP_TIMEOUT", "1s").run();
+    assert_eq!(station.ask("POST", "/api/clusters", ADMIN, r#"{"cluster_id":"a","name":"A"}"#).0, 201);
+    assert_eq!(station.ask("PUT", "/api/clusters/b", COLLECTOR, "{}").0, 201);
+    let state = |id: &str| station.seen(&format!("/api/clusters/{id}"))["cluster"]["state"].clone();
+    // A collector of another make, which posts alerts and never beats.
+    assert_eq!(state("a"), "unknown");
+    until("the one that was heard is dead", || state("b") == "dead");
+    station.await_log("cluster a is not heard");
+    assert_eq!(state("a"), "unknown", "nobody says that it has died");
+    assert_eq!(station.ask("POST", "/api/clusters/a/heartbeat", COLLECTOR, "{}").0, 200);
+}
+
+#[test]
 fn a_removed_cluster_is_gone_until_it_is_registered_again() {
     let (station, receiver) = (start().run(), Receiver::new());
     station.webhook(&receiver, &json!({}));
