@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn the_files_keep_to_their_policy() {
         for (name, text, limit) in
-            [("index.html", PAGE, 16_000), ("page.css", STYLE, 16_000), ("page.js", SCRIPT, 48_000)]
+            [("index.html", PAGE, 16_000), ("page.css", STYLE, 16_000), ("page.js", SCRIPT, 50_000)]
         {
             assert!(text.len() < limit, "{name}: {} bytes", text.len());
             for forbidden in [
