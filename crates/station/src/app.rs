@@ -158,6 +158,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), StartErro
     if last.join(JOIN).is_err() {
         log::warn!("stopping although the last writes did not end in time: the disk is too slow");
     }
+    station.store.release();
     log::info!("stopped");
     Ok(())
 }

@@ -156,7 +156,7 @@ pub struct Store {
     /// Whether this station acts, or another one that shares the file.
     lease: Arc<Lease>,
     /// Keeps other stations from the file.
-    _lock: lease::Lock,
+    lock: Mutex<Option<lease::Lock>>,
 }
 
 /// The writer, for its thread.
@@ -227,9 +227,14 @@ impl Store {
             readers: Mutex::default(),
             is_well: AtomicBool::new(true),
             lease: Arc::clone(&lease),
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         };
         Ok((store, Writer { connection, jobs: receiver, lease }))
+    }
+
+    /// Lets another station have the file. To be called once the writer has ended.
+    pub fn release(&self) {
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// The lease by which this station acts.
