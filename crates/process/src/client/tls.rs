@@ -9,6 +9,7 @@ use std::fmt;
 use std::io::{Read as _, Write as _};
 use std::sync::{Arc, OnceLock};
 
+use rustls::client::WantsClientCert;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_name;
@@ -17,8 +18,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, Error, OtherError,
-    RootCertStore, SignatureScheme, StreamOwned,
+    CertificateError, ClientConfig, ClientConnection, ConfigBuilder, DigitallySignedStruct, Error,
+    OtherError, RootCertStore, SignatureScheme, StreamOwned,
 };
 use ureq::tls::Certificate;
 use ureq::unversioned::transport::time::{Duration, Instant};
@@ -42,9 +43,6 @@ pub struct Tls {
     config: OnceLock<Arc<ClientConfig>>,
 }
 
-/// What a client shows of itself: certificates, and their key.
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
 impl Tls {
     /// Trusts the built-in roots and the given certificates.
     pub fn new(given: &[Certificate<'static>]) -> Self {
@@ -63,7 +61,7 @@ impl Tls {
         let chain = chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(|| unreadable("certificate"))?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| unreadable("key"))?;
         let tls = Self::new(given);
-        let config = build(RootCertStore::empty(), &tls.given, Some((chain, key)))?;
+        let config = build(RootCertStore::empty(), &tls.given)?.with_client_auth_cert(chain, key)?;
         tls.config.get_or_init(|| Arc::new(config));
         Ok(tls)
     }
@@ -73,7 +71,7 @@ impl Tls {
             return Ok(Arc::clone(config));
         }
         let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-        let config = build(roots, &self.given, None)?;
+        let config = build(roots, &self.given)?.with_no_client_auth();
         Ok(Arc::clone(self.config.get_or_init(|| Arc::new(config))))
     }
 }
@@ -81,8 +79,7 @@ impl Tls {
 fn build(
     mut roots: RootCertStore,
     given: &[CertificateDer<'static>],
-    identity: Option<Identity>,
-) -> Result<ClientConfig, Error> {
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Error> {
     for certificate in given {
         roots.add(certificate.clone())?;
     }
@@ -91,14 +88,10 @@ fn build(
         .build()
         .map_err(|error| Error::General(error.to_string()))?;
     let verifier = Arc::new(Verifier { web_pki, given: given.to_vec() });
-    let config = ClientConfig::builder_with_provider(provider)
+    Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(verifier);
-    match identity {
-        Some((chain, key)) => config.with_client_auth_cert(chain, key),
-        None => Ok(config.with_no_client_auth()),
-    }
+        .with_custom_certificate_verifier(verifier))
 }
 
 impl<In: Transport> Connector<In> for Tls {
