@@ -2,9 +2,10 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with, sockopt};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
@@ -21,11 +22,18 @@ impl Connector for UnixConnector {
         details: &ConnectionDetails,
         _: Option<()>,
     ) -> Result<Option<UnixConnection>, ureq::Error> {
-        // It succeeds or fails at once, but where the server's backlog is full.
-        let stream = UnixStream::connect(&self.0)?;
+        let stream = connect(&self.0, patience(details.timeout))?;
         let (input, output) = (details.config.input_buffer_size(), details.config.output_buffer_size());
         Ok(Some(UnixConnection { stream, buffers: LazyBuffers::new(input, output) }))
     }
+}
+
+/// Connects. Where the server's backlog is full, the kernel waits for as long as a write may.
+fn connect(path: &Path, patience: Option<Duration>) -> io::Result<UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, patience)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 /// A connection to a Unix socket.
@@ -72,5 +80,23 @@ impl Transport for UnixConnection {
 
     fn is_open(&mut self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_takes_no_more_connections_is_not_waited_for_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let server =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        rustix::net::bind(&server, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&server, 0).unwrap();
+        let _first = UnixStream::connect(&path).unwrap();
+        let error = connect(&path, Some(Duration::from_millis(50))).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 }
