@@ -92,6 +92,7 @@ pub fn wait(
         log::info!("pap-station {VERSION} waits on {address}");
     }
     notifier.say("READY=1\nSTATUS=waits for the station that has STATION_DB");
+    let mut trouble = None;
     let opened = loop {
         match stopped.recv_timeout(LOOK) {
             Err(RecvTimeoutError::Timeout) => {}
@@ -101,6 +102,12 @@ pub fn wait(
         notifier.say("WATCHDOG=1");
         match Store::open_after(db, &mut watcher) {
             Ok(None) => {}
+            // The disk may be full; the other one has the same trouble.
+            Err(error @ (OpenError::Io(_) | OpenError::Sqlite(_))) => {
+                if trouble.replace(error.to_string()).as_ref() != Some(&error.to_string()) {
+                    log::warn!("STATION_DB cannot be taken over now: {error}");
+                }
+            }
             opened => break opened,
         }
     };

@@ -202,6 +202,7 @@ impl Store {
         };
         let Some(expired) = expired else { return Ok(None) };
         let lease = Lease::default();
+        let lock = lease::new_lock(path, lease.holder()).map_err(OpenError::Io)?;
         let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let transaction = match begun {
             // The holder is stopped within a write of its own.
@@ -213,7 +214,7 @@ impl Store {
         }
         lease.take(&transaction)?;
         transaction.commit()?;
-        let lock = lease::replace_lock(path, lease.holder()).map_err(OpenError::Io)?;
+        let lock = lock.replace(path).map_err(OpenError::Io)?;
         Self::open_locked(path, lease, lock).map(Some)
     }
 

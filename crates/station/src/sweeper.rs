@@ -46,36 +46,48 @@ pub fn run(station: &Arc<Station>) {
         paused += pause;
         let more = station.agents.sweep(now);
         station.agent_bell.ring();
-        if lose(station, |station| &station.machines, lose_machine) {
+        let machines = lose(station, |station| &station.machines, lose_machine);
+        if machines == Ok(true) {
             station.news.machines();
         }
-        if lose(station, |station| &station.collectors, lose_collector) {
+        let collectors = lose(station, |station| &station.collectors, lose_collector);
+        if collectors == Ok(true) {
             station.news.clusters();
         }
-        if lose(station, |station| &station.lives, lose_cluster) {
+        let lives = lose(station, |station| &station.lives, lose_cluster);
+        if lives == Ok(true) {
             station.news.clusters();
             station.reconcile();
         }
+        let is_stored = machines.is_ok() && collectors.is_ok() && lives.is_ok();
         let due = station.next_deadline().map_or(longest, |due| due.since(clock.now().tick));
-        sleep = if more { Duration::ZERO } else { due.clamp(SHORTEST_SLEEP, longest) };
+        sleep = match (more, is_stored) {
+            (true, _) => Duration::ZERO,
+            (_, true) => due.clamp(SHORTEST_SLEEP, longest),
+            // What is due cannot be stored now.
+            (_, false) => longest,
+        };
         clock.renew(sleep);
     }
 }
 
 /// Takes those who are silent, and stores what follows for up to [`BATCH`] of them at once.
-/// `lose` returns a line for the log.
+/// `lose` returns a line for the log. Returns whether there was news.
+///
+/// # Errors
+/// Some are still to be taken: what follows cannot be stored.
 fn lose<K: Clone + Ord + Hash + Send + 'static>(
     station: &Arc<Station>,
     watch: fn(&Station) -> &Mutex<Watch<K>>,
     lose: fn(&Connection, Wall, &K) -> rusqlite::Result<Option<String>>,
-) -> bool {
+) -> Result<bool, ()> {
     let mut is_news = false;
     loop {
         let now = station.clock.renew(LONGEST_SLEEP).tick;
         station.vitals.swept(station.clock.uptime());
         let due = watch(station).lock().unwrap_or_else(PoisonError::into_inner).overdue(now, BATCH);
         if due.is_empty() || station.stop.is_stopping() {
-            return is_news;
+            return Ok(is_news);
         }
         let (shared, all) = (Arc::clone(station), due.clone());
         let written = station.write(move |connection| {
@@ -91,12 +103,12 @@ fn lose<K: Clone + Ord + Hash + Send + 'static>(
             Ok(lines)
         });
         let Ok(lines) = written else {
-            // It is tried again in the next turn.
+            // They are taken in a later turn.
             let mut watch = watch(station).lock().unwrap_or_else(PoisonError::into_inner);
             for who in &due {
                 watch.give_back(who);
             }
-            return is_news;
+            return Err(());
         };
         is_news |= !lines.is_empty();
         for line in lines {

@@ -18,10 +18,12 @@ DROP INDEX incident_open;
 CREATE UNIQUE INDEX incident_open
     ON incident (kind, ifnull(cluster, 0), ifnull(machine, 0), agent, worker) WHERE closed_at IS NULL;
 
--- Containers that somebody else made and that are kept as they are, and the template's hash at
--- that moment: when it changes, they are replaced.
+-- Containers that somebody else made and that are kept as they are, whose worker each is, and the
+-- template's hash at that moment: when it changes, they are replaced.
 CREATE TABLE adopted (
     container TEXT PRIMARY KEY,
+    cluster_id TEXT NOT NULL,
+    role TEXT NOT NULL,
     hash TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 

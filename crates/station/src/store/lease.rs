@@ -56,16 +56,21 @@ pub fn network(path: &Path) -> io::Result<Option<&'static str>> {
     Ok(NETWORK.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name))
 }
 
-fn lock_path(db: &Path) -> PathBuf {
-    let mut path = db.as_os_str().to_owned();
+/// Where the lock of a file is, which is there: one for all the names that lead to it.
+fn lock_path(db: &Path) -> io::Result<PathBuf> {
+    let mut path = std::fs::canonicalize(db)?.into_os_string();
     path.push("-lock");
-    path.into()
+    Ok(path.into())
 }
 
 /// The lock beside a file, while it is held.
 pub struct Lock {
     path: PathBuf,
     file: File,
+    /// The file itself, locked too: somebody may remove the lock beside it. Its descriptor is closed
+    /// with the lock, not before: to close any descriptor of the file drops SQLite's own locks (POSIX
+    /// advisory locks).
+    _itself: Option<File>,
 }
 
 impl Drop for Lock {
@@ -95,13 +100,16 @@ fn try_lock(file: &File) -> io::Result<bool> {
 /// # Errors
 /// It cannot be opened or locked.
 pub fn lock(db: &Path) -> io::Result<Option<Lock>> {
-    let path = lock_path(db);
+    let path = lock_path(db)?;
     let file = create(&path)?;
-    if !try_lock(&file)? {
+    if !try_lock(&file)? || !is_at(&file, &path) {
+        // Another one has it, or has put a new one in its place.
         return Ok(None);
     }
-    // Another one may have put a new lock in its place.
-    Ok(is_at(&file, &path).then(|| Lock { path, file }))
+    let itself = create(db)?;
+    let is_free = try_lock(&itself)?;
+    let lock = Lock { path, file, _itself: Some(itself) };
+    Ok(is_free.then_some(lock))
 }
 
 /// Whether this open file is the one at a path.
@@ -111,17 +119,28 @@ fn is_at(file: &File, path: &Path) -> bool {
     })
 }
 
-/// Puts a new lock in the place of one whose holder is stuck.
+/// A new lock, to be put in the place of one whose holder is stuck.
 ///
 /// # Errors
 /// It cannot be made.
-pub fn replace_lock(db: &Path, holder: &str) -> io::Result<Lock> {
-    let path = lock_path(db);
-    let new = path.with_extension(holder);
-    let file = create(&new)?;
+pub fn new_lock(db: &Path, holder: &str) -> io::Result<Lock> {
+    let path = lock_path(db)?.with_extension(holder);
+    let file = create(&path)?;
     try_lock(&file)?;
-    std::fs::rename(&new, &path)?;
-    Ok(Lock { path, file })
+    Ok(Lock { path, file, _itself: None })
+}
+
+impl Lock {
+    /// Takes the place of the lock of a file.
+    ///
+    /// # Errors
+    /// The other one stays.
+    pub fn replace(mut self, db: &Path) -> io::Result<Self> {
+        let place = lock_path(db)?;
+        std::fs::rename(&self.path, &place)?;
+        self.path = place;
+        Ok(self)
+    }
 }
 
 /// Who holds the lease, and how often it was renewed.
@@ -269,9 +288,14 @@ mod tests {
     fn a_lock_is_given_once_and_a_replaced_one_counts_no_more() {
         let directory = tempfile::tempdir().unwrap();
         let db = directory.path().join("db");
+        File::create(&db).unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&db, &link).unwrap();
         let first = lock(&db).unwrap().unwrap();
-        assert!(lock(&db).unwrap().is_none());
-        let second = replace_lock(&db, "x").unwrap();
+        assert!(lock(&db).unwrap().is_none() && lock(&link).unwrap().is_none());
+        std::fs::remove_file(directory.path().join("db-lock")).unwrap();
+        assert!(lock(&db).unwrap().is_none(), "it is of use without its name");
+        let second = new_lock(&db, "x").unwrap().replace(&db).unwrap();
         drop(first);
         assert!(lock(&db).unwrap().is_none(), "the second has it");
         drop(second);
