@@ -8,7 +8,7 @@
 //! engine gives only once, it is removed by its id, and what was seen stopped is removed only if
 //! the engine still finds it stopped.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use crate::time::Tick;
@@ -28,8 +28,10 @@ const WAIT: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// After so many actions that failed in a row a worker counts as failed.
 const FAILED: u32 = 3;
-/// How long something may stand in a worker's way before it counts as failed.
+/// How long something may stand in a worker's way before it counts as failed,
 const BLOCKED: Duration = Duration::from_secs(10);
+/// and how long its container may be in a state that says nothing.
+const UNCLEAR: Duration = Duration::from_secs(300);
 
 /// What stands for a cluster's id in a name.
 pub const CLUSTER_ID: &str = "{cluster_id}";
@@ -43,12 +45,24 @@ pub struct Role {
     pub name: String,
     /// Changes with the template. What bears another one is replaced.
     pub hash: String,
+    /// Its image. Without a label a container is adopted only if it is of the same repository.
+    pub image: String,
 }
 
 impl Role {
     /// The name of a cluster's container.
     pub fn container(&self, cluster: &str) -> String {
         self.name.replace(CLUSTER_ID, cluster)
+    }
+}
+
+/// The name of an image without its tag and its digest.
+fn repository(image: &str) -> &str {
+    let name = image.split('@').next().unwrap_or_default();
+    match name.rsplit_once(':') {
+        // A colon before a slash is of a registry's port.
+        Some((before, tag)) if !tag.contains('/') => before,
+        _ => name,
     }
 }
 
@@ -112,6 +126,8 @@ pub struct Container {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// Its image.
+    pub image: String,
     /// Who made it.
     pub mark: Mark,
     /// What it does.
@@ -176,8 +192,22 @@ pub struct Action {
     pub why: Why,
 }
 
-/// What people must be told of a worker. It is said again in each plan until
-/// [`Reconciler::told`] is called.
+impl Action {
+    /// Whether its reason still holds, by what is known of the cluster now. An action may have
+    /// waited for its turn, and the cluster was heard meanwhile.
+    pub fn holds(&self, standing: Option<Standing>) -> bool {
+        match self.why {
+            Why::Parked => standing == Some(Standing::Parked),
+            Why::Removed => standing == Some(Standing::Removed),
+            Why::Pruned => standing.is_none(),
+            Why::Missing | Why::Stopped | Why::Changed | Why::NoRole | Why::Double | Why::Crashing => {
+                standing == Some(Standing::Live)
+            }
+        }
+    }
+}
+
+/// What people must be told of a worker: it is said in each plan until what they were told is so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// It cannot run.
@@ -195,6 +225,15 @@ impl Notice {
             Self::Failed(key, _) | Self::Back(key) | Self::Unwanted(key) => key,
         }
     }
+}
+
+/// A container that somebody else has made and that is kept as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// Whose worker it is, whatever the templates say later.
+    pub key: Key,
+    /// The hash of the template when it was adopted: when that changes, it is replaced.
+    pub hash: String,
 }
 
 /// A worker as people see it.
@@ -249,7 +288,8 @@ pub struct Plan {
 pub struct Limits {
     /// The most containers of ours.
     pub max_containers: usize,
-    /// Whether a container without labels is adopted if it bears the name of a worker.
+    /// Whether a container without labels of ours is adopted if it bears the name of a worker and is
+    /// of the same image but for the tag.
     pub adopt_unlabelled: bool,
 }
 
@@ -280,7 +320,8 @@ impl Lapses {
 /// What is remembered of a worker between two passes.
 #[derive(Debug, Default)]
 struct Worker {
-    is_busy: bool,
+    /// What is being done.
+    under_way: Option<Step>,
     /// The last listing that had begun when its last action ended.
     ended: Option<Listing>,
     /// The container that an action of ours has made.
@@ -296,10 +337,9 @@ struct Worker {
     failures: u32,
     rests: u32,
     not_before: Option<Tick>,
-    /// What stands in its way, and since when.
+    /// From when on what stands in its way counts as a failure.
     blocked: Option<Tick>,
     trouble: Option<String>,
-    is_told: bool,
 }
 
 impl Worker {
@@ -331,6 +371,11 @@ impl Worker {
         }
     }
 
+    /// Whether nothing is being done with it, nor was since a listing was asked for.
+    fn is_free(&self, listing: Listing) -> bool {
+        self.under_way.is_none() && self.ended.is_none_or(|ended| ended < listing)
+    }
+
     fn runs_for(&self, now: Tick) -> Option<Duration> {
         self.running.as_ref().map(|(_, since)| now.since(*since))
     }
@@ -350,8 +395,8 @@ impl Worker {
         self.trouble = Some(why);
     }
 
-    fn block(&mut self, now: Tick, why: &str) {
-        self.blocked.get_or_insert(now);
+    fn block(&mut self, until: Tick, why: &str) {
+        self.blocked.get_or_insert(until);
         self.trouble = Some(why.into());
     }
 
@@ -360,7 +405,7 @@ impl Worker {
     }
 
     fn has_failed(&self, now: Tick) -> bool {
-        self.failures >= FAILED || self.blocked.is_some_and(|since| now.since(since) >= BLOCKED)
+        self.failures >= FAILED || self.blocked.is_some_and(|until| until <= now)
     }
 }
 
@@ -374,24 +419,15 @@ pub struct Reconciler {
     roles: Vec<Role>,
     limits: Limits,
     workers: BTreeMap<Key, Worker>,
-    /// Containers that others have made and that are kept, and the hash of their role's template
-    /// when they were adopted.
-    adopted: HashMap<String, String>,
+    /// Containers that others have made and that are kept, by their ids.
+    adopted: HashMap<String, Adopted>,
     listing: Listing,
 }
 
 impl Reconciler {
-    /// Workers by these templates. `adopted` and `failed` are what a former reconciler has left:
-    /// the containers that it adopted, and the workers whose failure people were told.
-    pub fn new(
-        roles: Vec<Role>,
-        limits: Limits,
-        adopted: HashMap<String, String>,
-        failed: impl IntoIterator<Item = Key>,
-    ) -> Self {
-        let failed = failed.into_iter();
-        let workers = failed.map(|key| (key, Worker { is_told: true, ..Worker::default() })).collect();
-        Self { roles, limits, workers, adopted, listing: Listing(0) }
+    /// Workers by these templates. `adopted` are the containers that a former reconciler has adopted.
+    pub const fn new(roles: Vec<Role>, limits: Limits, adopted: HashMap<String, Adopted>) -> Self {
+        Self { roles, limits, workers: BTreeMap::new(), adopted, listing: Listing(0) }
     }
 
     /// A listing is about to be asked for.
@@ -400,8 +436,8 @@ impl Reconciler {
         self.listing
     }
 
-    /// The containers that others have made and that are kept, with the hash of the template then.
-    pub const fn adopted(&self) -> &HashMap<String, String> {
+    /// The containers that others have made and that are kept.
+    pub const fn adopted(&self) -> &HashMap<String, Adopted> {
         &self.adopted
     }
 
@@ -409,57 +445,70 @@ impl Reconciler {
     /// A time-out is an error, too: what came of it is seen in a listing that begins now.
     pub fn ended(&mut self, now: Tick, action: &Action, outcome: Result<Option<String>, String>) {
         let worker = self.workers.entry(action.key.clone()).or_default();
-        worker.is_busy = false;
+        worker.under_way = None;
         worker.ended = Some(self.listing);
-        match outcome {
-            Ok(made) => {
-                if made.is_some() {
-                    worker.made = made;
+        match (outcome, action.why) {
+            (Err(why), _) => worker.fail(now, why),
+            (Ok(_), Why::Crashing) => worker.rest(now),
+            (Ok(_), Why::Stopped) => {
+                worker.stopped.add(now, 1);
+                if worker.stopped.are_many(now) {
+                    worker.rest(now);
                 }
             }
-            Err(why) => worker.fail(now, why),
+            (Ok(Some(made)), _) => worker.made = Some(made),
+            (Ok(None), _) => {}
         }
     }
 
-    /// An action was not begun.
+    /// An action was not begun: it is as if it had never been planned.
     pub fn withdrawn(&mut self, action: &Action) {
         if let Some(worker) = self.workers.get_mut(&action.key) {
-            worker.is_busy = false;
+            worker.under_way = None;
         }
     }
 
-    /// People were told.
-    pub fn told(&mut self, notice: &Notice) {
-        if let Some(worker) = self.workers.get_mut(notice.key()) {
-            worker.is_told = matches!(notice, Notice::Failed(..));
-        }
-    }
-
-    /// What is to be done. `listing` says when `containers` was asked for; `prunes`, whether the
-    /// workers of clusters that are not known are removed.
+    /// What is to be done. `listing` says when `containers` was asked for; `told`, of which workers
+    /// people know that they cannot run; `prunes`, whether the workers of clusters that are not
+    /// known are removed.
     pub fn plan(
         &mut self,
         now: Tick,
         listing: Listing,
         containers: &[Container],
         clusters: &BTreeMap<String, Standing>,
+        told: &BTreeSet<Key>,
         prunes: bool,
     ) -> Plan {
         let mut plan = Plan::default();
         let mut seen = self.sort(containers, clusters, &mut plan);
-        let taken: HashSet<&str> = containers.iter().map(|container| container.name.as_str()).collect();
+        let is_wanted = |key: &Key| {
+            clusters.get(&key.cluster) == Some(&Standing::Live)
+                && self.roles.iter().any(|role| role.role == key.role)
+        };
+        // Who bears a name; what of ours is on its way out gives it back.
+        let mut taken: HashMap<&str, bool> =
+            containers.iter().map(|container| (container.name.as_str(), true)).collect();
+        for (key, containers) in &seen {
+            taken.extend(containers.iter().map(|it| (it.name.as_str(), is_wanted(key))));
+        }
         for cluster in clusters.iter().filter(|(_, standing)| **standing == Standing::Live) {
             for role in &self.roles {
                 seen.entry(Key { cluster: cluster.0.clone(), role: role.role.clone() }).or_default();
             }
         }
         // Who waits to be told of, or is busy, is looked at although nothing is there.
-        for key in self.workers.keys() {
+        for key in self.workers.keys().chain(told) {
             seen.entry(key.clone()).or_default();
         }
         plan.counts.ours = seen.values().map(Vec::len).sum();
         let mut rollouts = Rollouts::default();
-        let mut made = self.workers.values().filter(|worker| worker.is_busy).count();
+        // Those that are being made and are not in this listing.
+        let is_made = |key: &Key| {
+            let worker = self.workers.get(key);
+            worker.is_some_and(|worker| worker.under_way == Some(Step::Create))
+        };
+        let mut made = seen.iter().filter(|(key, found)| found.is_empty() && is_made(key)).count();
         for (key, containers) in seen {
             let role = self.roles.iter().find(|role| role.role == key.role);
             let standing = clusters.get(&key.cluster).copied();
@@ -472,31 +521,20 @@ impl Reconciler {
                 }
                 _ => pass.unwanted(worker, standing, role, &containers),
             };
-            let is_free = !worker.is_busy && worker.ended.is_none_or(|ended| ended < listing);
             if let Some((step, why)) = step
-                && is_free
+                && worker.is_free(listing)
             {
-                match why {
-                    Why::Crashing => worker.rest(now),
-                    Why::Stopped => {
-                        worker.stopped.add(now, 1);
-                        if worker.stopped.are_many(now) {
-                            worker.rest(now);
-                        }
-                    }
-                    _ => {}
-                }
-                worker.is_busy = true;
+                worker.under_way = Some(step.clone());
                 made += usize::from(step == Step::Create);
                 plan.actions.push(Action { key: key.clone(), step, why });
             }
             let is_wanted = standing == Some(Standing::Live) && role.is_some();
-            plan.notices.extend(notice(worker, &key, now, is_wanted));
+            plan.notices.extend(notice(worker, &key, now, (is_wanted, told.contains(&key))));
             if is_wanted || !containers.is_empty() {
                 plan.workers.push(view(worker, &key, now, &containers));
             }
             // What is remembered of a worker that is neither wanted nor there is of no use.
-            if !is_wanted && containers.is_empty() && !worker.is_busy && !worker.is_told {
+            if !is_wanted && containers.is_empty() && worker.under_way.is_none() {
                 self.workers.remove(&key);
             }
         }
@@ -515,7 +553,8 @@ impl Reconciler {
         let before = self.adopted.len();
         let there: HashSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
         self.adopted.retain(|id, _| there.contains(id.as_str()));
-        plan.is_adopted_changed = self.adopted.len() != before;
+        let kept = self.adopted.len();
+        plan.is_adopted_changed = kept != before;
         let registered =
             |cluster: &str| matches!(clusters.get(cluster), Some(Standing::Live | Standing::Parked));
         let mut by_name = HashMap::new();
@@ -529,23 +568,44 @@ impl Reconciler {
         }
         let mut seen = BTreeMap::<Key, Vec<&Container>>::new();
         for container in containers {
-            let key = match &container.mark {
-                Mark::Ours { cluster, role, .. } | Mark::Predecessor { cluster, role } => {
-                    Some(Key { cluster: cluster.clone(), role: role.clone() })
+            let by_labels =
+                |cluster: &String, role: &String| Key { cluster: cluster.clone(), role: role.clone() };
+            let known = self.adopted.get(&container.id).map(|adopted| adopted.key.clone());
+            let key = match (&container.mark, known) {
+                (Mark::Ours { cluster, role, .. }, _) => Some(by_labels(cluster, role)),
+                (Mark::Other, _) => None,
+                (_, Some(known)) => Some(known),
+                (Mark::Predecessor { cluster, role }, None) => {
+                    self.adopt(container, by_labels(cluster, role), registered, |_| true)
                 }
-                Mark::None => by_name.get(&container.name).cloned(),
-                Mark::Other => None,
+                (Mark::None, None) => by_name.get(&container.name).and_then(|key| {
+                    let is_same = |role: &Role| repository(&role.image) == repository(&container.image);
+                    self.adopt(container, key.clone(), registered, is_same)
+                }),
             };
-            let Some(key) = key else { continue };
-            if !matches!(container.mark, Mark::Ours { .. }) && !self.adopted.contains_key(&container.id) {
-                let role = self.roles.iter().find(|role| role.role == key.role);
-                let Some(role) = role.filter(|_| registered(&key.cluster)) else { continue };
-                self.adopted.insert(container.id.clone(), role.hash.clone());
-                plan.is_adopted_changed = true;
+            if let Some(key) = key {
+                seen.entry(key).or_default().push(container);
             }
-            seen.entry(key).or_default().push(container);
         }
+        plan.is_adopted_changed |= self.adopted.len() != kept;
         seen
+    }
+
+    /// Adopts a container as a worker, if that is one of a registered cluster.
+    fn adopt(
+        &mut self,
+        container: &Container,
+        key: Key,
+        is_registered: impl Fn(&str) -> bool,
+        fits: impl Fn(&Role) -> bool,
+    ) -> Option<Key> {
+        let role = self.roles.iter().find(|role| role.role == key.role && fits(role))?;
+        if !is_registered(&key.cluster) {
+            return None;
+        }
+        let adopted = Adopted { key: key.clone(), hash: role.hash.clone() };
+        self.adopted.insert(container.id.clone(), adopted);
+        Some(key)
     }
 
     /// Replaces one worker of each role whose template has changed, if all others of it are well.
@@ -557,11 +617,11 @@ impl Reconciler {
             }
             for (key, id) in rollout.outdated {
                 let worker = self.workers.entry(key.clone()).or_default();
-                let is_free = !worker.is_busy && worker.ended.is_none_or(|ended| ended < listing);
-                if is_free && worker.waits(now).is_none() {
+                if worker.is_free(listing) && worker.waits(now).is_none() {
                     debug_assert_eq!(key.role, role, "it is of this role");
-                    worker.is_busy = true;
-                    plan.actions.push(Action { key, step: Step::Stop(id), why: Why::Changed });
+                    let step = Step::Stop(id);
+                    worker.under_way = Some(step.clone());
+                    plan.actions.push(Action { key, step, why: Why::Changed });
                     break;
                 }
             }
@@ -575,8 +635,7 @@ impl Reconciler {
             let until =
                 |most: Duration| runs.filter(|long| *long < most).map(|long| most.saturating_sub(long));
             let well = until(WELL).filter(|_| worker.trouble.is_some());
-            let blocked = worker.blocked.map(|since| BLOCKED.saturating_sub(now.since(since)));
-            let blocked = blocked.filter(|left| !left.is_zero());
+            let blocked = worker.blocked.filter(|until| *until > now).map(|until| until.since(now));
             [worker.waits(now), until(SETTLED), well, blocked].into_iter().flatten().min()
         };
         self.workers.values().filter_map(due).min()
@@ -596,8 +655,9 @@ struct Rollout {
 /// One pass over all workers.
 struct Pass<'a> {
     now: Tick,
-    adopted: &'a HashMap<String, String>,
-    taken: &'a HashSet<&'a str>,
+    adopted: &'a HashMap<String, Adopted>,
+    /// The names of all containers, and whether they stay taken.
+    taken: &'a HashMap<&'a str, bool>,
     room: usize,
     prunes: bool,
     plan: &'a mut Plan,
@@ -615,11 +675,13 @@ impl Pass<'_> {
     ) -> Option<(Step, Why)> {
         let is_current = |container: &Container| match &container.mark {
             Mark::Ours { hash, .. } => *hash == role.hash,
-            _ => self.adopted.get(&container.id) == Some(&role.hash),
+            _ => self.adopted.get(&container.id).is_some_and(|adopted| adopted.hash == role.hash),
         };
+        let name = role.container(&key.cluster);
+        let waits = worker.waits(self.now).is_some();
         let rollout = rollouts.0.entry(key.role.clone()).or_default();
         // One that is being replaced still runs in this listing.
-        rollout.unsettled += usize::from(worker.is_busy);
+        rollout.unsettled += usize::from(worker.under_way.is_some());
         let kept = containers.iter().max_by_key(|container| {
             let rank = match container.is {
                 Observed::Running => 4,
@@ -628,37 +690,46 @@ impl Pass<'_> {
                 Observed::Created => 1,
                 Observed::Stopped => 0,
             };
-            (rank >= 2, is_current(container), rank, &container.id)
+            // A copy of a container has its labels, but not its name.
+            (rank >= 2, is_current(container), container.name == name, rank, &container.id)
         });
         let Some(&kept) = kept else {
             worker.running = None;
-            rollout.unsettled += 1;
-            if self.taken.contains(&*role.container(&key.cluster)) {
-                // It can never be well, so nobody waits for it.
-                rollout.unsettled -= 1;
-                self.plan.counts.name_taken += 1;
-                worker.block(self.now, "another container bears its name");
-                return None;
+            let until = self.now + BLOCKED;
+            // Nobody waits for one that cannot be made: it may never be well.
+            match (self.taken.get(&*name), self.room) {
+                (Some(true), _) => {
+                    self.plan.counts.name_taken += 1;
+                    worker.block(until, "another container bears its name");
+                    return None;
+                }
+                (None, 0) => {
+                    self.plan.counts.over_limit += 1;
+                    worker.block(until, "there are as many containers as MAX_CONTAINERS allows");
+                    return None;
+                }
+                (taken, _) => {
+                    worker.blocked = None;
+                    rollout.unsettled += 1;
+                    return (taken.is_none() && !waits).then_some((Step::Create, Why::Missing));
+                }
             }
-            if self.room == 0 {
-                self.plan.counts.over_limit += 1;
-                worker.block(self.now, "there are as many containers as MAX_CONTAINERS allows");
-                return None;
-            }
-            worker.blocked = None;
-            return worker.waits(self.now).is_none().then_some((Step::Create, Why::Missing));
         };
-        worker.blocked = None;
         worker.observe(self.now, kept);
+        if kept.is == Observed::Unclear {
+            let until = self.now + UNCLEAR;
+            worker.block(until, "its container is being removed, or in a state that is not known");
+        } else {
+            worker.blocked = None;
+        }
         if let Some(double) = containers.iter().find(|it| it.id != kept.id && it.is != Observed::Unclear) {
             rollout.unsettled += 1;
-            return Some((removal(double), Why::Double));
+            return (!waits).then(|| (removal(double), Why::Double));
         }
-        let waits = worker.waits(self.now).is_some();
         if matches!(kept.is, Observed::Running | Observed::Interrupted) && worker.restarted.are_many(self.now)
         {
             rollout.unsettled += 1;
-            return Some((Step::Stop(kept.id.clone()), Why::Crashing));
+            return (!waits).then(|| (Step::Stop(kept.id.clone()), Why::Crashing));
         }
         match kept.is {
             Observed::Running if is_current(kept) => {
@@ -666,25 +737,23 @@ impl Pass<'_> {
                 rollout.unsettled += usize::from(!settled);
                 None
             }
-            Observed::Running | Observed::Interrupted if !is_current(kept) => {
+            Observed::Running => {
                 rollout.outdated.push((key.clone(), kept.id.clone()));
                 None
             }
-            Observed::Running | Observed::Interrupted | Observed::Unclear => {
+            // A paused one is left to the person who has paused it.
+            Observed::Interrupted | Observed::Unclear => {
                 rollout.unsettled += 1;
                 None
             }
-            Observed::Created if is_current(kept) => {
+            Observed::Created | Observed::Stopped => {
                 rollout.unsettled += 1;
-                (!waits).then(|| (Step::Start(kept.id.clone()), Why::Missing))
-            }
-            Observed::Created => {
-                rollout.unsettled += 1;
-                Some((Step::Remove(kept.id.clone()), Why::Changed))
-            }
-            Observed::Stopped => {
-                rollout.unsettled += 1;
-                Some((Step::Remove(kept.id.clone()), Why::Stopped))
+                let id = kept.id.clone();
+                (!waits).then(|| match kept.is {
+                    Observed::Stopped => (Step::Remove(id), Why::Stopped),
+                    _ if is_current(kept) => (Step::Start(id), Why::Missing),
+                    _ => (Step::Remove(id), Why::Changed),
+                })
             }
         }
     }
@@ -731,9 +800,9 @@ fn removal(container: &Container) -> Step {
     }
 }
 
-fn notice(worker: &Worker, key: &Key, now: Tick, is_wanted: bool) -> Option<Notice> {
+fn notice(worker: &Worker, key: &Key, now: Tick, (is_wanted, is_told): (bool, bool)) -> Option<Notice> {
     let is_well = worker.runs_for(now).is_some_and(|long| long >= WELL);
-    match (worker.is_told, is_wanted) {
+    match (is_told, is_wanted) {
         (true, false) => Some(Notice::Unwanted(key.clone())),
         (true, true) if is_well => Some(Notice::Back(key.clone())),
         (false, true) if worker.has_failed(now) => {

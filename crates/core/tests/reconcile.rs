@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use pap_core::reconcile::{
-    Action, Container, Key, Limits, Listing, Mark, Notice, Observed, Plan, Reconciler, Role, Standing, Step,
-    Why,
+    Action, Adopted, Container, Key, Limits, Listing, Mark, Notice, Observed, Plan, Reconciler, Role,
+    Standing, Step, Why,
 };
 use pap_core::time::Tick;
 
@@ -39,6 +39,8 @@ struct Real {
 struct Call {
     action: Action,
     role: Role,
+    /// When its turn comes; None once it has come.
+    starts: Option<Duration>,
     /// When the engine does it; None if it fails before.
     takes_effect: Option<Duration>,
     /// When the station has its answer; None if the call outlives the station.
@@ -57,7 +59,7 @@ struct World {
     limits: Limits,
     reconciler: Reconciler,
     /// What the station's file holds.
-    adopted: HashMap<String, String>,
+    adopted: HashMap<String, Adopted>,
     told: BTreeSet<Key>,
     calls: Vec<Call>,
     /// A listing on its way: what it shows, and when the answer comes.
@@ -79,6 +81,7 @@ fn roles(version: u32) -> Vec<Role> {
         role: name.into(),
         name: format!("kg-{name}-{{cluster_id}}"),
         hash: format!("{name}-{version}"),
+        image: format!("registry:5000/worker:{version}"),
     };
     vec![role("builder"), role("normalizer")]
 }
@@ -86,7 +89,7 @@ fn roles(version: u32) -> Vec<Role> {
 impl World {
     fn new(seed: u64) -> Self {
         let limits = Limits { max_containers: 100, adopt_unlabelled: seed % 2 == 1 };
-        let reconciler = Reconciler::new(roles(1), limits, HashMap::new(), []);
+        let reconciler = Reconciler::new(roles(1), limits, HashMap::new());
         let mut world = Self {
             rng: Rng::with_seed(seed),
             limits,
@@ -220,7 +223,7 @@ impl World {
         if matches!(action.step, Step::Stop(_)) && standing == Some(&Standing::Live) {
             let is_old = match &real.mark {
                 Mark::Ours { hash, .. } => !self.roles.iter().any(|role| role.hash == *hash),
-                _ => !self.roles.iter().any(|role| role.hash == self.reconciler.adopted()[id]),
+                _ => !self.roles.iter().any(|role| role.hash == self.reconciler.adopted()[id].hash),
             };
             let crashes = real.restarts >= 5;
             let is_allowed = match action.why {
@@ -252,6 +255,7 @@ impl World {
         let show = |real: &Real| Container {
             id: real.id.clone(),
             name: real.name.clone(),
+            image: if real.name.starts_with("kg-") { "registry:5000/worker:0" } else { "postgres" }.into(),
             mark: real.mark.clone(),
             is: real.is,
             restarts: Some(real.restarts),
@@ -281,21 +285,45 @@ impl World {
         let role = self.roles.iter().find(|role| role.role == action.key.role).cloned();
         let role = role.unwrap_or_else(|| self.roles[0].clone());
         let quick = SECOND / 10 * self.rng.u32(1..20);
+        // Stops wait for those before them.
+        let is_queued = !self.is_calm && matches!(action.step, Step::Stop(_));
+        let starts = self.time + if is_queued { SECOND * self.rng.u32(0..40) } else { Duration::ZERO };
         let fate = if self.is_calm { 9 } else { self.rng.u8(..10) };
         let (takes_effect, answered, is_timed_out) = match fate {
             0 => (None, quick, false),
             1 => (None, 15 * SECOND, true),
             // It is done although the answer does not come in time, perhaps long after.
-            2 => (Some(self.time + SECOND * self.rng.u32(1..60)), 15 * SECOND, true),
-            _ => (Some(self.time + quick), quick, false),
+            2 => (Some(starts + SECOND * self.rng.u32(1..60)), 15 * SECOND, true),
+            _ => (Some(starts + quick), quick, false),
         };
-        let answered = Some(self.time + answered);
-        self.calls.push(Call { action, role, takes_effect, answered, is_timed_out, result: None });
+        let answered = Some(starts + answered);
+        let starts = Some(starts);
+        self.calls.push(Call { action, role, starts, takes_effect, answered, is_timed_out, result: None });
     }
 
     fn calls(&mut self) {
         let mut calls = std::mem::take(&mut self.calls);
         calls.retain_mut(|call| {
+            if call.starts.is_some_and(|at| at <= self.time) {
+                call.starts = None;
+                if call.answered.is_none() {
+                    // Its station was killed before.
+                    return false;
+                }
+                let standing = self.clusters.get(&call.action.key.cluster).copied();
+                if !call.action.holds(standing) {
+                    self.reconciler.withdrawn(&call.action);
+                    self.next_pass = self.time;
+                    return false;
+                }
+                let is_live = standing == Some(Standing::Live);
+                let why = call.action.why;
+                assert!(
+                    !is_live || !matches!(why, Why::Parked | Why::Removed),
+                    "it lives: {:?}",
+                    call.action
+                );
+            }
             if call.takes_effect.is_some_and(|at| at <= self.time) {
                 call.takes_effect = None;
                 call.result = Some(self.effect(&call.action, &call.role.clone()));
@@ -322,7 +350,7 @@ impl World {
             let fails = !self.is_calm && self.rng.u8(..10) == 0;
             if !fails {
                 let now = tick(self.time);
-                let plan = self.reconciler.plan(now, listing, &containers, &self.clusters, false);
+                let plan = self.reconciler.plan(now, listing, &containers, &self.clusters, &self.told, false);
                 self.perform(plan);
             }
         }
@@ -366,9 +394,14 @@ impl World {
                     assert!(self.told.remove(key), "never told: {key:?}");
                 }
             }
-            self.reconciler.told(notice);
         }
         for action in plan.actions {
+            // The queue is full, now and then.
+            if !self.is_calm && self.rng.u8(..10) == 0 {
+                self.reconciler.withdrawn(&action);
+                self.next_pass = self.time;
+                continue;
+            }
             self.check(&action);
             self.check_roll(&action);
             self.say(|| format!("{action:?}"));
@@ -455,8 +488,7 @@ impl World {
         if self.rng.bool() {
             self.roles = roles(self.rng.u32(1..3));
         }
-        let (adopted, told) = (self.adopted.clone(), self.told.clone());
-        self.reconciler = Reconciler::new(self.roles.clone(), self.limits, adopted, told);
+        self.reconciler = Reconciler::new(self.roles.clone(), self.limits, self.adopted.clone());
         self.listing = None;
         for call in &mut self.calls {
             call.answered = None;
@@ -514,7 +546,7 @@ impl World {
                         );
                         let is_current = match &found[0].mark {
                             Mark::Ours { hash, .. } => *hash == role.hash,
-                            _ => self.adopted[&found[0].id] == role.hash,
+                            _ => self.adopted[&found[0].id].hash == role.hash,
                         };
                         let waits_for_a_person = self.clusters.keys().any(|cluster| {
                             let key = Key { cluster: cluster.clone(), role: role.role.clone() };

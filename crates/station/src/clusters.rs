@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pap_core::reconcile::Standing;
 use pap_core::time::Wall;
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params, params_from_iter};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -423,38 +423,46 @@ pub fn die(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite::Re
         .optional()
 }
 
-/// The ids of the clusters that may die: they are registered or have beaten, and are not dead.
+/// The ids of the clusters that may die: they are registered or have beaten. Those that are dead
+/// have their time once more after a start: the file may be older than what runs.
 ///
 /// # Errors
 /// They cannot be read.
 pub fn alive(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut statement = connection.prepare(
-        "SELECT cluster_id FROM cluster WHERE deleted_at IS NULL AND died_at IS NULL
-         AND (is_registered OR last_sign_at IS NOT NULL)",
+        "SELECT cluster_id FROM cluster WHERE deleted_at IS NULL AND (is_registered OR last_sign_at IS NOT NULL)",
     )?;
     let rows = statement.query_map([], |row| row.get(0))?;
     rows.collect()
 }
 
-/// What is known of all clusters that may have workers.
+/// What is known of all clusters, or of one, for their workers. One that is not registered has none,
+/// but what runs of it goes on.
 ///
 /// # Errors
 /// It cannot be read.
-pub fn standings(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Standing>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT cluster_id, deleted_at IS NOT NULL, died_at IS NOT NULL, last_sign_at IS NOT NULL
-         FROM cluster WHERE is_registered",
-    )?;
-    let rows = statement.query_map([], |row| {
-        let standing = match (row.get(1)?, row.get(2)?, row.get(3)?) {
-            (true, ..) => Standing::Removed,
-            (_, true, _) => Standing::Parked,
-            (.., true) => Standing::Live,
-            _ => Standing::Quiet,
-        };
-        Ok((row.get(0)?, standing))
-    })?;
+pub fn standings(
+    connection: &Connection,
+    only: Option<&str>,
+) -> rusqlite::Result<BTreeMap<String, Standing>> {
+    let which = only.map_or("", |_| "WHERE cluster_id = ?1");
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT cluster_id, deleted_at IS NOT NULL, died_at IS NOT NULL, last_sign_at IS NOT NULL, is_registered
+         FROM cluster {which}"
+    ))?;
+    let rows = statement.query_map(params_from_iter(only), standing)?;
     rows.collect()
+}
+
+fn standing(row: &Row<'_>) -> rusqlite::Result<(String, Standing)> {
+    let standing = match (row.get(1)?, row.get(4)?, row.get(2)?, row.get(3)?) {
+        (true, ..) => Standing::Removed,
+        (_, false, ..) => Standing::Quiet,
+        (_, _, true, _) => Standing::Parked,
+        (.., true) => Standing::Live,
+        _ => Standing::Quiet,
+    };
+    Ok((row.get(0)?, standing))
 }
 
 /// A cluster whose collector has beaten here.

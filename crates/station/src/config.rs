@@ -222,17 +222,17 @@ pub struct Workers {
 fn workers(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Option<Workers>, ConfigError> {
     let file = from.path(&WORKERS_FILE)?;
     let raw: String = from.value(&DOCKER_HOST)?;
-    let host = Host::parse(&raw)
-        .ok_or_else(|| DOCKER_HOST.wrong_as(&raw, &"it is neither unix:///path nor tcp://host:port"))?;
     let certificates = from.value_if_any::<String>(&DOCKER_CERT_PATH)?;
-    let client = Client::new(host, certificates.as_deref().map(Path::new))
-        .map_err(|why| DOCKER_CERT_PATH.wrong_as(certificates.as_deref().unwrap_or_default(), &why))?;
     let limits = Limits {
         max_containers: from.value(&MAX_CONTAINERS)?,
         adopt_unlabelled: from.value(&ADOPT_UNLABELLED)?,
     };
     let interval = from.duration(&RECONCILE_INTERVAL)?;
     let Some(file) = file else { return Ok(None) };
+    let host = Host::parse(&raw)
+        .ok_or_else(|| DOCKER_HOST.wrong_as(&raw, &"it is neither unix:///path nor tcp://host:port"))?;
+    let client = Client::new(host, certificates.as_deref().map(Path::new))
+        .map_err(|why| DOCKER_CERT_PATH.wrong_as(certificates.as_deref().unwrap_or_default(), &why))?;
     let (templates, more) =
         workers::read(&file).map_err(|why| WORKERS_FILE.wrong_as(&file.display().to_string(), &why))?;
     warnings.extend(more);

@@ -4,14 +4,16 @@
 //! outside any lock, and tells people. Stops take seconds, so they have threads of their own and
 //! nobody waits for them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use pap_core::reconcile::{Action, Counts, Key, Mark, Notice, Observed, Plan, Reconciler, Step, View, Why};
+use pap_core::reconcile::{
+    Action, Adopted, Counts, Key, Mark, Notice, Observed, Plan, Reconciler, Step, View, Why,
+};
 use pap_core::time::Wall;
 use pap_process::clock::wall;
 use pap_process::metrics::{FAST, Histogram, Text};
@@ -29,13 +31,16 @@ use crate::station::Station;
 use crate::store::{Store, StoreError};
 use crate::workers::Template;
 
-/// Threads that make, start and remove, and threads that stop.
+/// Threads that make, start and remove; threads that stop; and threads that pull images first.
 const QUICK: usize = 4;
 const SLOW: usize = 4;
+const PULLING: usize = 2;
 /// Actions that may wait for a thread of their kind.
 const MAX_WAITING: usize = 256;
 /// The wait after a listing that failed.
 const RETRY: Duration = Duration::from_secs(5);
+/// The shortest time between two looks at all containers.
+const GAP: Duration = Duration::from_millis(100);
 /// How many containers are looked at more closely in one pass.
 const MAX_LOOKS: usize = 100;
 /// How much of a container's id people are shown.
@@ -79,6 +84,7 @@ pub struct Control {
     pub bell: Bell,
     quick: (Sender<Action>, Receiver<Action>),
     slow: (Sender<Action>, Receiver<Action>),
+    pulling: (Sender<Action>, Receiver<Action>),
     seen: Mutex<Seen>,
     prunes: AtomicBool,
     /// Counters.
@@ -96,10 +102,10 @@ impl Control {
     /// # Errors
     /// The file cannot be read.
     pub fn new(settings: &Workers, store: &Store) -> Result<Self, StoreError> {
-        let (station, adopted, failed) = store.read(|connection| {
+        let (station, adopted) = store.read(|connection| {
             let sql = "SELECT value FROM about WHERE name = 'station_id'";
             let station: String = connection.query_row(sql, [], |row| row.get(0))?;
-            Ok((station, adopted(connection)?, failed(connection)?))
+            Ok((station, adopted(connection)?))
         })?;
         let engine = Engine::new(settings.client.clone(), station, Arc::clone(store.lease()));
         let roles = settings.templates.iter().map(Template::decisive).collect();
@@ -107,10 +113,11 @@ impl Control {
             templates: settings.templates.clone(),
             engine,
             interval: settings.interval,
-            reconciler: Mutex::new(Reconciler::new(roles, settings.limits, adopted, failed)),
+            reconciler: Mutex::new(Reconciler::new(roles, settings.limits, adopted)),
             bell: Bell::default(),
             quick: bounded(MAX_WAITING),
             slow: bounded(MAX_WAITING),
+            pulling: bounded(MAX_WAITING),
             seen: Mutex::default(),
             prunes: AtomicBool::new(false),
             counters: Counters {
@@ -158,16 +165,19 @@ impl Control {
         };
         let begun = station.clock.uptime();
         let containers = self.look_closer(listed);
-        let standings = match station.store.read(clusters::standings) {
-            Ok(standings) => standings,
+        let read =
+            |connection: &Connection| Ok((clusters::standings(connection, None)?, failed(connection)?));
+        let (mut standings, told) = match station.store.read(read) {
+            Ok(read) => read,
             Err(error) => {
                 log::error!("clusters cannot be read, so workers are left as they are: {error}");
                 return RETRY.min(self.interval);
             }
         };
+        station.give_time(&mut standings);
         let prunes = self.prunes.swap(false, Ordering::SeqCst);
         let now = station.clock.now().tick;
-        let plan = locked(&self.reconciler).plan(now, listing, &containers, &standings, prunes);
+        let plan = locked(&self.reconciler).plan(now, listing, &containers, &standings, &told, prunes);
         let again = plan.again;
         self.follow(station, plan);
         self.counters.pass.record(station.clock.uptime().since(begun));
@@ -223,7 +233,6 @@ impl Control {
             return;
         }
         for notice in &plan.notices {
-            locked(&self.reconciler).told(notice);
             match notice {
                 Notice::Failed(key, why) => {
                     log::error!("the {} of cluster {} cannot run: {why}", key.role, key.cluster);
@@ -233,7 +242,6 @@ impl Control {
             }
         }
         for action in plan.actions {
-            announce(&action);
             let queue = if matches!(action.step, Step::Stop(_)) { &self.slow.0 } else { &self.quick.0 };
             if let Err(full) = queue.try_send(action) {
                 // The next pass finds it again.
@@ -251,18 +259,40 @@ impl Control {
         station.write(move |connection| {
             if let Some(adopted) = adopted {
                 connection.execute("DELETE FROM adopted", [])?;
-                for (container, hash) in adopted {
-                    let sql = "INSERT INTO adopted (container, hash) VALUES (?1, ?2)";
-                    connection.execute(sql, params![container, hash])?;
+                for (container, Adopted { key, hash }) in adopted {
+                    let sql =
+                        "INSERT INTO adopted (container, cluster_id, role, hash) VALUES (?1, ?2, ?3, ?4)";
+                    connection.execute(sql, params![container, key.cluster, key.role, hash])?;
                 }
             }
             notices.iter().try_for_each(|notice| tell(connection, now, notice))
         })
     }
 
-    /// Performs one action.
-    fn perform(&self, station: &Station, action: &Action) {
-        let outcome = self.attempt(station, action);
+    fn withdraw(&self, action: &Action) {
+        locked(&self.reconciler).withdrawn(action);
+        self.bell.ring();
+    }
+
+    fn perform(&self, station: &Station, action: &Action, lane: Lane) {
+        if !holds(station, action) {
+            return self.withdraw(action);
+        }
+        if lane != Lane::Pulling {
+            announce(action);
+        }
+        let outcome = match self.attempt(station, action, lane) {
+            Ok(Done::Made(id)) => Ok(Some(id)),
+            Ok(Done::Removed) => Ok(None),
+            Ok(Done::Withdrawn) => return self.withdraw(action),
+            Ok(Done::NeedsPull) => {
+                if let Err(full) = self.pulling.0.try_send(action.clone()) {
+                    locked(&self.reconciler).withdrawn(&full.into_inner());
+                }
+                return;
+            }
+            Err(why) => Err(why),
+        };
         let Key { cluster, role } = &action.key;
         match &outcome {
             Ok(made) => {
@@ -285,7 +315,7 @@ impl Control {
         self.bell.ring();
     }
 
-    fn attempt(&self, station: &Station, action: &Action) -> Result<Option<String>, String> {
+    fn attempt(&self, station: &Station, action: &Action, lane: Lane) -> Result<Done, String> {
         let Key { cluster, role } = &action.key;
         let template = self.templates.iter().find(|template| template.role() == role);
         let of_template = || template.ok_or_else(|| "its template is gone".to_owned());
@@ -301,21 +331,71 @@ impl Control {
         let said = |error: EngineError| error.to_string();
         match &action.step {
             Step::Create => {
-                let hash = of_template()?.decisive().hash;
-                self.engine.create(cluster, role, &hash, &filled()?).map(Some).map_err(said)
+                let (hash, from) = (of_template()?.decisive().hash, filled()?);
+                let said = |error: EngineError| from.without_secrets(&error.to_string());
+                if self.engine.needs_pull(&from).map_err(said)? {
+                    if lane != Lane::Pulling {
+                        return Ok(Done::NeedsPull);
+                    }
+                    self.engine.pull(&from).map_err(said)?;
+                    if !holds(station, action) {
+                        return Ok(Done::Withdrawn);
+                    }
+                }
+                self.engine.create(cluster, role, &hash, &from).map(Done::Made).map_err(said)
             }
             Step::Start(id) => {
-                self.engine.start(id, &filled()?).map_err(said)?;
-                Ok(Some(id.clone()))
+                let from = filled()?;
+                let started = self.engine.start(id, &from);
+                started.map_err(|error| from.without_secrets(&error.to_string()))?;
+                Ok(Done::Made(id.clone()))
             }
-            Step::Remove(id) => self.engine.remove(id).map(|()| None).map_err(said),
+            Step::Remove(id) => self.engine.remove(id).map(|()| Done::Removed).map_err(said),
             Step::Stop(id) => {
                 let timeout = template.map_or(Duration::from_secs(10), |template| template.stop_timeout);
                 self.engine.stop(id, timeout).map_err(said)?;
-                self.engine.remove(id).map(|()| None).map_err(said)
+                self.engine.remove(id).map(|()| Done::Removed).map_err(said)
             }
         }
     }
+
+    fn queue(&self, lane: Lane) -> &Receiver<Action> {
+        match lane {
+            Lane::Quick => &self.quick.1,
+            Lane::Slow => &self.slow.1,
+            Lane::Pulling => &self.pulling.1,
+        }
+    }
+}
+
+/// Whether the reason of an action still holds, which may have waited for long.
+fn holds(station: &Station, action: &Action) -> bool {
+    let cluster = action.key.cluster.as_str();
+    let standing = station.store.read(|connection| clusters::standings(connection, Some(cluster)));
+    standing.is_ok_and(|mut standing| {
+        station.give_time(&mut standing);
+        action.holds(standing.get(cluster).copied())
+    })
+}
+
+/// How an attempt ended.
+enum Done {
+    /// A container with this id runs.
+    Made(String),
+    /// A container is gone.
+    Removed,
+    /// Nothing was done yet: an image is missing, and the lane for pulls is to do it.
+    NeedsPull,
+    /// Its reason holds no more.
+    Withdrawn,
+}
+
+/// Which threads do something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    Quick,
+    Slow,
+    Pulling,
 }
 
 /// The metrics of the control plane, with the names of the original. `states` counts clusters by
@@ -399,7 +479,11 @@ fn write_down(station: &Station, action: &Action, made: Option<&str>) {
 /// # Errors
 /// One cannot be started.
 pub fn start(station: &Arc<Station>, threads: &mut Threads) -> io::Result<()> {
-    let Some(control) = &station.control else { return Ok(()) };
+    let Some(control) = &station.control else {
+        let at = Arc::clone(station);
+        // The writer may not run yet.
+        return threads.spawn("reconciler", move || close_all(&at));
+    };
     log::info!(
         "🚀 Starting Control Plane Manager: {} for each cluster, by the engine at {}",
         control.templates.iter().map(Template::role).collect::<Vec<_>>().join(", "),
@@ -407,16 +491,19 @@ pub fn start(station: &Arc<Station>, threads: &mut Threads) -> io::Result<()> {
     );
     let at = Arc::clone(station);
     threads.spawn("reconciler", move || run(&at))?;
-    for number in 0..QUICK + SLOW {
+    let lanes = [(Lane::Quick, QUICK), (Lane::Slow, SLOW), (Lane::Pulling, PULLING)];
+    let lanes = lanes.into_iter().flat_map(|(lane, count)| std::iter::repeat_n(lane, count));
+    for (number, lane) in lanes.enumerate() {
         let at = Arc::clone(station);
-        threads.spawn(&format!("worker-{}", number + 1), move || perform(&at, number < QUICK))?;
+        threads.spawn(&format!("worker-{}", number + 1), move || perform(&at, lane))?;
     }
     Ok(())
 }
 
 fn run(station: &Station) {
     let Some(control) = &station.control else { return };
-    while !station.stop.is_stopping() {
+    // Many changes at once need one look.
+    while !station.stop.wait(GAP) {
         let rung = control.bell.count();
         let longest = control.pass(station);
         if !station.stop.is_stopping() {
@@ -425,9 +512,9 @@ fn run(station: &Station) {
     }
 }
 
-fn perform(station: &Station, is_quick: bool) {
+fn perform(station: &Station, lane: Lane) {
     let Some(control) = &station.control else { return };
-    let queue = if is_quick { &control.quick.1 } else { &control.slow.1 };
+    let queue = control.queue(lane);
     loop {
         select! {
             recv(queue) -> action => {
@@ -435,7 +522,7 @@ fn perform(station: &Station, is_quick: bool) {
                 if station.stop.is_stopping() {
                     return;
                 }
-                control.perform(station, &action);
+                control.perform(station, &action, lane);
             }
             recv(station.stop.receiver()) -> _ => return,
         }
@@ -529,15 +616,32 @@ pub fn audit(
         .map(drop)
 }
 
-fn adopted(connection: &Connection) -> rusqlite::Result<HashMap<String, String>> {
-    let mut statement = connection.prepare("SELECT container, hash FROM adopted")?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+fn adopted(connection: &Connection) -> rusqlite::Result<HashMap<String, Adopted>> {
+    let mut statement = connection.prepare("SELECT container, cluster_id, role, hash FROM adopted")?;
+    let rows = statement.query_map([], |row| {
+        let key = Key { cluster: row.get(1)?, role: row.get(2)? };
+        Ok((row.get(0)?, Adopted { key, hash: row.get(3)? }))
+    })?;
     rows.collect()
 }
 
+/// Without templates there are no workers, and nothing of them is open.
+fn close_all(station: &Station) {
+    let now = wall();
+    let closed = station.write(move |connection| {
+        for key in failed(connection)? {
+            tell(connection, now, &Notice::Unwanted(key))?;
+        }
+        Ok(())
+    });
+    if let Err(error) = closed {
+        log::error!("what is open of workers is not closed: {error}");
+    }
+}
+
 /// The workers whose failure people were told.
-fn failed(connection: &Connection) -> rusqlite::Result<Vec<Key>> {
-    let mut statement = connection.prepare(
+fn failed(connection: &Connection) -> rusqlite::Result<BTreeSet<Key>> {
+    let mut statement = connection.prepare_cached(
         "SELECT c.cluster_id, i.worker FROM incident i JOIN cluster c ON c.id = i.cluster
          WHERE i.kind = 'worker.failed' AND i.closed_at IS NULL",
     )?;

@@ -16,6 +16,7 @@ use pap_process::client::{agent, config, mutual_agent, unix_agent};
 use pap_process::files::read_whole;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use ureq::http::Method;
 use ureq::tls::{Certificate, PemItem, parse_pem};
@@ -30,7 +31,7 @@ const NEWEST: (u32, u32) = (1, 47);
 const OLDEST: (u32, u32) = (1, 25);
 /// How long a call may take.
 pub const PATIENCE: Duration = Duration::from_secs(15);
-/// How long an image may take to be pulled. Nothing else waits for it.
+/// How long an image may take to be pulled. Only what needs a pull as well waits for it.
 const PULL: Duration = Duration::from_secs(600);
 /// The most that is read of an answer, in bytes: a listing of some ten thousand containers.
 const MAX_ANSWER: u64 = 64 << 20;
@@ -89,10 +90,13 @@ pub enum EngineError {
 
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Unheard(why) | Self::Refused(_, why) | Self::Answer(why)) = self;
+        let plain = why.chars().map(|c| if c.is_control() { ' ' } else { c });
+        let why: String = plain.take(MAX_ERROR).collect();
         match self {
-            Self::Unheard(why) => write!(f, "the container engine did not answer: {why}"),
-            Self::Refused(status, why) => write!(f, "the container engine refused ({status}): {why}"),
-            Self::Answer(why) => write!(f, "the container engine's answer makes no sense: {why}"),
+            Self::Unheard(_) => write!(f, "the container engine did not answer: {why}"),
+            Self::Refused(status, _) => write!(f, "the container engine refused ({status}): {why}"),
+            Self::Answer(_) => write!(f, "the container engine's answer makes no sense: {why}"),
         }
     }
 }
@@ -111,9 +115,11 @@ pub struct Listed {
 struct Row {
     id: String,
     #[serde(default)]
-    names: Vec<String>,
+    names: Option<Vec<String>>,
     #[serde(default)]
-    labels: Option<BTreeMap<String, String>>,
+    image: String,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, Option<String>>>,
     #[serde(default)]
     state: String,
     #[serde(default)]
@@ -258,8 +264,7 @@ impl Engine {
         let _ = answer.into_body().into_reader().take(64 << 10).read_to_string(&mut said);
         let message = serde_json::from_str::<Value>(&said).ok();
         let message = message.as_ref().and_then(|it| it["message"].as_str()).unwrap_or(&said);
-        let message = message.chars().map(|c| if c.is_control() { ' ' } else { c });
-        Err(EngineError::Refused(status, message.take(MAX_ERROR).collect()))
+        Err(EngineError::Refused(status, message.to_owned()))
     }
 
     fn call(
@@ -292,14 +297,16 @@ impl Engine {
     /// # Errors
     /// Nothing is known of them.
     pub fn list(&self) -> Result<Vec<Listed>, EngineError> {
-        let rows: Vec<Row> = self.json(Method::GET, "/containers/json?all=1", &Sent::Nothing)?;
-        Ok(rows.into_iter().map(|row| self.listed(row)).collect())
+        let rows: Vec<Box<RawValue>> = self.json(Method::GET, "/containers/json?all=1", &Sent::Nothing)?;
+        // One that makes no sense hides no other.
+        let known = rows.iter().filter_map(|row| serde_json::from_str::<Row>(row.get()).ok());
+        Ok(known.map(|row| self.listed(row)).collect())
     }
 
     fn listed(&self, row: Row) -> Listed {
         let labels = row.labels.unwrap_or_default();
-        let label = |name: &str| labels.get(name).cloned();
-        let is_managed = labels.get(MANAGED.0).is_some_and(|by| by == MANAGED.1);
+        let label = |name: &str| labels.get(name).cloned().flatten();
+        let is_managed = label(MANAGED.0).is_some_and(|by| by == MANAGED.1);
         let mark = match (label(STATION), label(CLIENT), label(ROLE)) {
             (Some(station), Some(cluster), Some(role)) if is_managed && station == self.station => {
                 Mark::Ours { cluster, role, hash: label(TEMPLATE).unwrap_or_default() }
@@ -319,11 +326,18 @@ impl Engine {
         let is_young =
             row.state == "restarting" || (is == Observed::Running && row.status.contains("second"));
         // A container may have further names, of links: they have a second slash.
-        let name =
-            row.names.iter().filter_map(|name| name.strip_prefix('/')).find(|name| !name.contains('/'));
-        let name = name.or(row.names.first().map(String::as_str)).unwrap_or_default().to_owned();
+        let names = row.names.unwrap_or_default();
+        let name = names.iter().filter_map(|name| name.strip_prefix('/')).find(|name| !name.contains('/'));
+        let name = name.or(names.first().map(String::as_str)).unwrap_or_default().to_owned();
         Listed {
-            container: pap_core::reconcile::Container { id: row.id, name, mark, is, restarts: None },
+            container: pap_core::reconcile::Container {
+                id: row.id,
+                name,
+                image: row.image,
+                mark,
+                is,
+                restarts: None,
+            },
             is_young,
         }
     }
@@ -348,7 +362,6 @@ impl Engine {
         hash: &str,
         from: &Container,
     ) -> Result<String, EngineError> {
-        self.provide(from)?;
         let mut labels: BTreeMap<&str, &str> =
             from.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         labels.extend([MANAGED, (CLIENT, cluster), (ROLE, role), (STATION, &self.station), (TEMPLATE, hash)]);
@@ -373,24 +386,31 @@ impl Engine {
         Ok(made.id)
     }
 
-    /// Has the image there, if that is wanted.
-    fn provide(&self, from: &Container) -> Result<(), EngineError> {
-        let image = &from.image;
-        let is_there = match from.pull {
-            Pull::Never => return Ok(()),
-            Pull::Always => false,
+    /// Whether its image has to be pulled first.
+    ///
+    /// # Errors
+    /// It is not known.
+    pub fn needs_pull(&self, from: &Container) -> Result<bool, EngineError> {
+        match from.pull {
+            Pull::Never => Ok(false),
+            Pull::Always => Ok(true),
             Pull::Missing => {
-                let path = format!("/images/{}/json", segment(image));
+                let path = format!("/images/{}/json", segment(&from.image));
                 match self.call(Method::GET, &path, &Sent::Nothing, PATIENCE) {
-                    Ok(_) => true,
-                    Err(EngineError::Refused(404, _)) => false,
-                    Err(error) => return Err(error),
+                    Ok(_) => Ok(false),
+                    Err(EngineError::Refused(404, _)) => Ok(true),
+                    Err(error) => Err(error),
                 }
             }
-        };
-        if is_there {
-            return Ok(());
         }
+    }
+
+    /// Pulls its image. That may take long.
+    ///
+    /// # Errors
+    /// It is not there, as far as is known.
+    pub fn pull(&self, from: &Container) -> Result<(), EngineError> {
+        let image = &from.image;
         // Without a tag the engine would pull all of them.
         let last = image.rsplit('/').next().unwrap_or_default();
         let tag = if last.contains([':', '@']) { "" } else { "&tag=latest" };

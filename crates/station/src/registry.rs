@@ -61,10 +61,11 @@ pub fn registered(station: &Station, cluster_id: &str, is_sign: bool) {
 pub fn remove(station: &Station, now: Wall, cluster_id: &str, who: &str) -> Result<bool, StoreError> {
     close_incidents(station, now, cluster_id)?;
     let (id, by, is_used) = (cluster_id.to_owned(), who.to_owned(), station.kafka.is_used());
-    let groups = station.consumer_groups(cluster_id);
+    let (groups, admission) = (station.consumer_groups(cluster_id), station.config.admission);
     let is_removed = station.write(move |connection| {
         let is_removed = clusters::remove(connection, now, &id)?;
         if is_removed {
+            clusters::forget_removed(connection, admission)?;
             said(connection, (now, &by, is_used), &id, Some(REMOVED))?;
             groups::owe(connection, &id, &groups, now)?;
         }

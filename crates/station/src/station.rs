@@ -1,11 +1,13 @@
 //! What all threads of a station share.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use pap_core::reconcile::Standing;
 use pap_core::time::{Tick, Uptime, Wall, millis};
 use pap_process::clock::{Clock, wall};
 use pap_process::files::read_small;
@@ -307,6 +309,18 @@ impl Station {
         }
     }
 
+    /// A dead cluster whose time since the start is not over keeps what runs of it: the file may have
+    /// been put back from a backup.
+    pub fn give_time(&self, standings: &mut BTreeMap<String, Standing>) {
+        let now = self.clock.now().tick;
+        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        for (cluster, standing) in standings.iter_mut().filter(|(_, it)| **it == Standing::Parked) {
+            if lives.silence(cluster, now).is_some_and(|silence| silence < self.config.cleanup_timeout) {
+                *standing = Standing::Quiet;
+            }
+        }
+    }
+
     /// The consumer groups of a cluster's workers, which end with it; none where Kafka is not used.
     pub fn consumer_groups(&self, cluster_id: &str) -> Vec<String> {
         let control = self.control.as_ref().filter(|_| self.kafka.is_used());
@@ -333,8 +347,9 @@ impl Station {
     /// A collector that beats here said something, which is not stored yet.
     pub fn refresh_collector(&self, cluster_id: &str) {
         let now = self.clock.now().tick;
-        let mut collectors = self.collectors.lock().unwrap_or_else(PoisonError::into_inner);
-        collectors.refresh(&cluster_id.to_owned(), now);
+        for watch in [&self.collectors, &self.lives] {
+            watch.lock().unwrap_or_else(PoisonError::into_inner).refresh(&cluster_id.to_owned(), now);
+        }
     }
 
     /// A machine said something, which is not stored yet.

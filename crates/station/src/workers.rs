@@ -133,6 +133,16 @@ pub struct Container {
     pub pull: Pull,
     /// Files under /run/secrets: names and contents.
     pub secrets: Vec<(String, String)>,
+    /// What nobody may read in an error: the values of all secrets.
+    pub hidden: Vec<String>,
+}
+
+impl Container {
+    /// A text about it without its secrets.
+    pub fn without_secrets(&self, text: &str) -> String {
+        let shown = self.hidden.iter().filter(|secret| !secret.is_empty());
+        shown.fold(text.to_owned(), |text, secret| text.replace(secret, "(hidden)"))
+    }
 }
 
 /// Reads and checks the templates. What they lack now and may have later is a warning.
@@ -223,6 +233,15 @@ fn check(written: Written) -> Result<Template, String> {
     if written.consumer_group.as_ref().is_some_and(|group| !group.contains(CLUSTER_ID)) {
         return Err(format!("consumer_group must contain {CLUSTER_ID}: it is deleted with its cluster"));
     }
+    let is_word =
+        |text: &String| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    if !written.network.iter().chain(written.labels.keys()).all(is_word) {
+        return Err("network and the names of labels must be words".into());
+    }
+    let texts = written.command.iter().flatten().chain(written.env.values()).chain(written.labels.values());
+    if texts.into_iter().any(|text| text.contains('\0')) {
+        return Err("no text may hold a NUL byte".into());
+    }
     if let Some(name) = written.env.keys().chain(written.secrets.keys()).find(|name| !is_variable(name)) {
         return Err(format!("{name:?} is no name of a variable"));
     }
@@ -240,10 +259,10 @@ fn check(written: Written) -> Result<Template, String> {
     let stop_timeout = match &written.stop_timeout {
         None => Duration::from_secs(10),
         Some(text) => match text.parse::<GoDuration>() {
-            Ok(GoDuration(time)) if time <= LONGEST_STOP => time,
+            Ok(GoDuration(time)) if time <= LONGEST_STOP && time.subsec_nanos() == 0 => time,
             _ => {
                 return Err(format!(
-                    "stop_timeout must be a duration up to {}, such as 10s",
+                    "stop_timeout must be whole seconds up to {}, such as 10s",
                     GoDuration(LONGEST_STOP)
                 ));
             }
@@ -262,14 +281,16 @@ fn check(written: Written) -> Result<Template, String> {
 /// Bytes, with k, m or g for powers of 1024.
 fn memory(text: &str) -> Result<u64, String> {
     let lower = text.to_ascii_lowercase();
-    let digits = lower.trim_end_matches('b').trim_end_matches(['k', 'm', 'g']);
-    let shift = match lower[digits.len()..].trim_end_matches('b') {
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        _ => 0,
+    let unit = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());
+    let (digits, unit) = lower.split_at(unit);
+    let shift = match unit {
+        "" | "b" => Some(0),
+        "k" | "kb" => Some(10),
+        "m" | "mb" => Some(20),
+        "g" | "gb" => Some(30),
+        _ => None,
     };
-    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift?));
     bytes
         .filter(|bytes| (LEAST_MEMORY..=1 << 50).contains(bytes))
         .ok_or_else(|| format!("memory must be a size of at least 6m, such as 256m or 1g, not {text:?}"))
@@ -278,7 +299,12 @@ fn memory(text: &str) -> Result<u64, String> {
 fn read_secret(path: &Path) -> Result<String, String> {
     let (text, _) = read_small(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
-    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    if text.contains('\0') {
+        // No variable can hold it, and errors about it would quote the rest.
+        return Err(format!("{} has a NUL byte", path.display()));
+    }
+    Ok(text.to_owned())
 }
 
 impl Template {
@@ -289,7 +315,8 @@ impl Template {
 
     /// What decides.
     pub fn decisive(&self) -> Role {
-        Role { role: self.written.role.clone(), name: self.written.name.clone(), hash: self.hash.clone() }
+        let Written { role, name, image, .. } = &self.written;
+        Role { role: role.clone(), name: name.clone(), hash: self.hash.clone(), image: image.clone() }
     }
 
     /// The consumer group of a cluster's container.
@@ -305,11 +332,13 @@ impl Template {
         let written = &self.written;
         let id = |text: &String| text.replace(CLUSTER_ID, cluster);
         // The name is a client's text: what looks like a variable in it stays as it is.
-        let both = |text: &String| id(text).replace(CLUSTER_NAME, name);
+        let name: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let both = |text: &String| id(text).replace(CLUSTER_NAME, &name);
         let mut env: Vec<_> = written.env.iter().map(|(key, value)| (key.clone(), both(value))).collect();
-        let mut secrets = Vec::new();
+        let (mut secrets, mut hidden) = (Vec::new(), Vec::new());
         for (key, path) in &written.secrets {
             let secret = read_secret(path).map_err(|why| format!("the secret {key}: {why}"))?;
+            hidden.push(secret.clone());
             let into = if written.secrets_env { &mut env } else { &mut secrets };
             into.push((key.clone(), secret));
         }
@@ -331,6 +360,7 @@ impl Template {
             restart: written.restart,
             pull: written.pull,
             secrets,
+            hidden,
         })
     }
 }
@@ -393,8 +423,10 @@ mod tests {
                 restart: Restart::OnFailure,
                 pull: Pull::Never,
                 secrets: pairs(&[("NEO4J_PASS", "geheim")]),
+                hidden: vec!["geheim".into()],
             }
         );
+        assert_eq!(filled.without_secrets("bad PASS=geheim, no"), "bad PASS=(hidden), no");
         // A secret that changes changes no template; where it comes from does.
         let hash = template.decisive().hash;
         std::fs::write(&secret, "anders").unwrap();
@@ -429,6 +461,10 @@ mod tests {
             ("not in network", with("network = \"{cluster_name}\"").unwrap_or_default()),
             ("memory must be", with("memory = \"5m\"").unwrap_or_default()),
             ("memory must be", with("memory = \"much\"").unwrap_or_default()),
+            ("memory must be", with("memory = \"8388608mg\"").unwrap_or_default()),
+            ("stop_timeout must be", with("stop_timeout = \"500ms\"").unwrap_or_default()),
+            ("must be words", with("network = \" a b\"").unwrap_or_default()),
+            ("NUL", with("command = [\"a\\u0000\"]").unwrap_or_default()),
             ("cpus must be", with("cpus = 0").unwrap_or_default()),
             ("cpus must be", with("cpus = nan").unwrap_or_default()),
             ("stop_timeout must be", with("stop_timeout = \"61s\"").unwrap_or_default()),

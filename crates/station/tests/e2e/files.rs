@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{ADMIN, COLLECTOR, Receiver, Start, alert, start};
+use crate::support::{ADMIN, COLLECTOR, Receiver, Start, alert, start, until};
 
 /// A file of a station that ran and stopped: one death.
 fn made() -> Start {
@@ -121,10 +121,9 @@ fn a_file_or_a_directory_that_cannot_be_written_is_said_and_left_alone() {
 
 #[test]
 fn whoever_speaks_while_nothing_can_be_stored_is_not_accused() {
-    let (station, receiver) = (
-        start().with("MACHINE_OFFLINE_THRESHOLD", "15s").with("HEARTBEAT_TIMEOUT", "15s").run(),
-        Receiver::new(),
-    );
+    let times = ["MACHINE_OFFLINE_THRESHOLD", "HEARTBEAT_TIMEOUT", "CLEANUP_TIMEOUT"];
+    let starting = times.into_iter().fold(start(), |starting, name| starting.with(name, "15s"));
+    let (station, receiver) = (starting.run(), Receiver::new());
     station.webhook(&receiver, &json!({}));
     let (_, machine) = station.ask("POST", "/agent/register", ADMIN, r#"{"name":"m"}"#);
     let key = machine["api_key"].as_str().unwrap();
@@ -145,8 +144,11 @@ fn whoever_speaks_while_nothing_can_be_stored_is_not_accused() {
     assert_eq!(station.get("/ready", "").0, 503);
     other.execute_batch("ROLLBACK").unwrap();
     assert_eq!(speak(), (202, 200));
+    let died = || station.log().matches("no heartbeat came within CLEANUP_TIMEOUT").count();
+    assert_eq!(died(), 0);
     // Whoever is silent now is told. Nothing was told before.
     receiver.await_count(2);
+    until("the cluster is dead", || died() == 1);
     assert_eq!(station.seen("/api/incidents")["total"], 2);
     let mut events = receiver.events();
     events.sort_unstable();

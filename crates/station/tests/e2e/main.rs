@@ -15,6 +15,7 @@ mod agents;
 mod alertmanager;
 mod alerts;
 mod bad_days;
+mod books;
 #[path = "../../../../tests/support/browser.rs"]
 mod browser;
 mod channels;
@@ -31,6 +32,7 @@ mod page;
 mod phases;
 mod receivers;
 mod sharing;
+mod strange_engine;
 mod support;
 mod together;
 mod workers;

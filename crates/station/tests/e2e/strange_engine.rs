@@ -1,0 +1,193 @@
+//! What an engine does that is busy, broken or in other hands, and what becomes of workers then.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::books::{Engine, TEMPLATE, with_engine, with_templates};
+use crate::support::{ADMIN, COLLECTOR, Station, let_pass, start, until};
+
+fn put(station: &Station, id: &str) {
+    let (status, body) = station.ask("PUT", &format!("/api/clusters/{id}"), COLLECTOR, "{}");
+    assert!(status == 200 || status == 201, "{body}");
+}
+
+fn delete(station: &Station, id: &str) {
+    assert_eq!(station.ask("DELETE", &format!("/api/clusters/{id}"), COLLECTOR, "").0, 200);
+}
+
+fn beat(station: &Station, id: &str) {
+    assert_eq!(station.ask("POST", &format!("/api/clusters/{id}/heartbeat"), COLLECTOR, "{}").0, 200);
+}
+
+/// The open incidents of workers.
+fn failures(station: &Station) -> Vec<Value> {
+    station.seen("/api/incidents?kind=worker.failed&state=open")["incidents"].as_array().unwrap().clone()
+}
+
+#[test]
+fn more_than_may_wait_at_once_is_no_crash_loop_and_no_flood() {
+    let engine = Engine::default();
+    let station = with_engine(start(), &engine).run();
+    for number in 0..400 {
+        put(&station, &format!("c{number}"));
+    }
+    until("all workers run", || engine.running() == 400);
+    engine.stop_all();
+    until("all run again", || engine.running() == 400);
+    assert_eq!(station.seen("/api/incidents?kind=worker.failed&state=all")["total"], 0);
+    let said = station.log().matches("respawning").count();
+    assert_eq!(said, 400, "each is said once");
+}
+
+#[test]
+fn what_cannot_be_removed_is_tried_again_after_a_while() {
+    let engine = Engine::default();
+    let station = with_engine(start(), &engine).run();
+    put(&station, "c");
+    until("the worker runs", || engine.running() == 1);
+    engine.refuses_removal.store(true, Ordering::SeqCst);
+    engine.stop_all();
+    until("people are told", || station.seen("/api/incidents?kind=worker.failed")["total"] == 1);
+    // After 5 and 10 seconds: whoever asks without a pause has asked a thousand times.
+    assert!(engine.removals.load(Ordering::SeqCst) <= 4);
+    engine.refuses_removal.store(false, Ordering::SeqCst);
+    until("it runs again", || engine.running() == 1);
+}
+
+#[test]
+fn a_stop_that_has_waited_is_not_done_to_a_cluster_that_was_heard() {
+    let engine = Engine::default();
+    let starting = start().with("HEARTBEAT_TIMEOUT", "4s").with("CLEANUP_TIMEOUT", "4s");
+    let station = with_engine(starting, &engine).run();
+    let ids: Vec<_> = (0..8).map(|number| format!("c{number}")).collect();
+    engine.holds_stops.store(true, Ordering::SeqCst);
+    for id in &ids {
+        put(&station, id);
+    }
+    until("all workers run", || engine.running() == 8);
+    let is_dead = |id: &String| station.seen(&format!("/api/clusters/{id}"))["cluster"]["state"] == "dead";
+    until("all are dead", || ids.iter().all(is_dead));
+    until("four stops are under way", || station.log().matches("Stopping container").count() == 4);
+    let log = station.log();
+    let waiting: Vec<_> =
+        ids.iter().filter(|id| !log.contains(&format!("Cleaning up dead cluster: {id}"))).collect();
+    assert_eq!(waiting.len(), 4);
+    let beat_all = || {
+        for id in &waiting {
+            beat(&station, id);
+        }
+    };
+    beat_all();
+    engine.holds_stops.store(false, Ordering::SeqCst);
+    until("those that wait no more are gone", || {
+        beat_all();
+        engine.running() == 4
+    });
+    assert!(waiting.iter().all(|id| engine.runs(&format!("w-{id}"))));
+    assert_eq!(station.log().matches("Stopping container").count(), 4);
+}
+
+#[test]
+fn a_file_from_a_backup_costs_no_worker_of_a_cluster_that_lives() {
+    let engine = Engine::default();
+    let starting = start().with("HEARTBEAT_TIMEOUT", "3s").with("CLEANUP_TIMEOUT", "5s");
+    let mut station = with_engine(starting, &engine).run();
+    put(&station, "c");
+    let is_dead = || station.seen("/api/clusters/c")["cluster"]["state"] == "dead";
+    until("it is dead", is_dead);
+    until("its worker is gone", || engine.running() == 0);
+    let copy = station.directory.path().join("copy.db");
+    assert_eq!(start().after(&station).output(&["backup", copy.to_str().unwrap()]).0, 0);
+    beat(&station, "c");
+    until("its worker is back", || engine.running() == 1);
+    station.kill();
+    let starting = start().with("HEARTBEAT_TIMEOUT", "30s").with("CLEANUP_TIMEOUT", "30s");
+    let starting = starting.after(&station).in_file(&copy);
+    let station = with_engine(starting, &engine).run();
+    until("it was looked at", || station.seen("/api/workers")["workers"][0]["state"] == "running");
+    let_pass(Duration::from_secs(3));
+    assert_eq!(engine.running(), 1, "{}", station.log());
+    beat(&station, "c");
+    assert!(!station.log().contains("Stopping"));
+}
+
+#[test]
+fn a_failure_is_told_again_whoever_has_ended_it_and_shows_no_secret() {
+    let engine = Engine::default();
+    let starting = start();
+    let secret = starting.database().with_file_name("secret");
+    std::fs::write(&secret, "correct-horse\n").unwrap();
+    let templates =
+        format!("{TEMPLATE}secrets_env = true\n[worker.secrets]\nPASSWORD = \"{}\"\n", secret.display());
+    let station = with_templates(starting, &engine, &templates).run();
+    engine.refuses_creation.store(true, Ordering::SeqCst);
+    put(&station, "c");
+    until("people are told", || failures(&station).len() == 1);
+    let first = failures(&station).remove(0);
+    let said = first.to_string();
+    assert!(said.contains("PASSWORD=(hidden)") && !said.contains("horse"), "{said}");
+    let close = format!("/api/incidents/{}/close", first["id"].as_str().unwrap());
+    assert_eq!(station.ask("POST", &close, ADMIN, "{}").0, 200);
+    until("it is told again", || failures(&station).len() == 1);
+    assert_ne!(failures(&station)[0]["id"], first["id"]);
+
+    delete(&station, "c");
+    until("it is of no interest", || failures(&station).is_empty());
+    put(&station, "c");
+    until("it is told once more", || failures(&station).len() == 1);
+    engine.refuses_creation.store(false, Ordering::SeqCst);
+    until("it runs", || engine.runs("w-c"));
+    assert!(!station.log().contains("horse"));
+}
+
+#[test]
+fn without_templates_nothing_of_a_worker_stays_open() {
+    let engine = Engine::default();
+    let mut station = with_engine(start(), &engine).run();
+    engine.refuses_creation.store(true, Ordering::SeqCst);
+    put(&station, "c");
+    until("people are told", || failures(&station).len() == 1);
+    assert_eq!(station.stop(), 0);
+    let station = start().after(&station).run();
+    until("nobody is asked to do something", || failures(&station).is_empty());
+}
+
+#[test]
+fn pulls_that_hang_hinder_no_worker_whose_image_is_there() {
+    let engine = Engine::default();
+    let far = "[[worker]]\nname = \"far-{cluster_id}\"\nrole = \"far\"\nimage = \"far\"\n";
+    let station = with_templates(start(), &engine, &format!("{TEMPLATE}{far}")).run();
+    engine.holds_pulls.store(true, Ordering::SeqCst);
+    (0..8).for_each(|number| put(&station, &format!("c{number}")));
+    until("all run whose image is there", || engine.running() == 8);
+    until("images are pulled", || engine.pulls.load(Ordering::SeqCst) > 0);
+    (0..8).for_each(|number| delete(&station, &format!("c{number}")));
+    until("all are gone", || engine.books().is_empty());
+    engine.holds_pulls.store(false, Ordering::SeqCst);
+    put(&station, "c");
+    until("both run", || engine.runs("w-c") && engine.runs("far-c"));
+    assert_eq!(engine.running(), 2, "nothing is made for those that are gone");
+}
+
+#[test]
+fn without_labels_only_a_container_of_the_same_image_is_adopted_and_it_stays_so() {
+    let engine = Engine::default();
+    let foreign = engine.add("w-a", "postgres:16", json!({ "com.docker.compose.project": "x" }), "running");
+    let former = engine.add("w-b", "i:1", Value::Null, "running");
+    let mut station = with_engine(start(), &engine).with("ADOPT_UNLABELLED", "true").run();
+    put(&station, "a");
+    put(&station, "b");
+    until("the foreign one is in the way", || failures(&station).len() == 1);
+    assert_eq!(failures(&station)[0]["cluster"]["cluster_id"], "a");
+    until("the former one is seen", || station.seen("/api/workers")["workers"][1]["state"] == "running");
+    assert_eq!(station.stop(), 0);
+
+    // It stays a worker, although its name is no longer that of one, and is not doubled.
+    let _station = with_templates(start().after(&station), &engine, &TEMPLATE.replace("w-", "new-")).run();
+    until("the name is free", || engine.runs("new-a"));
+    until("it is replaced", || engine.runs("new-b"));
+    assert!(engine.books().contains_key(&foreign) && !engine.books().contains_key(&former));
+    assert_eq!(engine.running(), 3);
+}
