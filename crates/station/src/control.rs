@@ -1,39 +1,38 @@
 //! Workers of clusters: one thread looks at them and decides, a few others do what it decided.
 //!
-//! What decides is [`pap_core::reconcile`]. This lists the containers, performs the actions
-//! outside any lock, and tells people. Stops take seconds, so they have threads of their own and
-//! nobody waits for them.
+//! What decides is [`pap_core::reconcile`]. This lists the containers, stores what people are told, and
+//! hands the actions to the threads of [`perform`].
 
-use std::collections::{BTreeSet, HashMap};
+pub mod metrics;
+mod perform;
+mod told;
+
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
-use pap_core::reconcile::{
-    Action, Adopted, Counts, Key, Mark, Notice, Observed, Plan, Reconciler, Step, View, Why,
-};
-use pap_core::time::Wall;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use pap_core::reconcile::{Action, Counts, Mark, Notice, Plan, Reconciler, Step, View};
 use pap_process::clock::wall;
-use pap_process::metrics::{FAST, Histogram, Text};
+use pap_process::metrics::{FAST, Histogram};
 use pap_process::threads::Threads;
-use rusqlite::{Connection, params};
-use serde_json::{Value, json};
+use rusqlite::Connection;
 
 use crate::clusters;
 use crate::config::Workers;
 use crate::engine::{Engine, EngineError, Listed};
-use crate::event::Event;
-use crate::incidents::{self, Closer, ClusterName, Subject};
 use crate::notify::Bell;
 use crate::station::Station;
 use crate::store::{Store, StoreError};
 use crate::workers::Template;
 
+use perform::Queue;
+use told::{adopted, close_all, failed, store_adopted, tell};
+
 /// Threads that make, start and remove; threads that stop; and threads that pull images first.
 const QUICK: usize = 4;
-const SLOW: usize = 4;
+const STOPPING: usize = 4;
 const PULLING: usize = 2;
 /// Actions that may wait for a thread of their kind.
 const MAX_WAITING: usize = 256;
@@ -43,8 +42,6 @@ const RETRY: Duration = Duration::from_secs(5);
 const GAP: Duration = Duration::from_millis(100);
 /// How many containers are looked at more closely in one pass.
 const MAX_LOOKS: usize = 100;
-/// How much of a container's id people are shown.
-const SHORT_ID: usize = 12;
 
 /// How the last listing went.
 #[derive(Clone, Debug, Default)]
@@ -83,8 +80,8 @@ pub struct Control {
     /// Rings when something may have to be done.
     pub bell: Bell,
     quick: (Sender<Action>, Receiver<Action>),
-    slow: (Sender<Action>, Receiver<Action>),
-    pulling: (Sender<Action>, Receiver<Action>),
+    stops: (Sender<Action>, Receiver<Action>),
+    pulls: (Sender<Action>, Receiver<Action>),
     seen: Mutex<Seen>,
     prunes: AtomicBool,
     /// Counters.
@@ -116,8 +113,8 @@ impl Control {
             reconciler: Mutex::new(Reconciler::new(roles, settings.limits, adopted)),
             bell: Bell::default(),
             quick: bounded(MAX_WAITING),
-            slow: bounded(MAX_WAITING),
-            pulling: bounded(MAX_WAITING),
+            stops: bounded(MAX_WAITING),
+            pulls: bounded(MAX_WAITING),
             seen: Mutex::default(),
             prunes: AtomicBool::new(false),
             counters: Counters {
@@ -242,7 +239,7 @@ impl Control {
             }
         }
         for action in plan.actions {
-            let queue = if matches!(action.step, Step::Stop(_)) { &self.slow.0 } else { &self.quick.0 };
+            let queue = if matches!(action.step, Step::Stop(_)) { &self.stops.0 } else { &self.quick.0 };
             if let Err(full) = queue.try_send(action) {
                 // The next pass finds it again.
                 locked(&self.reconciler).withdrawn(&full.into_inner());
@@ -258,219 +255,18 @@ impl Control {
         let (notices, now) = (plan.notices.clone(), wall());
         station.write(move |connection| {
             if let Some(adopted) = adopted {
-                connection.execute("DELETE FROM adopted", [])?;
-                for (container, Adopted { key, hash }) in adopted {
-                    let sql =
-                        "INSERT INTO adopted (container, cluster_id, role, hash) VALUES (?1, ?2, ?3, ?4)";
-                    connection.execute(sql, params![container, key.cluster, key.role, hash])?;
-                }
+                store_adopted(connection, &adopted)?;
             }
             notices.iter().try_for_each(|notice| tell(connection, now, notice))
         })
     }
 
-    fn withdraw(&self, action: &Action) {
-        locked(&self.reconciler).withdrawn(action);
-        self.bell.ring();
-    }
-
-    fn perform(&self, station: &Station, action: &Action, lane: Lane) {
-        if !holds(station, action) {
-            return self.withdraw(action);
+    fn waiting(&self, queue: Queue) -> &Receiver<Action> {
+        match queue {
+            Queue::Quick => &self.quick.1,
+            Queue::Stops => &self.stops.1,
+            Queue::Pulls => &self.pulls.1,
         }
-        if lane != Lane::Pulling {
-            announce(action);
-        }
-        let outcome = match self.attempt(station, action, lane) {
-            Ok(Done::Made(id)) => Ok(Some(id)),
-            Ok(Done::Removed) => Ok(None),
-            Ok(Done::Withdrawn) => return self.withdraw(action),
-            Ok(Done::NeedsPull) => {
-                if let Err(full) = self.pulling.0.try_send(action.clone()) {
-                    locked(&self.reconciler).withdrawn(&full.into_inner());
-                }
-                return;
-            }
-            Err(why) => Err(why),
-        };
-        let Key { cluster, role } = &action.key;
-        match &outcome {
-            Ok(made) => {
-                if let Some(id) = made {
-                    self.counters.spawned.fetch_add(1, Ordering::Relaxed);
-                    log::info!("✅ Spawned {role}-{cluster} (container: {})", short(id));
-                } else if matches!(action.why, Why::Parked | Why::Removed) {
-                    self.counters.cleaned.fetch_add(1, Ordering::Relaxed);
-                    log::info!("✅ Cleaned up cluster: {cluster} ({role})");
-                }
-                write_down(station, action, made.as_deref());
-            }
-            Err(why) => {
-                self.counters.failed.fetch_add(1, Ordering::Relaxed);
-                log::warn!("the {role} of cluster {cluster}: {why}");
-            }
-        }
-        let now = station.clock.now().tick;
-        locked(&self.reconciler).ended(now, action, outcome);
-        self.bell.ring();
-    }
-
-    fn attempt(&self, station: &Station, action: &Action, lane: Lane) -> Result<Done, String> {
-        let Key { cluster, role } = &action.key;
-        let template = self.templates.iter().find(|template| template.role() == role);
-        let of_template = || template.ok_or_else(|| "its template is gone".to_owned());
-        let filled = || {
-            let found = station.store.read(|connection| clusters::find(connection, cluster));
-            let name = match found {
-                Ok(Some((ClusterName { name, .. }, false))) => name,
-                Ok(_) => return Err("its cluster is gone".to_owned()),
-                Err(error) => return Err(error.to_string()),
-            };
-            of_template()?.fill(cluster, &name)
-        };
-        let said = |error: EngineError| error.to_string();
-        match &action.step {
-            Step::Create => {
-                let (hash, from) = (of_template()?.decisive().hash, filled()?);
-                let said = |error: EngineError| from.without_secrets(&error.to_string());
-                if self.engine.needs_pull(&from).map_err(said)? {
-                    if lane != Lane::Pulling {
-                        return Ok(Done::NeedsPull);
-                    }
-                    self.engine.pull(&from).map_err(said)?;
-                    if !holds(station, action) {
-                        return Ok(Done::Withdrawn);
-                    }
-                }
-                self.engine.create(cluster, role, &hash, &from).map(Done::Made).map_err(said)
-            }
-            Step::Start(id) => {
-                let from = filled()?;
-                let started = self.engine.start(id, &from);
-                started.map_err(|error| from.without_secrets(&error.to_string()))?;
-                Ok(Done::Made(id.clone()))
-            }
-            Step::Remove(id) => self.engine.remove(id).map(|()| Done::Removed).map_err(said),
-            Step::Stop(id) => {
-                let timeout = template.map_or(Duration::from_secs(10), |template| template.stop_timeout);
-                self.engine.stop(id, timeout).map_err(said)?;
-                self.engine.remove(id).map(|()| Done::Removed).map_err(said)
-            }
-        }
-    }
-
-    fn queue(&self, lane: Lane) -> &Receiver<Action> {
-        match lane {
-            Lane::Quick => &self.quick.1,
-            Lane::Slow => &self.slow.1,
-            Lane::Pulling => &self.pulling.1,
-        }
-    }
-}
-
-/// Whether the reason of an action still holds, which may have waited for long.
-fn holds(station: &Station, action: &Action) -> bool {
-    let cluster = action.key.cluster.as_str();
-    let standing = station.store.read(|connection| clusters::standings(connection, Some(cluster)));
-    standing.is_ok_and(|mut standing| {
-        station.give_time(&mut standing);
-        action.holds(standing.get(cluster).copied())
-    })
-}
-
-/// How an attempt ended.
-enum Done {
-    /// A container with this id runs.
-    Made(String),
-    /// A container is gone.
-    Removed,
-    /// Nothing was done yet: an image is missing, and the lane for pulls is to do it.
-    NeedsPull,
-    /// Its reason holds no more.
-    Withdrawn,
-}
-
-/// Which threads do something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lane {
-    Quick,
-    Slow,
-    Pulling,
-}
-
-/// The metrics of the control plane, with the names of the original. `states` counts clusters by
-/// [`clusters::STATES`].
-pub fn metrics(control: Option<&Control>, states: [u64; clusters::STATES.len()]) -> String {
-    let mut text = Text::new("kg_control_plane", &[]);
-    let seen = control.map(Control::seen).unwrap_or_default();
-    let read = |of: fn(&Counters) -> &AtomicU64| {
-        control.map_or(0, |control| of(&control.counters).load(Ordering::Relaxed))
-    };
-    let running = seen.workers.iter().filter(|worker| worker.is == Some(Observed::Running)).count();
-    text.family("clusters_total", "gauge", "Clusters, by what their signs of life say.");
-    for (state, number) in clusters::STATES.iter().zip(states) {
-        text.sample("clusters_total", &[("status", state)], number);
-    }
-    text.one("graph_builders_total", "gauge", "Containers of workers that run.", running);
-    for (name, help, value) in [
-        ("spawn_operations_total", "Containers that were made and started.", read(|it| &it.spawned)),
-        (
-            "cleanup_operations_total",
-            "Workers of dead and removed clusters that were removed.",
-            read(|it| &it.cleaned),
-        ),
-    ] {
-        text.one(name, "counter", help, value);
-    }
-    let mut all = text.finish();
-    let Some(control) = control else { return all };
-    let mut text = Text::new("pap_station", &[]);
-    text.family("workers", "gauge", "Workers, by what their containers do.");
-    let states =
-        [Observed::Running, Observed::Interrupted, Observed::Created, Observed::Stopped, Observed::Unclear];
-    for is in states.into_iter().map(Some).chain([None]) {
-        let number = seen.workers.iter().filter(|worker| worker.is == is).count();
-        text.sample("workers", &[("state", is.map_or("missing", state))], number);
-    }
-    let troubled = seen.workers.iter().filter(|worker| worker.trouble.is_some()).count();
-    for (name, help, value) in [
-        ("workers_in_trouble", "Workers that do not run as they should.", troubled),
-        ("workers_outdated", "Workers that still run a former template.", seen.counts.outdated),
-        ("workers_of_unknown_clusters", "Containers of clusters that are not known.", seen.counts.unknown),
-        ("workers_over_limit", "Workers that MAX_CONTAINERS forbids.", seen.counts.over_limit),
-        (
-            "engine_up",
-            "Whether the container engine answered last.",
-            usize::from(seen.is_known && seen.trouble.is_none()),
-        ),
-    ] {
-        text.one(name, "gauge", help, value);
-    }
-    for (name, help, value) in [
-        ("worker_failures_total", "Actions on workers that failed.", read(|it| &it.failed)),
-        ("engine_failures_total", "Listings of containers that failed.", read(|it| &it.unheard)),
-    ] {
-        text.one(name, "counter", help, value);
-    }
-    text.family("reconcile_seconds", "histogram", "How long a look at all workers took without its listing.");
-    text.histogram("reconcile_seconds", &[], &control.counters.pass);
-    all.push_str(&text.finish());
-    all
-}
-
-/// Writes down what was done. It was done, so nothing waits for it if it cannot be written.
-fn write_down(station: &Station, action: &Action, made: Option<&str>) {
-    let (what, id) = match (&action.step, made) {
-        (_, Some(id)) => ("worker.spawned", id),
-        (Step::Remove(id) | Step::Stop(id), _) => ("worker.removed", id.as_str()),
-        _ => return,
-    };
-    let details = json!({ "role": action.key.role, "container": id, "why": why(action.why) });
-    let (cluster, now) = (action.key.cluster.clone(), wall());
-    let written =
-        station.store.write(move |connection| audit(connection, now, "station", &cluster, what, &details));
-    if let Err(error) = written {
-        log::error!("the audit is not written: {error}");
     }
 }
 
@@ -491,11 +287,11 @@ pub fn start(station: &Arc<Station>, threads: &mut Threads) -> io::Result<()> {
     );
     let at = Arc::clone(station);
     threads.spawn("reconciler", move || run(&at))?;
-    let lanes = [(Lane::Quick, QUICK), (Lane::Slow, SLOW), (Lane::Pulling, PULLING)];
-    let lanes = lanes.into_iter().flat_map(|(lane, count)| std::iter::repeat_n(lane, count));
-    for (number, lane) in lanes.enumerate() {
+    let queues = [(Queue::Quick, QUICK), (Queue::Stops, STOPPING), (Queue::Pulls, PULLING)];
+    let queues = queues.into_iter().flat_map(|(queue, count)| std::iter::repeat_n(queue, count));
+    for (number, queue) in queues.enumerate() {
         let at = Arc::clone(station);
-        threads.spawn(&format!("worker-{}", number + 1), move || perform(&at, lane))?;
+        threads.spawn(&format!("worker-{}", number + 1), move || perform::run(&at, queue))?;
     }
     Ok(())
 }
@@ -510,141 +306,4 @@ fn run(station: &Station) {
             control.bell.wait(rung, longest);
         }
     }
-}
-
-fn perform(station: &Station, lane: Lane) {
-    let Some(control) = &station.control else { return };
-    let queue = control.queue(lane);
-    loop {
-        select! {
-            recv(queue) -> action => {
-                let Ok(action) = action else { return };
-                if station.stop.is_stopping() {
-                    return;
-                }
-                control.perform(station, &action, lane);
-            }
-            recv(station.stop.receiver()) -> _ => return,
-        }
-    }
-}
-
-/// Says what is about to be done, in the words of the document.
-fn announce(action: &Action) {
-    let Key { cluster, role } = &action.key;
-    match (&action.step, action.why) {
-        (Step::Create | Step::Start(_), _) => log::info!("🔧 Spawning {role} for cluster: {cluster}"),
-        (_, Why::Stopped) => {
-            let mut letters = role.chars();
-            let first = letters.next().map(|letter| letter.to_ascii_uppercase());
-            let role: String = first.into_iter().chain(letters).collect();
-            log::warn!("⚠️  {role} container stopped, respawning: {cluster}");
-        }
-        (_, Why::Parked | Why::Removed) => log::info!("💀 Cleaning up dead cluster: {cluster}"),
-        (_, reason) => log::info!("the {role} of cluster {cluster} is removed: {}", why(reason)),
-    }
-    if let Step::Stop(id) = &action.step {
-        log::info!("🛑 Stopping container: {}", short(id));
-    }
-}
-
-fn short(id: &str) -> &str {
-    id.get(..SHORT_ID).unwrap_or(id)
-}
-
-/// A reason for people and for the audit.
-const fn why(why: Why) -> &'static str {
-    match why {
-        Why::Missing => "there was none",
-        Why::Stopped => "it was found stopped",
-        Why::Changed => "its template has changed",
-        Why::NoRole => "its role is no longer a template",
-        Why::Double => "there is another one",
-        Why::Crashing => "it crashes in a loop",
-        Why::Parked => "its cluster is dead",
-        Why::Removed => "its cluster was removed",
-        Why::Pruned => "its cluster is not known",
-    }
-}
-
-/// What a container does, in a word.
-pub const fn state(is: Observed) -> &'static str {
-    match is {
-        Observed::Running => "running",
-        Observed::Interrupted => "interrupted",
-        Observed::Created => "created",
-        Observed::Stopped => "stopped",
-        Observed::Unclear => "unclear",
-    }
-}
-
-fn tell(connection: &Connection, now: Wall, notice: &Notice) -> rusqlite::Result<()> {
-    let Key { cluster, role } = notice.key();
-    let Some((name, _)) = clusters::find(connection, cluster)? else { return Ok(()) };
-    let subject = Subject::Worker(name, role.clone());
-    let what = match notice {
-        Notice::Failed(_, why) => {
-            let details = json!({ "role": role, "reason": why });
-            incidents::open(connection, now, Event::WorkerFailed, &subject, &details)?;
-            audit(connection, now, "station", cluster, "worker.failed", &details)?;
-            return Ok(());
-        }
-        Notice::Back(_) => Closer::Over,
-        Notice::Unwanted(_) => Closer::Removed,
-    };
-    incidents::close(connection, now, Event::WorkerFailed, &subject, what)?;
-    audit(connection, now, "station", cluster, "worker.back", &json!({ "role": role, "by": what.name() }))
-}
-
-/// Writes down what was done to a cluster, and by whom.
-///
-/// # Errors
-/// It is not written.
-pub fn audit(
-    connection: &Connection,
-    now: Wall,
-    who: &str,
-    cluster: &str,
-    action: &str,
-    details: &Value,
-) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT INTO audit (at, who, cluster_id, action, details) VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?
-        .execute(params![now.0, who, cluster, action, details.to_string()])
-        .map(drop)
-}
-
-fn adopted(connection: &Connection) -> rusqlite::Result<HashMap<String, Adopted>> {
-    let mut statement = connection.prepare("SELECT container, cluster_id, role, hash FROM adopted")?;
-    let rows = statement.query_map([], |row| {
-        let key = Key { cluster: row.get(1)?, role: row.get(2)? };
-        Ok((row.get(0)?, Adopted { key, hash: row.get(3)? }))
-    })?;
-    rows.collect()
-}
-
-/// Without templates there are no workers, and nothing of them is open.
-fn close_all(station: &Station) {
-    let now = wall();
-    let closed = station.write(move |connection| {
-        for key in failed(connection)? {
-            tell(connection, now, &Notice::Unwanted(key))?;
-        }
-        Ok(())
-    });
-    if let Err(error) = closed {
-        log::error!("what is open of workers is not closed: {error}");
-    }
-}
-
-/// The workers whose failure people were told.
-fn failed(connection: &Connection) -> rusqlite::Result<BTreeSet<Key>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT c.cluster_id, i.worker FROM incident i JOIN cluster c ON c.id = i.cluster
-         WHERE i.kind = 'worker.failed' AND i.closed_at IS NULL",
-    )?;
-    let rows = statement.query_map([], |row| Ok(Key { cluster: row.get(0)?, role: row.get(1)? }))?;
-    rows.collect()
 }

@@ -30,6 +30,7 @@ pub mod api;
 pub mod app;
 pub mod ask;
 pub mod asking;
+pub mod audit;
 pub mod channels;
 pub mod check;
 pub mod clients;

@@ -9,7 +9,7 @@ use crate::access::Holder;
 use crate::kafka::{groups, outbox};
 use crate::station::Station;
 use crate::store::StoreError;
-use crate::{clusters, control};
+use crate::{audit, clusters};
 
 /// What the audit says of clusters.
 pub const REGISTERED: &str = "cluster.registered";
@@ -31,7 +31,7 @@ pub fn said(
     action: Option<&str>,
 ) -> rusqlite::Result<()> {
     if let Some(action) = action {
-        control::audit(connection, now, who, cluster_id, action, &json!({}))?;
+        audit::write(connection, now, who, cluster_id, action, &json!({}))?;
     }
     if is_used { outbox::owe(connection, cluster_id) } else { Ok(()) }
 }

@@ -68,7 +68,7 @@ pub fn metrics(station: &Arc<Station>, _: &Call, connections: States) -> Respons
             station.judge(&mut clusters);
             let count = |state| clusters.iter().filter(|cluster| cluster.state() == state).count() as u64;
             let mut text = station.metrics.render(&gauges, station.conditions.counted(station.clock.now()));
-            text.push_str(&control::metrics(station.control.as_ref(), STATES.map(count)));
+            text.push_str(&control::metrics::write(station.control.as_ref(), STATES.map(count)));
             text.push_str(&station.kafka.metrics(owed));
             Response::text("text/plain; version=0.0.4; charset=utf-8", text)
         }

@@ -8,7 +8,8 @@ use pap_http::response::Response;
 use serde_json::{Value, json};
 
 use super::call::Call;
-use crate::control::{Control, state};
+use crate::control::Control;
+use crate::control::metrics::state;
 use crate::station::Station;
 
 /// `GET /api/workers`

@@ -17,7 +17,7 @@ use super::order::Order;
 use super::{groups, message, writer};
 use crate::clusters::{self, Applied, Heard, REMEMBERED, What, Word};
 use crate::station::Station;
-use crate::{control, registry};
+use crate::{audit, registry};
 
 /// A record of the registry, and the word that it is.
 struct Said {
@@ -122,10 +122,10 @@ impl<'a> Taker<'a> {
                 let outcome = clusters::apply(connection, now, word, admission, lively)?;
                 match outcome {
                     Applied::Registered(true) => {
-                        control::audit(connection, now, "Kafka", id, registry::REGISTERED, &json!({}))?;
+                        audit::write(connection, now, "Kafka", id, registry::REGISTERED, &json!({}))?;
                     }
                     Applied::Removed => {
-                        control::audit(connection, now, "Kafka", id, registry::REMOVED, &json!({}))?;
+                        audit::write(connection, now, "Kafka", id, registry::REMOVED, &json!({}))?;
                         groups::owe(connection, id, groups, now)?;
                     }
                     // A predecessor may have run its workers.

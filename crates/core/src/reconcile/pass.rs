@@ -1,0 +1,189 @@
+//! What one worker needs, by what is seen of it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::worker::{BLOCKED, SETTLED, UNCLEAR, WELL, Worker};
+use super::{Adopted, Container, Key, Mark, Notice, Observed, Plan, Role, Standing, Step, View, Why};
+use crate::time::Tick;
+
+/// Workers of each role that still run a former template, and how many others are not well.
+#[derive(Debug, Default)]
+pub struct Rollouts(pub BTreeMap<String, Rollout>);
+
+#[derive(Debug, Default)]
+pub struct Rollout {
+    pub outdated: Vec<(Key, String)>,
+    pub unsettled: usize,
+}
+
+/// One pass over all workers.
+pub struct Pass<'a> {
+    pub now: Tick,
+    pub adopted: &'a HashMap<String, Adopted>,
+    /// The names of all containers, and whether they stay taken.
+    pub taken: &'a HashMap<&'a str, bool>,
+    pub room: usize,
+    pub prunes: bool,
+    pub plan: &'a mut Plan,
+}
+
+impl Pass<'_> {
+    /// What a worker needs that is to run.
+    pub fn wanted(
+        &mut self,
+        worker: &mut Worker,
+        key: &Key,
+        role: &Role,
+        containers: &[&Container],
+        rollouts: &mut Rollouts,
+    ) -> Option<(Step, Why)> {
+        let is_current = |container: &Container| match &container.mark {
+            Mark::Ours { hash, .. } => *hash == role.hash,
+            _ => self.adopted.get(&container.id).is_some_and(|adopted| adopted.hash == role.hash),
+        };
+        let name = role.container(&key.cluster);
+        let waits = worker.waits(self.now).is_some();
+        let rollout = rollouts.0.entry(key.role.clone()).or_default();
+        // One that is being replaced still runs in this listing.
+        rollout.unsettled += usize::from(worker.under_way.is_some());
+        let kept = containers.iter().max_by_key(|container| {
+            let rank = match container.is {
+                Observed::Running => 4,
+                Observed::Interrupted => 3,
+                Observed::Unclear => 2,
+                Observed::Created => 1,
+                Observed::Stopped => 0,
+            };
+            // A copy of a container has its labels, but not its name.
+            (rank >= 2, is_current(container), container.name == name, rank, &container.id)
+        });
+        let Some(&kept) = kept else {
+            worker.running = None;
+            let until = self.now + BLOCKED;
+            // Nobody waits for one that cannot be made: it may never be well.
+            match (self.taken.get(&*name), self.room) {
+                (Some(true), _) => {
+                    self.plan.counts.name_taken += 1;
+                    worker.block(until, "another container bears its name");
+                    return None;
+                }
+                (None, 0) => {
+                    self.plan.counts.over_limit += 1;
+                    worker.block(until, "there are as many containers as MAX_CONTAINERS allows");
+                    return None;
+                }
+                (taken, _) => {
+                    worker.blocked = None;
+                    rollout.unsettled += 1;
+                    return (taken.is_none() && !waits).then_some((Step::Create, Why::Missing));
+                }
+            }
+        };
+        worker.observe(self.now, kept);
+        if kept.is == Observed::Unclear {
+            let until = self.now + UNCLEAR;
+            worker.block(until, "its container is being removed, or in a state that is not known");
+        } else {
+            worker.blocked = None;
+        }
+        if let Some(double) = containers.iter().find(|it| it.id != kept.id && it.is != Observed::Unclear) {
+            rollout.unsettled += 1;
+            return (!waits).then(|| (removal(double), Why::Double));
+        }
+        if matches!(kept.is, Observed::Running | Observed::Interrupted) && worker.restarted.are_many(self.now)
+        {
+            rollout.unsettled += 1;
+            return (!waits).then(|| (Step::Stop(kept.id.clone()), Why::Crashing));
+        }
+        match kept.is {
+            Observed::Running if is_current(kept) => {
+                let settled = worker.runs_for(self.now).is_some_and(|long| long >= SETTLED);
+                rollout.unsettled += usize::from(!settled);
+                None
+            }
+            Observed::Running => {
+                rollout.outdated.push((key.clone(), kept.id.clone()));
+                None
+            }
+            // A paused one is left to the person who has paused it.
+            Observed::Interrupted | Observed::Unclear => {
+                rollout.unsettled += 1;
+                None
+            }
+            Observed::Created | Observed::Stopped => {
+                rollout.unsettled += 1;
+                let id = kept.id.clone();
+                (!waits).then(|| match kept.is {
+                    Observed::Stopped => (Step::Remove(id), Why::Stopped),
+                    _ if is_current(kept) => (Step::Start(id), Why::Missing),
+                    _ => (Step::Remove(id), Why::Changed),
+                })
+            }
+        }
+    }
+
+    /// What happens to a worker that is not to run.
+    pub fn unwanted(
+        &mut self,
+        worker: &mut Worker,
+        standing: Option<Standing>,
+        role: Option<&Role>,
+        containers: &[&Container],
+    ) -> Option<(Step, Why)> {
+        worker.running = None;
+        worker.blocked = None;
+        let why = match standing {
+            None => {
+                self.plan.counts.unknown += containers.len();
+                if !self.prunes {
+                    return None;
+                }
+                Why::Pruned
+            }
+            Some(Standing::Quiet) => return None,
+            Some(Standing::Parked) => Why::Parked,
+            Some(Standing::Removed) => Why::Removed,
+            Some(Standing::Live) => {
+                debug_assert!(role.is_none(), "it would be wanted");
+                Why::NoRole
+            }
+        };
+        if worker.waits(self.now).is_some() {
+            return None;
+        }
+        let container = containers.iter().find(|container| container.is != Observed::Unclear)?;
+        Some((removal(container), why))
+    }
+}
+
+/// What ends a container, whatever it does, if it was not seen to be at an end.
+fn removal(container: &Container) -> Step {
+    match container.is {
+        Observed::Created | Observed::Stopped => Step::Remove(container.id.clone()),
+        Observed::Running | Observed::Interrupted | Observed::Unclear => Step::Stop(container.id.clone()),
+    }
+}
+
+pub fn notice(worker: &Worker, key: &Key, now: Tick, (is_wanted, is_told): (bool, bool)) -> Option<Notice> {
+    let is_well = worker.runs_for(now).is_some_and(|long| long >= WELL);
+    match (is_told, is_wanted) {
+        (true, false) => Some(Notice::Unwanted(key.clone())),
+        (true, true) if is_well => Some(Notice::Back(key.clone())),
+        (false, true) if worker.has_failed(now) => {
+            Some(Notice::Failed(key.clone(), worker.trouble.clone().unwrap_or_default()))
+        }
+        _ => None,
+    }
+}
+
+pub fn view(worker: &Worker, key: &Key, now: Tick, containers: &[&Container]) -> View {
+    let running = |it: &&&Container| worker.running.as_ref().is_some_and(|(id, _)| *id == it.id);
+    let shown = containers.iter().find(running).or(containers.first());
+    View {
+        key: key.clone(),
+        container: shown.map(|it| (it.id.clone(), it.name.clone())),
+        is: shown.map(|it| it.is),
+        trouble: worker.trouble.clone(),
+        again: worker.not_before.filter(|at| *at > now),
+    }
+}

@@ -1,0 +1,152 @@
+//! What is remembered of a worker between two passes: its failures, its ends, and when it may be tried again.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::{Container, Listing, Observed, Step};
+use crate::time::Tick;
+
+/// How long a worker must run before the next one of its role is replaced.
+pub const SETTLED: Duration = Duration::from_secs(10);
+/// How long a worker must run before it counts as well.
+pub const WELL: Duration = Duration::from_secs(60);
+/// A worker that ended `MANY` times within this time crashes in a loop.
+const LOOP: Duration = Duration::from_secs(600);
+const MANY: u32 = 5;
+/// How long a worker in a crash loop rests: at first, and at most.
+const REST: Duration = Duration::from_secs(60);
+const LONGEST_REST: Duration = Duration::from_secs(1800);
+/// The wait after a first action that failed, and the longest.
+const WAIT: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// After so many actions that failed in a row a worker counts as failed.
+const FAILED: u32 = 3;
+/// How long something may stand in a worker's way before it counts as failed,
+pub const BLOCKED: Duration = Duration::from_secs(10);
+/// and how long its container may be in a state that says nothing.
+pub const UNCLEAR: Duration = Duration::from_secs(300);
+
+/// When a worker has ended, and how often.
+#[derive(Debug, Default)]
+pub struct Lapses(VecDeque<(Tick, u32)>);
+
+impl Lapses {
+    pub fn add(&mut self, now: Tick, count: u32) {
+        if count > 0 {
+            self.0.push_back((now, count));
+            if self.0.len() > MANY as usize {
+                self.0.pop_front();
+            }
+        }
+    }
+
+    pub fn are_many(&self, now: Tick) -> bool {
+        let lately = self.0.iter().filter(|(at, _)| now.since(*at) <= LOOP);
+        lately.map(|(_, count)| count).sum::<u32>() >= MANY
+    }
+}
+
+/// What is remembered of a worker between two passes.
+#[derive(Debug, Default)]
+pub struct Worker {
+    /// What is being done.
+    pub under_way: Option<Step>,
+    /// The last listing that had begun when its last action ended.
+    pub ended: Option<Listing>,
+    /// The container that an action of ours has made.
+    pub made: Option<String>,
+    /// The container that runs, and since when without an end.
+    pub running: Option<(String, Tick)>,
+    /// How often which container was started again, as last looked up,
+    pub restarts: Option<(String, u32)>,
+    /// and when and how often that was lately.
+    pub restarted: Lapses,
+    /// When it was found stopped lately.
+    pub stopped: Lapses,
+    pub failures: u32,
+    pub rests: u32,
+    pub not_before: Option<Tick>,
+    /// From when on what stands in its way counts as a failure.
+    pub blocked: Option<Tick>,
+    pub trouble: Option<String>,
+}
+
+impl Worker {
+    /// Takes note of what a listing shows of its container.
+    pub fn observe(&mut self, now: Tick, container: &Container) {
+        let growth = container.restarts.map_or(0, |count| {
+            let before = match &self.restarts {
+                Some((id, before)) if *id == container.id => *before,
+                _ => {
+                    self.restarted = Lapses::default();
+                    // What happened before we came is not judged.
+                    if self.made.as_ref() == Some(&container.id) { 0 } else { count }
+                }
+            };
+            self.restarts = Some((container.id.clone(), count));
+            count.saturating_sub(before)
+        });
+        self.restarted.add(now, growth);
+        match (&self.running, container.is) {
+            (Some((id, _)), Observed::Running) if *id == container.id && growth == 0 => {}
+            (_, Observed::Running) => self.running = Some((container.id.clone(), now)),
+            _ => self.running = None,
+        }
+        if self.runs_for(now).is_some_and(|long| long >= WELL) {
+            (self.failures, self.not_before, self.trouble) = (0, None, None);
+        }
+        if self.runs_for(now).is_some_and(|long| long >= LOOP) {
+            self.rests = 0;
+        }
+    }
+
+    /// Whether nothing is being done with it, nor was since a listing was asked for.
+    pub fn is_free(&self, listing: Listing) -> bool {
+        self.under_way.is_none() && self.ended.is_none_or(|ended| ended < listing)
+    }
+
+    pub fn runs_for(&self, now: Tick) -> Option<Duration> {
+        self.running.as_ref().map(|(_, since)| now.since(*since))
+    }
+
+    /// It rests, since it crashes in a loop.
+    pub fn rest(&mut self, now: Tick) {
+        self.not_before = Some(now + doubled(REST, self.rests, LONGEST_REST));
+        self.rests += 1;
+        (self.restarted, self.stopped) = (Lapses::default(), Lapses::default());
+        self.failures = self.failures.max(FAILED);
+        self.trouble = Some("it crashes in a loop".into());
+    }
+
+    pub fn fail(&mut self, now: Tick, why: String) {
+        self.not_before = Some(now + doubled(WAIT, self.failures, LONGEST_WAIT));
+        self.failures += 1;
+        self.trouble = Some(why);
+    }
+
+    pub fn block(&mut self, until: Tick, why: &str) {
+        self.blocked.get_or_insert(until);
+        self.trouble = Some(why.into());
+    }
+
+    pub fn waits(&self, now: Tick) -> Option<Duration> {
+        self.not_before.filter(|at| *at > now).map(|at| at.since(now))
+    }
+
+    /// When something changes by time alone.
+    pub fn next(&self, now: Tick) -> Option<Duration> {
+        let runs = self.runs_for(now);
+        let until = |most: Duration| runs.filter(|long| *long < most).map(|long| most.saturating_sub(long));
+        let well = until(WELL).filter(|_| self.trouble.is_some());
+        let blocked = self.blocked.filter(|until| *until > now).map(|until| until.since(now));
+        [self.waits(now), until(SETTLED), well, blocked].into_iter().flatten().min()
+    }
+
+    pub fn has_failed(&self, now: Tick) -> bool {
+        self.failures >= FAILED || self.blocked.is_some_and(|until| until <= now)
+    }
+}
+
+fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
+    first.saturating_mul(1 << times.min(16)).min(most)
+}

@@ -1,0 +1,82 @@
+//! What the file keeps of workers: which were adopted, and of which people were told.
+
+use std::collections::{BTreeSet, HashMap};
+
+use pap_core::reconcile::{Adopted, Key, Notice};
+use pap_core::time::Wall;
+use pap_process::clock::wall;
+use rusqlite::{Connection, params};
+use serde_json::json;
+
+use crate::event::Event;
+use crate::incidents::{self, Closer, Subject};
+use crate::station::Station;
+use crate::{audit, clusters};
+
+pub fn tell(connection: &Connection, now: Wall, notice: &Notice) -> rusqlite::Result<()> {
+    let Key { cluster, role } = notice.key();
+    let Some((name, _)) = clusters::find(connection, cluster)? else { return Ok(()) };
+    let subject = Subject::Worker(name, role.clone());
+    let what = match notice {
+        Notice::Failed(_, why) => {
+            let details = json!({ "role": role, "reason": why });
+            incidents::open(connection, now, Event::WorkerFailed, &subject, &details)?;
+            audit::write(connection, now, "station", cluster, "worker.failed", &details)?;
+            return Ok(());
+        }
+        Notice::Back(_) => Closer::Over,
+        Notice::Unwanted(_) => Closer::Removed,
+    };
+    incidents::close(connection, now, Event::WorkerFailed, &subject, what)?;
+    audit::write(
+        connection,
+        now,
+        "station",
+        cluster,
+        "worker.back",
+        &json!({ "role": role, "by": what.name() }),
+    )
+}
+
+pub fn adopted(connection: &Connection) -> rusqlite::Result<HashMap<String, Adopted>> {
+    let mut statement = connection.prepare("SELECT container, cluster_id, role, hash FROM adopted")?;
+    let rows = statement.query_map([], |row| {
+        let key = Key { cluster: row.get(1)?, role: row.get(2)? };
+        Ok((row.get(0)?, Adopted { key, hash: row.get(3)? }))
+    })?;
+    rows.collect()
+}
+
+/// Stores which containers are adopted.
+pub fn store_adopted(connection: &Connection, adopted: &HashMap<String, Adopted>) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM adopted", [])?;
+    let sql = "INSERT INTO adopted (container, cluster_id, role, hash) VALUES (?1, ?2, ?3, ?4)";
+    for (container, Adopted { key, hash }) in adopted {
+        connection.execute(sql, params![container, key.cluster, key.role, hash])?;
+    }
+    Ok(())
+}
+
+/// Without templates there are no workers, and nothing of them is open.
+pub fn close_all(station: &Station) {
+    let now = wall();
+    let closed = station.write(move |connection| {
+        for key in failed(connection)? {
+            tell(connection, now, &Notice::Unwanted(key))?;
+        }
+        Ok(())
+    });
+    if let Err(error) = closed {
+        log::error!("what is open of workers is not closed: {error}");
+    }
+}
+
+/// The workers whose failure people were told.
+pub fn failed(connection: &Connection) -> rusqlite::Result<BTreeSet<Key>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT c.cluster_id, i.worker FROM incident i JOIN cluster c ON c.id = i.cluster
+         WHERE i.kind = 'worker.failed' AND i.closed_at IS NULL",
+    )?;
+    let rows = statement.query_map([], |row| Ok(Key { cluster: row.get(0)?, role: row.get(1)? }))?;
+    rows.collect()
+}
