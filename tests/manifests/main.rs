@@ -46,7 +46,7 @@ const APPLIED: [(&str, &[&str]); 5] = [
     ("k8s/overlays/sidecar", &[]),
 ];
 
-/// All objects in the namespace after the README's commands.
+/// All objects in the namespace after the commands of docs/kubernetes.md.
 fn applied(overlay: &str, beside: &[&str]) -> Vec<Value> {
     let mut all = render(overlay);
     all.extend(beside.iter().flat_map(|overlay| render(overlay)));
@@ -341,13 +341,13 @@ fn the_base_upgrades_the_original_in_place() {
 }
 
 #[test]
-fn the_patches_of_the_readme_do_what_they_say() {
+fn the_patches_of_the_page_do_what_they_say() {
     if !has_tools("kubectl") {
         return;
     }
-    let readme = file("README.md");
+    let page = file("docs/kubernetes.md");
     let patches: Vec<&str> =
-        readme.split("kubectl patch ").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+        page.split("kubectl patch ").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert_eq!(patches.len(), 2, "{patches:?}");
     let directory = tempfile::tempdir().unwrap();
     let apply = |command: &str, original: Value| {

@@ -119,17 +119,10 @@ fn what_is_shipped_names_only_settings_that_exist() {
             named.push(("k8s/config/configmap.yaml".into(), name, names(&collector)));
         }
     }
-    // Rows of the README's table of settings.
-    let readme = read("README.md");
-    let (_, part) = readme.split_once("\n## Configuration\n").unwrap();
-    for row in part.split("\n## ").next().unwrap().lines().filter_map(|line| line.strip_prefix("| `")) {
-        named.push(("README.md".into(), row.split('`').next().unwrap().into(), names(&collector)));
-    }
     for (path, name, known) in &named {
         assert!(known.contains(name), "{path} names {name}, which is in no table of settings");
     }
-    for path in ["environment.example", "heartbeat.example", "configmap.yaml", "deployment.yaml", "README.md"]
-    {
+    for path in ["environment.example", "heartbeat.example", "configmap.yaml", "deployment.yaml"] {
         assert!(named.iter().any(|(at, _, _)| at.ends_with(path)), "{path} was looked at");
     }
 }

@@ -1,0 +1,131 @@
+//! Documents agree with what is there: links lead somewhere, and versions are those of Cargo.toml.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files below a directory, but for what is built or hidden.
+fn files(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        let is_hidden = name.starts_with('.') && !matches!(name.as_str(), ".github" | ".ci");
+        match entry.file_type().unwrap() {
+            _ if is_hidden || name == "target" => {}
+            kind if kind.is_dir() => files(&entry.path(), found),
+            _ => found.push(entry.path()),
+        }
+    }
+}
+
+/// The text files of this repository.
+fn texts() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    files(here(), &mut found);
+    let text = |path: PathBuf| fs::read_to_string(&path).ok().map(|text| (path, text));
+    found.into_iter().filter_map(text).collect()
+}
+
+/// The lines of a page that are no code.
+fn prose(page: &str) -> impl Iterator<Item = &str> {
+    let mut is_code = false;
+    page.lines().filter(move |line| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    })
+}
+
+/// What a heading is called in a link, by GitHub's rule.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut seen = BTreeMap::<String, u32>::new();
+    let headings = prose(page).filter(|line| line.starts_with('#'));
+    let anchors = headings.map(|line| {
+        let text = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        let anchor: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
+        let times = seen.entry(anchor.clone()).or_default();
+        *times += 1;
+        if *times == 1 { anchor } else { format!("{anchor}-{}", *times - 1) }
+    });
+    anchors.collect()
+}
+
+/// Without `.` and `..`, and without asking the disk.
+fn normal(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut path, component| {
+        match component {
+            Component::ParentDir => drop(path.pop()),
+            Component::CurDir => {}
+            component => path.push(component),
+        }
+        path
+    })
+}
+
+#[test]
+fn every_link_inside_the_repository_leads_to_something() {
+    let all = texts();
+    let pages: BTreeMap<_, _> =
+        all.iter().filter(|(path, _)| path.extension().is_some_and(|it| it == "md")).cloned().collect();
+    let (mut dead, mut checked) = (Vec::new(), 0);
+    for (path, page) in &pages {
+        for line in prose(page) {
+            for link in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                if link.contains("://") || link.starts_with("mailto:") {
+                    continue;
+                }
+                checked += 1;
+                let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+                let target =
+                    if file.is_empty() { path.clone() } else { normal(&path.parent().unwrap().join(file)) };
+                let is_there = target.exists()
+                    && (anchor.is_empty()
+                        || pages.get(&target).is_some_and(|page| anchors(page).contains(anchor)));
+                if !is_there {
+                    dead.push(format!("{}: {link}", path.strip_prefix(here()).unwrap().display()));
+                }
+            }
+        }
+    }
+    assert!(dead.is_empty(), "links that lead nowhere:\n{}", dead.join("\n"));
+    assert!(checked > 200, "{checked} links were found");
+}
+
+#[test]
+fn every_version_of_ours_is_that_of_cargo_toml() {
+    let version = env!("CARGO_PKG_VERSION");
+    let (mut wrong, mut checked) = (Vec::new(), 0);
+    for (path, text) in texts() {
+        let path = path.strip_prefix(here()).unwrap().to_owned();
+        let is_history = path.starts_with("docs/decisions") || path.ends_with("CHANGELOG.md");
+        if is_history || path.starts_with("tests") || path.starts_with("crates") {
+            continue;
+        }
+        for program in ["pap-collector:", "pap-heartbeat:", "pap-station:"] {
+            for rest in text.split(program).skip(1) {
+                let tag: String = rest.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+                if tag.matches('.').count() >= 2 {
+                    checked += 1;
+                    if tag.trim_end_matches('.') != version {
+                        wrong.push(format!("{}: {program}{tag}", path.display()));
+                    }
+                }
+            }
+        }
+    }
+    let line = |path: &str, line: String| {
+        let text = fs::read_to_string(here().join(path)).unwrap();
+        assert!(text.lines().any(|it| it == line), "{path} has no line {line:?}");
+    };
+    line("charts/pap/Chart.yaml", format!("version: {version}"));
+    line("charts/pap/Chart.yaml", format!("appVersion: \"{version}\""));
+    line("Dockerfile.distroless", format!("ARG VERSION={version}"));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(checked > 10, "{checked} tags were found");
+}
