@@ -21,7 +21,8 @@ pub fn flaws(documents: &[Value], known: &Known) -> Vec<String> {
             let name = text(owner, "/metadata/name");
             let mut found = Vec::new();
             references(pod, documents, &mut found);
-            restricted(pod, &mut found);
+            restricted(pod, asks_the_api(pod, documents), &mut found);
+            agent_ids(owner, pod, &mut found);
             for container in containers(pod) {
                 match program_of(container).map(|program| (program, known.get(program))) {
                     Some((_, Some(known))) => configuration(container, pod, documents, known, &mut found),
@@ -32,11 +33,21 @@ pub fn flaws(documents: &[Value], known: &Known) -> Vec<String> {
             flaws.extend(found.into_iter().map(|flaw| format!("{name}: {flaw}")));
         }
         let mut found = Vec::new();
+        label_values(owner, &mut found);
         match text(owner, "/kind") {
             "Service" => service(owner, documents, &mut found),
             "NetworkPolicy" => network_policy(owner, documents, &mut found),
             "IngressRoute" => ingress_route(owner, documents, &mut found),
             "ServiceMonitor" => service_monitor(owner, documents, &mut found),
+            "Certificate" => certificate(owner, documents, &mut found),
+            "ClusterIssuer" => cluster_issuer(owner, documents, &mut found),
+            "HorizontalPodAutoscaler" => autoscaler(owner, documents, &mut found),
+            "PodDisruptionBudget" => {
+                let selector = &owner["spec"]["selector"]["matchLabels"];
+                if !labels(documents).any(|(labels, _)| matches(selector, labels)) {
+                    found.push(format!("selects no pod: {selector}"));
+                }
+            }
             _ => {}
         }
         let (kind, name) = (text(owner, "/kind"), text(owner, "/metadata/name"));
@@ -71,6 +82,7 @@ fn references(pod: &Value, documents: &[Value], flaws: &mut Vec<String>) {
     if !account.is_empty() && find(documents, "ServiceAccount", account).is_none() {
         flaws.push(format!("no service account {account}"));
     }
+    secret_volumes(pod, documents, flaws);
     for container in containers(pod) {
         for variable in list(container, "/env") {
             for (kind, from) in [("ConfigMap", "configMapKeyRef"), ("Secret", "secretKeyRef")] {
@@ -87,6 +99,14 @@ fn references(pod: &Value, documents: &[Value], flaws: &mut Vec<String>) {
                 flaws.push(format!("nobody listens at {url}"));
             }
         }
+        for from in list(container, "/envFrom") {
+            for (kind, by) in [("ConfigMap", "/configMapRef/name"), ("Secret", "/secretRef/name")] {
+                let name = text(from, by);
+                if !name.is_empty() && find(documents, kind, name).is_none() {
+                    flaws.push(format!("no {kind} {name}"));
+                }
+            }
+        }
         for mount in list(container, "/volumeMounts") {
             if !list(pod, "/volumes").iter().any(|volume| volume["name"] == mount["name"]) {
                 flaws.push(format!("no volume {}", mount["name"]));
@@ -98,6 +118,17 @@ fn references(pod: &Value, documents: &[Value], flaws: &mut Vec<String>) {
             {
                 flaws.push(format!("{probe}: no port {port}"));
             }
+        }
+    }
+}
+
+/// Finds mounted secrets that nobody makes.
+fn secret_volumes(pod: &Value, documents: &[Value], flaws: &mut Vec<String>) {
+    for volume in list(pod, "/volumes") {
+        let name = text(volume, "/secret/secretName");
+        let makes = |it: &Value| text(it, "/kind") == "Certificate" && text(it, "/spec/secretName") == name;
+        if !name.is_empty() && find(documents, "Secret", name).is_none() && !documents.iter().any(makes) {
+            flaws.push(format!("nobody makes the secret {name}"));
         }
     }
 }
@@ -125,7 +156,7 @@ fn has_port(container: &Value, port: &Value) -> bool {
 
 /// Finds breaches of the restricted level of the Pod Security Standards, and a few
 /// more.
-fn restricted(pod: &Value, flaws: &mut Vec<String>) {
+fn restricted(pod: &Value, asks_the_api: bool, flaws: &mut Vec<String>) {
     let mut want = |what: &str, is_so: bool| {
         if !is_so {
             flaws.push(format!("not restricted: {what}"));
@@ -133,7 +164,7 @@ fn restricted(pod: &Value, flaws: &mut Vec<String>) {
     };
     want("runAsNonRoot", pod.pointer("/securityContext/runAsNonRoot") == Some(&json!(true)));
     want("seccomp", text(pod, "/securityContext/seccompProfile/type") == "RuntimeDefault");
-    want("token", pod.get("automountServiceAccountToken") == Some(&json!(false)));
+    want("token", pod.get("automountServiceAccountToken") == Some(&json!(asks_the_api)));
     want("service links", pod.get("enableServiceLinks") == Some(&json!(false)));
     for host in ["hostNetwork", "hostPID", "hostIPC"] {
         want(host, pod.get(host).is_none());
@@ -146,6 +177,45 @@ fn restricted(pod: &Value, flaws: &mut Vec<String>) {
         want("capabilities", context["capabilities"]["drop"] == json!(["ALL"]));
         want("privileged", context.get("privileged").is_none());
         want("memory limit", container.pointer("/resources/limits/memory").is_some());
+    }
+}
+
+/// Whether the pod's account has a role, and so needs its token.
+fn asks_the_api(pod: &Value, documents: &[Value]) -> bool {
+    let account = text(pod, "/serviceAccountName");
+    documents
+        .iter()
+        .filter(|it| text(it, "/kind").ends_with("RoleBinding"))
+        .flat_map(|it| list(it, "/subjects"))
+        .any(|subject| text(subject, "/name") == account && !account.is_empty())
+}
+
+/// Finds several pods that send heartbeats under one id.
+fn agent_ids(owner: &Value, pod: &Value, flaws: &mut Vec<String>) {
+    let is_one = text(owner, "/kind") == "Deployment" && owner.pointer("/spec/replicas") == Some(&json!(1));
+    let ids = containers(pod).flat_map(|it| list(it, "/env")).filter(|it| it["name"] == "PAP_AGENT_ID");
+    for id in ids {
+        if !is_one && !matches!(text(id, "/valueFrom/fieldRef/fieldPath"), "metadata.uid" | "metadata.name") {
+            flaws.push(format!("its pods share an agent id: {id}"));
+        }
+    }
+}
+
+/// Finds labels that the API server refuses. The schemas allow any text.
+fn label_values(owner: &Value, flaws: &mut Vec<String>) {
+    let is_end = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_alphanumeric);
+    for pointer in ["/metadata/labels", "/spec/template/metadata/labels"] {
+        for value in owner.pointer(pointer).and_then(Value::as_object).into_iter().flat_map(|it| it.values())
+        {
+            let bytes = value.as_str().unwrap_or_default().as_bytes();
+            let is_fine = bytes.len() <= 63
+                && is_end(bytes.first())
+                && is_end(bytes.last())
+                && bytes.iter().all(|it| it.is_ascii_alphanumeric() || b"-_.".contains(it));
+            if !is_fine {
+                flaws.push(format!("{value} is no value of a label"));
+            }
+        }
     }
 }
 
@@ -229,7 +299,8 @@ fn ingress_route(route: &Value, documents: &[Value], flaws: &mut Vec<String>) {
     }
     for rule in list(route, "/spec/routes") {
         let host = text(rule, "/match").split('`').nth(1).unwrap_or_default();
-        if !certificate.is_some_and(|it| list(it, "/spec/dnsNames").iter().any(|name| name == host)) {
+        let names = certificate.map_or(&[][..], |it| list(it, "/spec/dnsNames"));
+        if !names.iter().filter_map(Value::as_str).any(|name| covers(name, host)) {
             flaws.push(format!("no certificate for {host}"));
         }
         for middleware in list(rule, "/middlewares") {
@@ -243,6 +314,52 @@ fn ingress_route(route: &Value, documents: &[Value], flaws: &mut Vec<String>) {
             if !ports.iter().any(|port| port["port"] == target["port"]) {
                 flaws.push(format!("no service {} with port {}", target["name"], target["port"]));
             }
+        }
+    }
+}
+
+/// Whether a name of a certificate is good for the host. A wildcard stands for one label.
+fn covers(name: &str, host: &str) -> bool {
+    let parent = host.split_once('.').map(|(_, parent)| parent);
+    name == host || name.strip_prefix("*.").is_some_and(|rest| Some(rest) == parent)
+}
+
+fn certificate(certificate: &Value, documents: &[Value], flaws: &mut Vec<String>) {
+    // Where there is an issuer, it must be the one that is meant.
+    let issuer = text(certificate, "/spec/issuerRef/name");
+    let mut issuers = documents.iter().filter(|it| text(it, "/kind") == "ClusterIssuer").peekable();
+    if issuers.peek().is_some() && !issuers.any(|it| text(it, "/metadata/name") == issuer) {
+        flaws.push(format!("no issuer {issuer}"));
+    }
+}
+
+fn cluster_issuer(issuer: &Value, documents: &[Value], flaws: &mut Vec<String>) {
+    for solver in list(issuer, "/spec/acme/solvers") {
+        let wanted = &solver["dns01"]["rfc2136"]["tsigSecretSecretRef"];
+        if value_of(documents, "Secret", wanted).is_none() {
+            flaws.push(format!("no Secret has {wanted}"));
+        }
+    }
+}
+
+fn autoscaler(scaler: &Value, documents: &[Value], flaws: &mut Vec<String>) {
+    let target = &scaler["spec"]["scaleTargetRef"];
+    let Some(owner) = find(documents, text(target, "/kind"), text(target, "/name")) else {
+        return flaws.push(format!("there is no {target}"));
+    };
+    if owner["spec"].get("replicas").is_some() {
+        flaws.push(format!("each apply of {target} undoes what it did"));
+    }
+    for metric in list(scaler, "/spec/metrics") {
+        let (name, resource) =
+            (text(metric, "/containerResource/container"), text(metric, "/containerResource/name"));
+        let requests = pod_of(owner)
+            .into_iter()
+            .flat_map(containers)
+            .filter(|it| text(it, "/name") == name)
+            .find_map(|it| it.pointer(&format!("/resources/requests/{resource}")));
+        if requests.is_none() {
+            flaws.push(format!("no container {name} requests {resource}"));
         }
     }
 }

@@ -13,6 +13,7 @@
 
 #[path = "../support/agent.rs"]
 mod agent;
+mod agents;
 mod chart;
 mod flaws;
 #[path = "../support/mod.rs"]
@@ -28,29 +29,38 @@ use flaws::{Known, containers, find, flaws, list, pod_of, program_of, text, valu
 use serde_json::{Value, json};
 use support::{Collector, command};
 use tools::{
-    against_promtool, against_schemas, against_systemd, documents, exposure, has_tools, here, render, run,
+    against_promtool, against_schemas, against_systemd, documents, exposure, has_tools, here,
+    is_of_kubernetes, render, run,
 };
 
 const MONITORING: &str = "k8s/overlays/monitoring";
 const INGRESS: &str = "k8s/overlays/ingress";
 const HEARTBEAT: &str = "k8s/overlays/heartbeat";
+const AGENTS: &str = "k8s/overlays/agents";
 const STATION: &str = "k8s/overlays/station";
 const STATION_MONITORING: &str = "k8s/overlays/station-monitoring";
 /// Overlays that are applied alone, each with the overlays that may be applied beside
 /// it.
-const APPLIED: [(&str, &[&str]); 5] = [
+const APPLIED: [(&str, &[&str]); 6] = [
     ("k8s/base", &[MONITORING, INGRESS, HEARTBEAT, STATION, STATION_MONITORING]),
     ("k8s/overlays/is-plugged-in", &[MONITORING, INGRESS]),
     ("k8s/overlays/daemonset", &[MONITORING, INGRESS]),
     ("k8s/overlays/two-levels", &[MONITORING, INGRESS, HEARTBEAT]),
     ("k8s/overlays/sidecar", &[]),
+    (AGENTS, &[MONITORING, INGRESS, STATION, STATION_MONITORING]),
+];
+/// Where the secrets are that a user makes.
+const SECRETS: [&str; 3] = [
+    "k8s/config/secret.example.yaml",
+    "k8s/overlays/station/secret.example.yaml",
+    "k8s/overlays/agents/secret.example.yaml",
 ];
 
 /// All objects in the namespace after the commands of docs/kubernetes.md.
 fn applied(overlay: &str, beside: &[&str]) -> Vec<Value> {
     let mut all = render(overlay);
     all.extend(beside.iter().flat_map(|overlay| render(overlay)));
-    for secrets in ["k8s/config/secret.example.yaml", "k8s/overlays/station/secret.example.yaml"] {
+    for secrets in SECRETS {
         all.extend(documents(&file(secrets)));
     }
     all
@@ -114,6 +124,17 @@ fn the_schemas_of_kubernetes_are_content() {
         ("NetworkPolicy", "/spec/podselector", json!({})),
         ("ConfigMap", "/data/cluster-id", json!(7)),
         ("ServiceAccount", "/automountServiceAccountToken", json!("no")),
+    ] {
+        let mut broken = good.clone();
+        put(&mut broken, kind, pointer, value);
+        assert!(against_schemas(&broken).is_err(), "{kind}{pointer} is not noticed");
+    }
+    let good = render("k8s/overlays/agents/workload");
+    for (kind, pointer, value) in [
+        ("Deployment", "/spec/template/spec/containers/0/lifecycle/preStop/sleep/seconds", json!("5s")),
+        ("Deployment", "/spec/template/spec/topologySpreadConstraints/0/maxSkew", json!("1")),
+        ("HorizontalPodAutoscaler", "/spec/metrics/0/containerResource/target/average", json!(70)),
+        ("PodDisruptionBudget", "/spec/minimum", json!(2)),
     ] {
         let mut broken = good.clone();
         put(&mut broken, kind, pointer, value);
@@ -544,7 +565,9 @@ fn kinds_that_kubernetes_does_not_know_have_the_fields_they_need() {
         "ServiceMonitor" => (&["selector", "endpoints"][..], &[][..]),
         "PrometheusRule" => (&["groups"][..], &[][..]),
         "IngressRoute" => (&["routes"][..], &["entryPoints", "tls"][..]),
-        "Middleware" => (&["rateLimit"][..], &[][..]),
+        "Middleware" => (&[][..], &["rateLimit", "forwardAuth"][..]),
+        "ClusterIssuer" => (&["acme"][..], &[][..]),
+        "Schedule" => (&["schedule", "template"][..], &[][..]),
         "Certificate" => {
             (&["secretName", "issuerRef", "dnsNames"][..], &["duration", "renewBefore", "privateKey"][..])
         }
@@ -553,12 +576,13 @@ fn kinds_that_kubernetes_does_not_know_have_the_fields_they_need() {
     let check = |document: &Value| {
         let (needed, allowed) = fields(text(document, "/kind"));
         let spec = document["spec"].as_object().unwrap();
-        needed.iter().all(|field| spec.contains_key(*field))
+        !spec.is_empty()
+            && needed.iter().all(|field| spec.contains_key(*field))
             && spec.keys().all(|field| needed.contains(&field.as_str()) || allowed.contains(&field.as_str()))
     };
     let mut seen = 0;
-    for document in [render(MONITORING), render(INGRESS)].concat() {
-        if document["apiVersion"].as_str().unwrap().contains('.') && document["kind"] != "NetworkPolicy" {
+    for document in [render(MONITORING), render(INGRESS), render(AGENTS)].concat() {
+        if !is_of_kubernetes(&document) {
             assert!(check(&document), "{document}");
             let mut broken = document.clone();
             broken["spec"]["port"] = json!(1);
@@ -566,7 +590,7 @@ fn kinds_that_kubernetes_does_not_know_have_the_fields_they_need() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 5);
+    assert_eq!(seen, 12);
 }
 
 #[test]

@@ -88,7 +88,8 @@ pub fn against_schemas(documents: &[Value]) -> Result<(), String> {
     if fine && !text.contains("WARN") { Ok(()) } else { Err(text) }
 }
 
-fn is_of_kubernetes(document: &Value) -> bool {
+/// Whether Kubernetes itself knows the kind, so that there is a published schema of it.
+pub fn is_of_kubernetes(document: &Value) -> bool {
     let group = document["apiVersion"].as_str().and_then(|version| version.split_once('/'));
     group.is_none_or(|(group, _)| !group.contains('.') || group.ends_with(".k8s.io"))
 }
