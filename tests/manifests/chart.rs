@@ -284,6 +284,7 @@ fn the_chart_has_the_version_of_the_programs_and_copies_of_the_rules() {
         ("k8s/overlays/station-monitoring/prometheusrule.yaml", "charts/pap/rules/pap-station.yaml"),
         ("k8s/overlays/monitoring/dashboard.json", "charts/pap/dashboards/pap-collector.json"),
         ("k8s/overlays/station-monitoring/dashboard.json", "charts/pap/dashboards/control-plane.json"),
+        ("k8s/overlays/station-monitoring/station.json", "charts/pap/dashboards/pap-station.json"),
     ] {
         assert!(file(original) == file(copy), "{copy} differs: cp {original} {copy}");
     }

@@ -16,6 +16,7 @@ mod agent;
 mod agents;
 mod chart;
 mod flaws;
+mod runbooks;
 #[path = "../support/mod.rs"]
 mod support;
 mod tools;
@@ -442,8 +443,13 @@ fn prometheus_takes_the_rules_and_they_fire_when_they_should() {
 }
 
 /// The dashboards, as Grafana is given them.
-fn dashboards() -> [Value; 2] {
-    [(MONITORING, "pap-collector"), (STATION_MONITORING, "control-plane")].map(|(overlay, name)| {
+fn dashboards() -> [Value; 3] {
+    let three = [
+        (MONITORING, "pap-collector"),
+        (STATION_MONITORING, "pap-station"),
+        (STATION_MONITORING, "control-plane"),
+    ];
+    three.map(|(overlay, name)| {
         let all = render(overlay);
         let object = format!("pap-{}-dashboard", name.trim_start_matches("pap-"));
         let map = find(&all, "ConfigMap", &object).unwrap_or_else(|| panic!("no {object}"));
@@ -494,6 +500,7 @@ fn a_dashboard_says_what_its_numbers_are_and_no_panel_covers_another() {
             let defaults = &panel["fieldConfig"]["defaults"];
             assert!(!list(panel, "/targets").is_empty(), "{panel}");
             assert!(defaults["unit"].is_string() || defaults["mappings"].is_array(), "{panel}");
+            assert!(!text(panel, "/description").is_empty(), "{panel}");
         }
     }
 }
@@ -531,8 +538,10 @@ fn rules_and_dashboards_name_only_metrics_that_exist() {
         ("ALERTMANAGER_URL", "http://127.0.0.1:1"),
     ])
     .expect(".ci/manifests builds the station");
-    let programs =
-        [Collector::start(&[]), Collector::spawn_saying(station.stdout(Stdio::null()), "listens on ")];
+    let programs = [
+        Collector::start(&[("ALERTMANAGER_URL", "http://127.0.0.1:1")]),
+        Collector::spawn_saying(station.stdout(Stdio::null()), "listens on "),
+    ];
     let exist: BTreeSet<String> =
         programs.iter().flat_map(|program| series(&program.get("/metrics").body)).collect();
     assert!(exist.contains("kg_control_plane_clusters_total") && exist.contains("pap_station_engine_up"));
