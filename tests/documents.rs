@@ -1,10 +1,16 @@
-//! Documents agree with what is there: links lead somewhere, and versions are those of Cargo.toml.
+//! Documents agree with what is there: links lead somewhere, versions are those of Cargo.toml, and commands
+//! name what there is.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
+mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::process::Command;
+
+use support::has_programs;
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -128,4 +134,50 @@ fn every_version_of_ours_is_that_of_cargo_toml() {
     line("Dockerfile.distroless", format!("ARG VERSION={version}"));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(checked > 10, "{checked} tags were found");
+}
+
+/// The blocks of a page that are for a shell.
+fn shell_blocks(page: &str) -> impl Iterator<Item = &str> {
+    page.split("\n```sh\n").skip(1).map(|rest| rest.split("\n```").next().unwrap())
+}
+
+#[test]
+fn every_command_parses_and_names_what_is_there() {
+    if !has_programs(&["bash"]) {
+        return;
+    }
+    let programs = Path::new(env!("CARGO_BIN_EXE_pap-collector")).parent().unwrap();
+    let path = format!("{}:/usr/bin:/bin", programs.display());
+    let (mut blocks, mut starts) = (0, 0);
+    for (page, text) in texts().into_iter().filter(|(path, _)| path.extension().is_some_and(|it| it == "md"))
+    {
+        let page = page.strip_prefix(here()).unwrap().display().to_string();
+        for block in shell_blocks(&text) {
+            blocks += 1;
+            let parsed = Command::new("bash").args(["-nc", block]).output().unwrap();
+            assert!(parsed.status.success(), "{page}: {}", String::from_utf8_lossy(&parsed.stderr));
+            for word in block.split_whitespace().map(|word| word.trim_matches(['"', '\''])) {
+                let is_ours = ["k8s/", "systemd/", "examples/", "charts/", ".ci/", "crates/", "tests/"];
+                if is_ours.iter().any(|start| word.starts_with(start)) {
+                    assert!(here().join(word).exists(), "{page}: {word} is not there");
+                }
+            }
+            // What starts a program is asked whether its settings would be taken.
+            for line in block.lines().map(|line| line.split(" #").next().unwrap().trim_end()) {
+                let (variables, program) = line.rsplit_once(' ').unwrap_or(("", line));
+                let is_start = ["pap-collector", "pap-station"].contains(&program)
+                    && variables.split(' ').all(|word| word.is_empty() || word.contains('='));
+                // Another package makes the station, and Kafka needs a feature of it.
+                if !is_start || line.contains("KAFKA_") || !programs.join(program).is_file() {
+                    continue;
+                }
+                starts += 1;
+                let line = format!("{line} --check-config");
+                let mut run = Command::new("bash");
+                let run = run.args(["-c", &line]).env_clear().env("PATH", &path).output().unwrap();
+                assert!(run.status.success(), "{page}: {line}\n{}", String::from_utf8_lossy(&run.stderr));
+            }
+        }
+    }
+    assert!(blocks > 30 && starts > 0, "{blocks} blocks, {starts} starts");
 }
