@@ -1,7 +1,11 @@
 //! Documents agree with what is there: links lead somewhere, versions are those of Cargo.toml, and commands
 //! name what there is.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test ends where something is not as it should be"
+)]
 
 mod support;
 

@@ -50,7 +50,7 @@ impl Loop {
         }
         let mut program = self.path();
         if let Some((compiler, arguments)) = self.compile.split_first() {
-            program = directory.join(self.file.replace('.', "-")).to_str().unwrap().to_owned();
+            program = format!("{}/{}", directory.display(), self.file.replace('.', "-"));
             let mut arguments: Vec<String> = arguments.iter().map(|&it| it.to_owned()).collect();
             match arguments.last_mut() {
                 Some(last) if last.ends_with(':') => last.push_str(&program),
@@ -137,8 +137,8 @@ fn each_loop_beats_falls_back_comes_back_and_says_goodbye() {
                 && post.body["uptime_seconds"].as_f64() < Some(600.0)
         };
         until(&format!("{} falls back", it.file), || station.posts().iter().any(is_fallback));
-        let post = station.posts().into_iter().find(is_fallback).unwrap();
-        assert_eq!(post.authorization.as_deref(), Some("Bearer a-key"), "{}", it.file);
+        let taken = station.posts().into_iter().find(is_fallback).unwrap();
+        assert_eq!(taken.authorization.as_deref(), Some("Bearer a-key"), "{}", it.file);
     }
     let collector = start();
     for (it, _) in &agents {
