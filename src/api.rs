@@ -188,7 +188,7 @@ impl Endpoints {
         arrived: Uptime,
     ) -> Next {
         let is_of_agent = matches!(target, Target::Heartbeat(_) | Target::Goodbye(_));
-        let keys = self.keys(target);
+        let keys = self.keys(target, request.method);
         if !keys.is_empty() && !auth::has_key(request, keys) {
             if is_of_agent {
                 self.parts.metrics.refusal(Refusal::Key);
@@ -237,12 +237,14 @@ impl Endpoints {
     }
 
     /// The keys of which a request for this target must carry one; none if it needs none.
-    fn keys(&self, target: &Target<'_>) -> &[Secret] {
+    fn keys(&self, target: &Target<'_>, method: &str) -> &[Secret] {
         match target {
             Target::Heartbeat(_) => &self.admission.keys,
             Target::Goodbye(_) if self.admission.goodbyes == Goodbyes::Key => &self.admission.keys,
             // The key for a stream may also come as a subprotocol.
             Target::Observe(None | Some(Ok(_))) => &[],
+            // Which methods a path has is no secret.
+            Target::WrongMethod(..) if method == "OPTIONS" => &[],
             target if target.is_protected() => self.api_key.as_slice(),
             _ => &[],
         }

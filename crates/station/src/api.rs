@@ -33,7 +33,8 @@ use crate::ids::hash;
 use crate::station::Station;
 use call::{Call, plain, query, segments};
 pub use clusters::origin;
-use routes::{Found, Handler, Need, Route};
+use routes::{Found, Handler, Route};
+pub use routes::{Need, ROUTES};
 
 /// The subprotocol of the page's stream.
 const PROTOCOL: &str = "pap.live";
@@ -266,7 +267,9 @@ fn too_many(station: &Station, from: Option<IpAddr>) -> Option<Response> {
 /// The answer to a key in a body that is nobody's.
 fn wrong_key(station: &Station, from: Option<IpAddr>) -> Response {
     station.metrics.wrong_key();
-    too_many(station, from).unwrap_or_else(|| Response::error(401, "This is no key of a person"))
+    too_many(station, from).unwrap_or_else(|| {
+        Response::error(401, "This is no key of a person").with("WWW-Authenticate", "Bearer")
+    })
 }
 
 /// What is said to who may not do something, in the words of the programs that the station

@@ -2,7 +2,9 @@
 
 use pap_core::time::Wall;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
 use crate::access::FORMER_KEY;
 use crate::event::Event;
@@ -213,7 +215,15 @@ pub struct Report {
     /// Seconds since it started.
     pub uptime_s: Option<f64>,
     /// What it is.
+    #[serde(deserialize_with = "object")]
     pub system_info: Option<SystemInfo>,
+}
+
+/// For serde a list of all values, in their order, is an object as well. Here it is none.
+fn object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemInfo>, D::Error> {
+    let members: Option<Map<String, Value>> = Deserialize::deserialize(deserializer)?;
+    let info = members.map(|members| SystemInfo::deserialize(Value::Object(members)));
+    info.transpose().map_err(D::Error::custom)
 }
 
 /// What a machine is.

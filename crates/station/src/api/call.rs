@@ -78,12 +78,16 @@ impl Call {
         }
     }
 
-    /// The JSON of the body; an empty body is an empty object.
+    /// The JSON object in the body; an empty body is an empty object.
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, String> {
         let body = if self.body.is_empty() { b"{}" } else { &self.body[..] };
+        // For serde a list of all values, in their order, is an object as well.
+        if body.trim_ascii_start().first() == Some(&b'[') {
+            return Err("it must be an object".into());
+        }
         serde_json::from_slice(body).map_err(|error| error.to_string())
     }
 

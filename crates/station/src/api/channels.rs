@@ -112,6 +112,8 @@ fn part<T: serde::de::DeserializeOwned>(
     match members.get(name) {
         None => Ok(None),
         Some(Value::Null) => Ok(Some(None)),
+        // For serde a list of all values, in their order, is an object as well.
+        Some(Value::Array(_)) => Err(Response::error(400, &format!("{name}: it must be an object"))),
         Some(value) => {
             let part: T = serde_json::from_value(value.clone())
                 .map_err(|why| Response::error(400, &format!("{name}: {why}")))?;

@@ -160,14 +160,14 @@ pub fn create(station: &Arc<Station>, call: &Call) -> Response {
     if !is_id(&id) {
         faults.push(Fault::of("cluster_id", ID_RULE));
     }
-    if members.get("name").and_then(Value::as_str).is_none_or(str::is_empty) {
+    if members.get("name").is_none_or(Value::is_null) {
         faults.push(Fault::of("name", "must be a text of 1 to 255 characters"));
     }
     let registration = match registration(station, call, &members) {
         Ok(registration) if faults.is_empty() => registration,
         Ok(_) => return invalid("Invalid cluster data", &faults),
         Err(more) => {
-            faults.extend(more.into_iter().filter(|fault| fault.path != ["name"]));
+            faults.extend(more);
             return invalid("Invalid cluster data", &faults);
         }
     };

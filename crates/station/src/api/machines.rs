@@ -20,6 +20,10 @@ fn not_found() -> Response {
     Response::error(404, "Machine not found")
 }
 
+fn unauthorized() -> Response {
+    plain(401, "Unauthorized: invalid API key").with("WWW-Authenticate", "Bearer")
+}
+
 /// `GET /machines`
 pub fn list(station: &Arc<Station>, _: &Call) -> Response {
     match station.store.read(machines::list) {
@@ -163,14 +167,14 @@ pub fn rotate_key(station: &Arc<Station>, call: &Call) -> Response {
 
 /// `POST /agent/metrics`
 pub fn report(station: &Arc<Station>, call: &Call) -> Response {
-    let Some(id) = call.grants.machine else { return plain(401, "Unauthorized: invalid API key") };
+    let Some(id) = call.grants.machine else { return unauthorized() };
     let Ok(report) = call.json::<Report>() else { return plain(400, "Invalid request body") };
     if let Some(name) = report.wrong_percentage() {
         return Response::error(400, &format!("{name} must be between 0 and 100"));
     }
     match hear(station, call, id, report) {
         Ok(true) => empty(202),
-        Ok(false) => plain(401, "Unauthorized: invalid API key"),
+        Ok(false) => unauthorized(),
         Err(response) => response,
     }
 }

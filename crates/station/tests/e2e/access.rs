@@ -31,6 +31,20 @@ fn each_key_opens_its_own_doors() {
 }
 
 #[test]
+fn each_401_says_what_would_be_taken() {
+    let station = start().run();
+    // RFC 9110 15.5.2.
+    for (method, path, key) in
+        [("POST", "/api/session", ""), ("POST", "/agent/metrics", ADMIN), ("GET", "/machines", "")]
+    {
+        let bearer = format!("Bearer {key}");
+        let headers = if key.is_empty() { vec![] } else { vec![("Authorization", bearer.as_str())] };
+        let (status, head, _) = station.send(method, path, &headers, r#"{"key":"nobodys"}"#);
+        assert!(status == 401 && head.contains("WWW-Authenticate: Bearer"), "{path}: {head}");
+    }
+}
+
+#[test]
 fn keys_of_one_cluster_and_one_agent_are_shown_once_and_end() {
     let station = start().run();
     assert_eq!(station.ask("POST", "/api/clusters/c/keys", ADMIN, "").0, 404);

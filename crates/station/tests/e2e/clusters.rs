@@ -20,6 +20,10 @@ fn clusters_are_registered_by_hand_by_themselves_and_by_a_first_word() {
     let paths: Vec<_> =
         body["details"].as_array().unwrap().iter().map(|it| it["path"][0].as_str().unwrap()).collect();
     assert_eq!(paths, ["cluster_id", "name", "collector_url"]);
+    let long = format!(r#"{{"cluster_id":"long","name":"{}"}}"#, "x".repeat(256));
+    let (status, body) = post(&long);
+    assert_eq!((status, &body["details"][0]["path"]), (400, &json!(["name"])), "{body}");
+    assert_eq!(station.ask("POST", "/api/clusters/a/heartbeat", COLLECTOR, " []").0, 400, "no object");
     assert_eq!(station.ask("POST", "/api/clusters", VIEWER, "{}").0, 403);
     assert_eq!(station.ask("POST", "/api/clusters", COLLECTOR, "{}").0, 403);
 

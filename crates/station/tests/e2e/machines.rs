@@ -38,6 +38,7 @@ fn the_original_agents_requests_get_the_originals_answers() {
     assert_eq!((text.0, text.2.as_str()), (400, "Invalid request body\n"));
     let (status, body) = station.ask("POST", "/agent/metrics", &key, r#"{"cpu_pct":101}"#);
     assert_eq!((status, body), (400, json!({ "error": "cpu_pct must be between 0 and 100" })));
+    assert_eq!(station.ask("POST", "/agent/metrics", &key, r#"{"system_info":["x"]}"#).0, 400, "no object");
 
     let (_, all) = station.get("/machines", VIEWER);
     let machine = &all[0];
