@@ -134,6 +134,7 @@ impl Admin {
     pub fn run(self: &Arc<Self>, parts: &Parts) {
         while !parts.stop.is_stopping() {
             match self.serve(parts) {
+                Ok(()) if parts.stop.is_stopping() => {}
                 Ok(()) => log::warn!("the admin socket accepted no connections; it is served anew"),
                 Err(error) => log::error!("the admin socket cannot be served: {error}"),
             }

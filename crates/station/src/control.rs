@@ -1,7 +1,7 @@
 //! Workers of clusters: one thread looks at them and decides, a few others do what it decided.
 //!
 //! What decides is [`pap_core::reconcile`]. This lists the containers, stores what people are told, and
-//! hands the actions to the threads of [`perform`].
+//! hands the actions to the threads of `perform`.
 
 pub mod metrics;
 mod perform;

@@ -152,7 +152,7 @@ pub enum Why {
     Pruned,
 }
 
-/// An action. When it has ended, [`Reconciler::ended`] must be told.
+/// An action. When it has ended, [`super::Reconciler::ended`] must be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Action {
     /// Whose worker.
