@@ -100,7 +100,11 @@ impl Pace {
         let patience = COLLECTOR_PATIENCE.min(interval * 2 / 5);
         let (collector, patience) = match (self.has_collector, self.is_extra) {
             (false, _) => (0, patience),
-            (true, true) => (1, EXTRA_PATIENCE.min(interval / 5)),
+            // It delays no heartbeat.
+            (true, true) => {
+                let most = EXTRA_PATIENCE.min(interval / 5);
+                (1, self.steady.map_or(most, |steady| most.min(steady.since(self.due))))
+            }
             (true, false) if !self.is_away => (2, patience),
             // A collector that is away is tried once before the station. If no
             // target answers, every second try is short: while we wait for an
@@ -137,7 +141,7 @@ impl Pace {
                 let left = (heard + promised * 21 / 10).since(now);
                 let pause = (self.shortest() / 4).min(left / 2);
                 let extra = now + pause.mul_f64(0.5 + self.share() / 2.0);
-                if pause > promised / 32 && extra < self.due {
+                if pause > promised / 32 && extra + promised / 32 < self.due {
                     (self.due, self.is_extra) = (extra, true);
                 }
             }
@@ -204,8 +208,10 @@ mod tests {
     ) -> (Vec<Duration>, usize) {
         let mut pace = Pace::new(at(Duration::ZERO), interval, true, seed);
         let (mut taken, mut vain) = (Vec::new(), 0);
+        let mut now = Duration::ZERO;
         while pace.due().reading() < until {
-            let mut now = pace.due().reading();
+            // What fell due while a try lasted comes after it.
+            now = pace.due().reading().max(now);
             let tries = pace.tries();
             let mut result = if has_station { Taken::Station } else { Taken::Nobody };
             for attempt in 1..=tries.collector {
@@ -345,9 +351,10 @@ mod tests {
         for seed in 0..4000 {
             let hangs = Duration::from_millis(seed * 5);
             let mut pace = Pace::new(at(Duration::ZERO), interval, true, seed);
-            let mut told = Vec::new();
+            let (mut told, mut now) = (Vec::new(), Duration::ZERO);
             while pace.due().reading() < hangs + 5 * interval {
-                let (mut now, tries) = (pace.due().reading(), pace.tries());
+                now = pace.due().reading().max(now);
+                let tries = pace.tries();
                 let taken = if now < hangs {
                     Taken::Collector
                 } else {
