@@ -69,7 +69,8 @@ fn spawn(words: &[String], id: &str, mode: &str, collector: u16, station: u16) -
     agent.args(&words[1..]).env("PAP_AGENT_ID", id).env("HEARTBEAT_MODE", mode).env("PAP_AGENT_KEY", "a-key");
     agent.env("PAP_COLLECTOR_URL", format!("http://127.0.0.1:{collector}"));
     agent.env("PAP_STATION_URL", format!("http://127.0.0.1:{station}"));
-    Running::spawn(agent.stdin(Stdio::null()))
+    // Java reads variables in the locale's encoding.
+    Running::spawn(agent.env("LC_ALL", "C.UTF-8").stdin(Stdio::null()))
 }
 
 #[test]

@@ -103,6 +103,10 @@ public final class Agent implements Runnable {
         var mode = System.getenv().getOrDefault("HEARTBEAT_MODE", "IDLE");
         var agent = new Agent(System.getenv("PAP_AGENT_ID"), "an agent in Java", mode);
         var thread = new Thread(agent, "heartbeats");
+        Thread.setDefaultUncaughtExceptionHandler((at, crash) -> { // a crash says no goodbye
+            crash.printStackTrace();
+            Runtime.getRuntime().halt(1);
+        });
         Runtime.getRuntime().addShutdownHook(new Thread(() -> { // SIGTERM and SIGINT
             agent.stop();
             try { thread.join(10_000); } catch (InterruptedException stop) { }
