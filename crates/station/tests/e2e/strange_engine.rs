@@ -59,14 +59,19 @@ fn what_cannot_be_removed_is_tried_again_after_a_while() {
 #[test]
 fn a_stop_that_has_waited_is_not_done_to_a_cluster_that_was_heard() {
     let engine = Engine::default();
-    let starting = start().with("HEARTBEAT_TIMEOUT", "4s").with("CLEANUP_TIMEOUT", "4s");
+    let starting = start().with("HEARTBEAT_TIMEOUT", "10s").with("CLEANUP_TIMEOUT", "10s");
     let station = with_engine(starting, &engine).run();
     let ids: Vec<_> = (0..8).map(|number| format!("c{number}")).collect();
     engine.holds_stops.store(true, Ordering::SeqCst);
     for id in &ids {
         put(&station, id);
     }
-    until("all workers run", || engine.running() == 8);
+    until("all workers run", || {
+        for id in &ids {
+            beat(&station, id);
+        }
+        engine.running() == 8
+    });
     let is_dead = |id: &String| station.seen(&format!("/api/clusters/{id}"))["cluster"]["state"] == "dead";
     until("all are dead", || ids.iter().all(is_dead));
     until("four stops are under way", || station.log().matches("Stopping container").count() == 4);
@@ -100,8 +105,10 @@ fn a_file_from_a_backup_costs_no_worker_of_a_cluster_that_lives() {
     until("its worker is gone", || engine.running() == 0);
     let copy = station.directory.path().join("copy.db");
     assert_eq!(start().after(&station).output(&["backup", copy.to_str().unwrap()]).0, 0);
-    beat(&station, "c");
-    until("its worker is back", || engine.running() == 1);
+    until("its worker is back", || {
+        beat(&station, "c");
+        engine.running() == 1
+    });
     station.kill();
     let starting = start().with("HEARTBEAT_TIMEOUT", "30s").with("CLEANUP_TIMEOUT", "30s");
     let starting = starting.after(&station).in_file(&copy);
