@@ -125,8 +125,10 @@ impl Reconciler {
             let role = self.roles.iter().find(|role| role.role == key.role);
             let standing = clusters.get(&key.cluster).copied();
             let room = self.limits.max_containers.saturating_sub(plan.counts.ours + made);
+            let is_over = plan.counts.ours + made > self.limits.max_containers;
             let worker = self.workers.entry(key.clone()).or_default();
-            let mut pass = Pass { now, adopted: &self.adopted, taken: &taken, room, prunes, plan: &mut plan };
+            let mut pass =
+                Pass { now, adopted: &self.adopted, taken: &taken, room, is_over, prunes, plan: &mut plan };
             let step = match (standing, role) {
                 (Some(Standing::Live), Some(role)) => {
                     pass.wanted(worker, &key, role, &containers, &mut rollouts)

@@ -314,7 +314,8 @@ fn obey(signals: Signals, log: &Log) -> io::Result<Receiver<()>> {
 /// started again.
 fn end_on_panic(log: &Log) {
     let log = log.clone();
-    panics::on_panic_of_ours(move |_| {
+    panics::on_panic_of_ours(move |panic| {
+        log::error!("{panic}");
         log.flush_within(FLUSH);
         process::exit(BUG);
     });

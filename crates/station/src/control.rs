@@ -197,9 +197,10 @@ impl Control {
         let all = listed.into_iter().map(|Listed { mut container, is_young }| {
             let is_worker = matches!(container.mark, Mark::Ours { .. } | Mark::Predecessor { .. });
             if is_young && is_worker && looks < MAX_LOOKS {
-                container.restarts = self.engine.restarts(&container.id).ok();
+                let restarts = self.engine.restarts(&container.id);
                 // An engine that does not answer now is asked no more in this pass.
-                looks = if container.restarts.is_some() { looks + 1 } else { MAX_LOOKS };
+                looks = if matches!(restarts, Err(EngineError::Unheard(_))) { MAX_LOOKS } else { looks + 1 };
+                container.restarts = restarts.ok();
             }
             container
         });

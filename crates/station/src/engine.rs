@@ -88,6 +88,18 @@ pub enum EngineError {
     Answer(String),
 }
 
+impl EngineError {
+    /// The same without the secrets of a container, before anything of it is cut or replaced.
+    pub fn hiding(self, secrets_of: &Container) -> Self {
+        let hide = |why: String| secrets_of.without_secrets(&why);
+        match self {
+            Self::Unheard(why) => Self::Unheard(hide(why)),
+            Self::Refused(status, why) => Self::Refused(status, hide(why)),
+            Self::Answer(why) => Self::Answer(hide(why)),
+        }
+    }
+}
+
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Self::Unheard(why) | Self::Refused(_, why) | Self::Answer(why)) = self;

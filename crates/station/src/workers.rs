@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pap_core::reconcile::{CLUSTER_ID, Role};
-use pap_process::files::read_small;
+use pap_process::files::read_whole;
 use pap_process::settings::GoDuration;
 use serde::{Deserialize, Serialize};
 
@@ -138,10 +138,11 @@ pub struct Container {
 }
 
 impl Container {
-    /// A text about it without its secrets.
+    /// A text about it without its secrets, longest first: one may be a part of another.
     pub fn without_secrets(&self, text: &str) -> String {
-        let shown = self.hidden.iter().filter(|secret| !secret.is_empty());
-        shown.fold(text.to_owned(), |text, secret| text.replace(secret, "(hidden)"))
+        let mut shown: Vec<_> = self.hidden.iter().filter(|secret| !secret.is_empty()).collect();
+        shown.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        shown.into_iter().fold(text.to_owned(), |text, secret| text.replace(secret, "(hidden)"))
     }
 }
 
@@ -150,7 +151,7 @@ impl Container {
 /// # Errors
 /// What is wrong, on one line.
 pub fn read(path: &Path) -> Result<(Vec<Template>, Vec<String>), String> {
-    let (text, _) = read_small(path).map_err(|error| error.to_string())?;
+    let text = read_text(path)?;
     let templates = parse(&text)?;
     let secrets = templates.iter().flat_map(|template| {
         template.written.secrets.iter().filter_map(move |(name, path)| {
@@ -296,8 +297,14 @@ fn memory(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("memory must be a size of at least 6m, such as 256m or 1g, not {text:?}"))
 }
 
+/// The text of a file, all of it.
+fn read_text(path: &Path) -> Result<String, String> {
+    let bytes = read_whole(path).map_err(|error| error.to_string())?;
+    String::from_utf8(bytes).map_err(|error| error.to_string())
+}
+
 fn read_secret(path: &Path) -> Result<String, String> {
-    let (text, _) = read_small(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let text = read_text(path).map_err(|why| format!("cannot read {}: {why}", path.display()))?;
     let text = text.strip_suffix('\n').unwrap_or(&text);
     let text = text.strip_suffix('\r').unwrap_or(text);
     if text.contains('\0') {

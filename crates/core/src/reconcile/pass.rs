@@ -23,6 +23,8 @@ pub struct Pass<'a> {
     /// The names of all containers, and whether they stay taken.
     pub taken: &'a HashMap<&'a str, bool>,
     pub room: usize,
+    /// Whether there are more than allowed.
+    pub is_over: bool,
     pub prunes: bool,
     pub plan: &'a mut Plan,
 }
@@ -55,7 +57,7 @@ impl Pass<'_> {
                 Observed::Stopped => 0,
             };
             // A copy of a container has its labels, but not its name.
-            (rank >= 2, is_current(container), container.name == name, rank, &container.id)
+            (rank == 4, rank >= 2, is_current(container), container.name == name, rank, &container.id)
         });
         let Some(&kept) = kept else {
             worker.running = None;
@@ -80,11 +82,22 @@ impl Pass<'_> {
             }
         };
         worker.observe(self.now, kept);
-        if kept.is == Observed::Unclear {
-            let until = self.now + UNCLEAR;
-            worker.block(until, "its container is being removed, or in a state that is not known");
-        } else {
-            worker.blocked = None;
+        let hindered = match kept.is {
+            Observed::Unclear => {
+                Some((UNCLEAR, "its container is being removed, or in a state that is not known"))
+            }
+            Observed::Running if is_current(kept) => None,
+            Observed::Running if kept.name != name && self.taken.get(&*name) == Some(&true) => {
+                Some((BLOCKED, "another container bears the name that its template has now"))
+            }
+            Observed::Running if self.is_over => {
+                Some((BLOCKED, "there are more containers than MAX_CONTAINERS allows"))
+            }
+            _ => None,
+        };
+        match hindered {
+            Some((patience, why)) => worker.block(self.now + patience, why),
+            None => worker.blocked = None,
         }
         if let Some(double) = containers.iter().find(|it| it.id != kept.id && it.is != Observed::Unclear) {
             rollout.unsettled += 1;
@@ -101,6 +114,8 @@ impl Pass<'_> {
                 rollout.unsettled += usize::from(!settled);
                 None
             }
+            // Without a successor it is better than none.
+            Observed::Running if hindered.is_some() => None,
             Observed::Running => {
                 rollout.outdated.push((key.clone(), kept.id.clone()));
                 None
@@ -165,7 +180,7 @@ fn removal(container: &Container) -> Step {
 }
 
 pub fn notice(worker: &Worker, key: &Key, now: Tick, (is_wanted, is_told): (bool, bool)) -> Option<Notice> {
-    let is_well = worker.runs_for(now).is_some_and(|long| long >= WELL);
+    let is_well = worker.blocked.is_none() && worker.runs_for(now).is_some_and(|long| long >= WELL);
     match (is_told, is_wanted) {
         (true, false) => Some(Notice::Unwanted(key.clone())),
         (true, true) if is_well => Some(Notice::Back(key.clone())),

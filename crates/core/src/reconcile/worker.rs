@@ -42,7 +42,7 @@ impl Lapses {
 
     pub fn are_many(&self, now: Tick) -> bool {
         let lately = self.0.iter().filter(|(at, _)| now.since(*at) <= LOOP);
-        lately.map(|(_, count)| count).sum::<u32>() >= MANY
+        lately.fold(0, |sum: u32, (_, count)| sum.saturating_add(*count)) >= MANY
     }
 }
 

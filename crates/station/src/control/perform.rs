@@ -102,7 +102,7 @@ impl Control {
         match &action.step {
             Step::Create => {
                 let (hash, from) = (of_template()?.decisive().hash, filled()?);
-                let said = |error: EngineError| from.without_secrets(&error.to_string());
+                let said = |error: EngineError| error.hiding(&from).to_string();
                 if self.engine.needs_pull(&from).map_err(said)? {
                     if queue != Queue::Pulls {
                         return Ok(Done::NeedsPull);
@@ -117,7 +117,7 @@ impl Control {
             Step::Start(id) => {
                 let from = filled()?;
                 let started = self.engine.start(id, &from);
-                started.map_err(|error| from.without_secrets(&error.to_string()))?;
+                started.map_err(|error| error.hiding(&from).to_string())?;
                 Ok(Done::Made(id.clone()))
             }
             Step::Remove(id) => self.engine.remove(id).map(|()| Done::Removed).map_err(said),

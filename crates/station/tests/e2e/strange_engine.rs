@@ -198,3 +198,21 @@ fn without_labels_only_a_container_of_the_same_image_is_adopted_and_it_stays_so(
     assert!(engine.books().contains_key(&foreign) && !engine.books().contains_key(&former));
     assert_eq!(engine.running(), 3);
 }
+
+#[test]
+fn a_worker_that_could_not_be_made_again_is_kept() {
+    let engine = Engine::default();
+    let mut station = with_engine(start(), &engine).run();
+    put(&station, "c");
+    until("the worker runs", || engine.runs("w-c"));
+    assert_eq!(station.stop(), 0);
+    engine.add("new-c", "postgres:16", Value::Null, "running");
+    // A long file is read to its end.
+    let templates =
+        format!("{}{}\n{}", TEMPLATE.replace("w-", "new-"), "# a comment\n".repeat(2000), TEMPLATE)
+            .replace("name = \"w-{cluster_id}\"\nrole = \"w\"", "name = \"v-{cluster_id}\"\nrole = \"v\"");
+    let station = with_templates(start().after(&station), &engine, &templates).run();
+    until("the last template has its worker", || engine.runs("v-c"));
+    until("people are told", || failures(&station).len() == 1);
+    assert!(engine.runs("w-c") && engine.runs("new-c"), "{}", station.log());
+}
