@@ -434,6 +434,9 @@ mod tests {
             }
         );
         assert_eq!(filled.without_secrets("bad PASS=geheim, no"), "bad PASS=(hidden), no");
+        // At the place where an error is cut, too.
+        let cut = crate::engine::EngineError::Refused(400, format!("{}geheim", "x".repeat(297)));
+        assert!(!cut.hiding(&filled).to_string().contains("geh"));
         // A secret that changes changes no template; where it comes from does.
         let hash = template.decisive().hash;
         std::fs::write(&secret, "anders").unwrap();
