@@ -29,7 +29,8 @@ pub enum Step {
 pub enum Meaning {
     /// The station took it.
     Taken,
-    /// The station does not know this cluster, which registers again.
+    /// The station does not know this cluster, which registers again. (One that knows it by its beats
+    /// alone takes them, and says so.)
     Unknown,
     /// The cluster was removed at the station. This is news.
     Removed,
@@ -95,17 +96,11 @@ impl Link {
                 (self.failures, self.is_removed) = (0, false);
                 Next { meaning: Meaning::Taken, wait: Duration::ZERO }
             }
-            (Step::Beat, Outcome::Taken) => self.beat_taken(said),
-            (Step::Beat, Outcome::Refused(404)) => {
-                self.step = Step::Register;
-                // A station that forgets the cluster again and again gets no hot loop.
-                let wait = match self.forgotten {
-                    0 => Duration::ZERO,
-                    times => wait_after(None, times, self.salt),
-                };
-                self.forgotten = self.forgotten.saturating_add(1);
-                Next { meaning: Meaning::Unknown, wait }
+            (Step::Beat, Outcome::Taken) if said.registered == Some(false) => {
+                self.register_again(Meaning::Taken)
             }
+            (Step::Beat, Outcome::Taken) => self.beat_taken(said),
+            (Step::Beat, Outcome::Refused(404)) => self.register_again(Meaning::Unknown),
             (Step::Register | Step::Beat, Outcome::Refused(410)) => {
                 let was_removed = std::mem::replace(&mut self.is_removed, true);
                 let meaning = if was_removed { Meaning::StillRemoved } else { Meaning::Removed };
@@ -118,6 +113,18 @@ impl Link {
                 Next { meaning: Meaning::Failed(failure), wait: self.again(asked) }
             }
         }
+    }
+
+    /// The station has forgotten who this cluster is.
+    fn register_again(&mut self, meaning: Meaning) -> Next {
+        self.step = Step::Register;
+        // One that forgets it again and again gets no hot loop.
+        let wait = match self.forgotten {
+            0 => Duration::ZERO,
+            times => wait_after(None, times, self.salt).min(self.every),
+        };
+        self.forgotten = self.forgotten.saturating_add(1);
+        Next { meaning, wait }
     }
 
     fn beat_taken(&mut self, said: &Said) -> Next {
@@ -156,7 +163,7 @@ mod tests {
 
     fn said(next_heartbeat_ms: Option<u64>, asked: usize) -> Said {
         let ask = (0..asked).map(|number| AgentId::new(&format!("a{number}")).unwrap()).collect();
-        Said { next_heartbeat_ms, ask }
+        Said { next_heartbeat_ms, ask, ..Said::default() }
     }
 
     /// A link whose registration was taken.
@@ -227,6 +234,22 @@ mod tests {
             Duration::ZERO,
             "a beat was taken between"
         );
+    }
+
+    #[test]
+    fn a_cluster_that_is_only_heard_registers_again_and_beats_on() {
+        let mut link = registered();
+        let heard = Said { registered: Some(false), ..Said::default() };
+        for number in 0..20 {
+            let next = link.settle(&status(200), &heard);
+            assert_eq!((next.meaning, link.step()), (Meaning::Taken, Step::Register));
+            assert!((next.wait == Duration::ZERO) == (number == 0) && next.wait <= 30 * SECOND, "{next:?}");
+            link.settle(&status(200), &Said::default());
+            assert_eq!(link.step(), Step::Beat);
+        }
+        let known = Said { registered: Some(true), ..Said::default() };
+        link.settle(&status(200), &known);
+        assert_eq!((link.step(), link.settle(&status(200), &heard).wait), (Step::Beat, Duration::ZERO));
     }
 
     #[test]

@@ -17,13 +17,16 @@ use std::time::Duration;
 
 use crate::time::Tick;
 
-use kinds::repository;
 pub use kinds::{
     Action, Adopted, CLUSTER_ID, Container, Counts, Key, Limits, Listing, Mark, Notice, Observed, Plan, Role,
-    Standing, Step, View, Why,
+    Sight, Standing, Step, View, Why, repository,
 };
 use pass::{Pass, Rollouts, notice, view};
 use worker::Worker;
+
+/// How long no listing may show an adopted container before it is forgotten: an engine that has just
+/// been started may show nothing.
+const FORGET: Duration = Duration::from_secs(3600);
 
 /// The workers of all clusters.
 #[derive(Debug)]
@@ -33,13 +36,25 @@ pub struct Reconciler {
     workers: BTreeMap<Key, Worker>,
     /// Containers that others have made and that are kept, by their ids.
     adopted: HashMap<String, Adopted>,
+    /// Those of them that no listing shows, and since when.
+    missing: HashMap<String, Tick>,
+    /// Containers that a person asked to remove, as no known cluster needs them.
+    unneeded: HashSet<String>,
     listing: Listing,
 }
 
 impl Reconciler {
     /// Workers by these templates. `adopted` are the containers that a former reconciler has adopted.
-    pub const fn new(roles: Vec<Role>, limits: Limits, adopted: HashMap<String, Adopted>) -> Self {
-        Self { roles, limits, workers: BTreeMap::new(), adopted, listing: Listing(0) }
+    pub fn new(roles: Vec<Role>, limits: Limits, adopted: HashMap<String, Adopted>) -> Self {
+        Self {
+            roles,
+            limits,
+            workers: BTreeMap::new(),
+            adopted,
+            missing: HashMap::new(),
+            unneeded: HashSet::new(),
+            listing: Listing(0),
+        }
     }
 
     /// A listing is about to be asked for.
@@ -59,17 +74,17 @@ impl Reconciler {
         let worker = self.workers.entry(action.key.clone()).or_default();
         worker.under_way = None;
         worker.ended = Some(self.listing);
-        match (outcome, action.why) {
-            (Err(why), _) => worker.fail(now, why),
-            (Ok(_), Why::Crashing) => worker.rest(now),
-            (Ok(_), Why::Stopped) => {
-                worker.stopped.add(now, 1);
-                if worker.stopped.are_many(now) {
+        match outcome {
+            Err(why) => worker.fail(now, why),
+            Ok(made) => {
+                worker.done(action, made);
+                if action.why == Why::Stopped {
+                    worker.stopped.add(now, 1);
+                }
+                if action.why == Why::Crashing || worker.stopped.are_many(now) {
                     worker.rest(now);
                 }
             }
-            (Ok(Some(made)), _) => worker.made = Some(made),
-            (Ok(None), _) => {}
         }
     }
 
@@ -80,29 +95,39 @@ impl Reconciler {
         }
     }
 
-    /// What is to be done. `listing` says when `containers` was asked for; `told`, of which workers
-    /// people know that they cannot run; `prunes`, whether the workers of clusters that are not
-    /// known are removed.
+    /// An action was not begun, since too many of its kind wait.
+    pub fn postponed(&mut self, now: Tick, action: &Action) {
+        if let Some(worker) = self.workers.get_mut(&action.key) {
+            worker.under_way = None;
+            worker.postpone(now);
+        }
+    }
+
+    /// What is to be done. `told` says of which workers people know that they cannot run; `prunes`,
+    /// whether the workers in this listing are to be removed whose clusters are not known.
     pub fn plan(
         &mut self,
         now: Tick,
-        listing: Listing,
-        containers: &[Container],
+        sight: &Sight<'_>,
         clusters: &BTreeMap<String, Standing>,
         told: &BTreeSet<Key>,
         prunes: bool,
     ) -> Plan {
+        let Sight { listing, containers, is_whole } = *sight;
         let mut plan = Plan::default();
-        let mut seen = self.sort(containers, clusters, &mut plan);
-        let is_wanted = |key: &Key| {
-            clusters.get(&key.cluster) == Some(&Standing::Live)
-                && self.roles.iter().any(|role| role.role == key.role)
-        };
+        let mut seen = self.sort(now, containers, clusters, &mut plan);
+        self.prune(&seen, clusters, prunes);
+        let has_role = |key: &Key| self.roles.iter().any(|role| role.role == key.role);
         // Who bears a name; what of ours is on its way out gives it back.
+        let goes = |key: &Key| match clusters.get(&key.cluster) {
+            Some(Standing::Parked | Standing::Removed) => true,
+            Some(Standing::Live) => !has_role(key),
+            Some(Standing::Quiet | Standing::Unknown) | None => false,
+        };
         let mut taken: HashMap<&str, bool> =
             containers.iter().map(|container| (container.name.as_str(), true)).collect();
         for (key, containers) in &seen {
-            taken.extend(containers.iter().map(|it| (it.name.as_str(), is_wanted(key))));
+            taken.extend(containers.iter().map(|it| (it.name.as_str(), !goes(key))));
         }
         for cluster in clusters.iter().filter(|(_, standing)| **standing == Standing::Live) {
             for role in &self.roles {
@@ -124,11 +149,14 @@ impl Reconciler {
         for (key, containers) in seen {
             let role = self.roles.iter().find(|role| role.role == key.role);
             let standing = clusters.get(&key.cluster).copied();
-            let room = self.limits.max_containers.saturating_sub(plan.counts.ours + made);
-            let is_over = plan.counts.ours + made > self.limits.max_containers;
+            let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+            let room = count(self.limits.max_containers).saturating_sub(count(plan.counts.ours + made));
             let worker = self.workers.entry(key.clone()).or_default();
-            let mut pass =
-                Pass { now, adopted: &self.adopted, taken: &taken, room, is_over, prunes, plan: &mut plan };
+            if is_whole && worker.is_free(listing) {
+                worker.verify(now, &containers);
+            }
+            let (adopted, unneeded) = (&self.adopted, &self.unneeded);
+            let mut pass = Pass { now, adopted, taken: &taken, is_whole, room, unneeded, plan: &mut plan };
             let step = match (standing, role) {
                 (Some(Standing::Live), Some(role)) => {
                     pass.wanted(worker, &key, role, &containers, &mut rollouts)
@@ -157,16 +185,44 @@ impl Reconciler {
         plan
     }
 
+    /// Takes note of the containers of unknown clusters if they are to be removed.
+    fn prune(
+        &mut self,
+        seen: &BTreeMap<Key, Vec<&Container>>,
+        clusters: &BTreeMap<String, Standing>,
+        prunes: bool,
+    ) {
+        let is_unknown = |key: &Key| matches!(clusters.get(&key.cluster), None | Some(Standing::Unknown));
+        let unknown = seen.iter().filter(|(key, _)| is_unknown(key)).flat_map(|(_, all)| all);
+        let there: HashSet<&str> = unknown.map(|container| container.id.as_str()).collect();
+        self.unneeded.retain(|id| there.contains(id.as_str()));
+        if prunes {
+            self.unneeded.extend(there.into_iter().map(str::to_owned));
+        }
+    }
+
+    /// Forgets the adopted containers that are gone.
+    fn forget(&mut self, now: Tick, containers: &[Container]) {
+        let there: HashSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
+        self.missing.retain(|id, _| !there.contains(id.as_str()));
+        for id in self.adopted.keys().filter(|id| !there.contains(id.as_str())) {
+            self.missing.entry(id.clone()).or_insert(now);
+        }
+        let is_gone = |since: &Tick| now.since(*since) >= FORGET;
+        self.adopted.retain(|id, _| !self.missing.get(id).is_some_and(is_gone));
+        self.missing.retain(|_, since| !is_gone(since));
+    }
+
     /// The containers that are ours, by worker. Adopts what may be adopted.
     fn sort<'a>(
         &mut self,
+        now: Tick,
         containers: &'a [Container],
         clusters: &BTreeMap<String, Standing>,
         plan: &mut Plan,
     ) -> BTreeMap<Key, Vec<&'a Container>> {
         let before = self.adopted.len();
-        let there: HashSet<&str> = containers.iter().map(|container| container.id.as_str()).collect();
-        self.adopted.retain(|id, _| there.contains(id.as_str()));
+        self.forget(now, containers);
         let kept = self.adopted.len();
         plan.is_adopted_changed = kept != before;
         let registered =
@@ -193,7 +249,8 @@ impl Reconciler {
                     self.adopt(container, by_labels(cluster, role), registered, |_| true)
                 }
                 (Mark::None, None) => by_name.get(&container.name).and_then(|key| {
-                    let is_same = |role: &Role| repository(&role.image) == repository(&container.image);
+                    let named = repository(&container.image);
+                    let is_same = |role: &Role| named.is_some() && repository(&role.image) == named;
                     self.adopt(container, key.clone(), registered, is_same)
                 }),
             };

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use pap_core::reconcile::{
-    Action, Adopted, Container, Key, Limits, Listing, Mark, Notice, Observed, Plan, Reconciler, Role,
+    Action, Adopted, Container, Key, Limits, Listing, Mark, Notice, Observed, Plan, Reconciler, Role, Sight,
     Standing, Step, Why,
 };
 use pap_core::time::Tick;
@@ -38,6 +38,7 @@ struct Real {
 /// A call on its way to the engine, or in it.
 struct Call {
     action: Action,
+    planned: Duration,
     role: Role,
     /// When its turn comes; None once it has come.
     starts: Option<Duration>,
@@ -62,8 +63,11 @@ struct World {
     adopted: HashMap<String, Adopted>,
     told: BTreeSet<Key>,
     calls: Vec<Call>,
-    /// A listing on its way: what it shows, and when the answer comes.
-    listing: Option<(Listing, Vec<Container>, Duration)>,
+    /// A listing on its way: what it shows, whether all of it can be read, and when the answer comes.
+    listing: Option<(Listing, Vec<Container>, bool, Duration)>,
+    /// A person asks to remove the workers of unknown clusters; those that were asked for.
+    prunes: bool,
+    pruned: BTreeSet<String>,
     /// When the last listing was asked for, and when the last action on a worker ended.
     asked: Duration,
     /// The workers that had two containers when it was asked for.
@@ -106,6 +110,8 @@ impl World {
             told: BTreeSet::new(),
             calls: Vec::new(),
             listing: None,
+            prunes: false,
+            pruned: BTreeSet::new(),
             next_pass: Duration::ZERO,
             is_calm: false,
             crashing: BTreeSet::new(),
@@ -219,7 +225,10 @@ impl World {
             Mark::Other => panic!("another's: {action:?}"),
         }
         let standing = self.clusters.get(&action.key.cluster);
-        assert!(standing.is_some() && standing != Some(&Standing::Quiet), "unknown: {action:?}");
+        let is_unknown = matches!(standing, None | Some(Standing::Unknown));
+        let is_allowed =
+            if is_unknown { self.pruned.contains(id) } else { standing != Some(&Standing::Quiet) };
+        assert!(is_allowed, "not asked for: {action:?}");
         if matches!(action.step, Step::Stop(_)) && standing == Some(&Standing::Live) {
             let is_old = match &real.mark {
                 Mark::Ours { hash, .. } => !self.roles.iter().any(|role| role.hash == *hash),
@@ -288,7 +297,7 @@ impl World {
         // Stops wait for those before them.
         let is_queued = !self.is_calm && matches!(action.step, Step::Stop(_));
         let starts = self.time + if is_queued { SECOND * self.rng.u32(0..40) } else { Duration::ZERO };
-        let fate = if self.is_calm { 9 } else { self.rng.u8(..10) };
+        let fate = if self.is_calm { 9 } else { self.rng.u8(..20) };
         let (takes_effect, answered, is_timed_out) = match fate {
             0 => (None, quick, false),
             1 => (None, 15 * SECOND, true),
@@ -297,8 +306,11 @@ impl World {
             _ => (Some(starts + quick), quick, false),
         };
         let answered = Some(starts + answered);
-        let starts = Some(starts);
-        self.calls.push(Call { action, role, starts, takes_effect, answered, is_timed_out, result: None });
+        let (starts, planned) = (Some(starts), self.time);
+        // The engine says that it is done, and it is not.
+        let result = (fate == 3).then(|| Ok((action.step == Step::Create).then(|| "none".to_owned())));
+        let takes_effect = takes_effect.filter(|_| fate != 3);
+        self.calls.push(Call { action, planned, role, starts, takes_effect, answered, is_timed_out, result });
     }
 
     fn calls(&mut self) {
@@ -311,7 +323,7 @@ impl World {
                     return false;
                 }
                 let standing = self.clusters.get(&call.action.key.cluster).copied();
-                if !call.action.holds(standing) {
+                if !call.action.holds(standing, self.time.saturating_sub(call.planned)) {
                     self.reconciler.withdrawn(&call.action);
                     self.next_pass = self.time;
                     return false;
@@ -342,15 +354,22 @@ impl World {
     }
 
     fn pass(&mut self) {
-        if let Some((listing, containers, at)) = self.listing.take() {
+        if let Some((listing, containers, is_whole, at)) = self.listing.take() {
             if at > self.time {
-                self.listing = Some((listing, containers, at));
+                self.listing = Some((listing, containers, is_whole, at));
                 return;
             }
             let fails = !self.is_calm && self.rng.u8(..10) == 0;
             if !fails {
                 let now = tick(self.time);
-                let plan = self.reconciler.plan(now, listing, &containers, &self.clusters, &self.told, false);
+                let prunes = std::mem::take(&mut self.prunes);
+                if prunes {
+                    self.pruned.extend(containers.iter().map(|it| it.id.clone()));
+                }
+                let sight = Sight { listing, containers: &containers, is_whole };
+                let plan = self.reconciler.plan(now, &sight, &self.clusters, &self.told, prunes);
+                let makes = |action: &Action| action.step == Step::Create;
+                assert!(is_whole || !plan.actions.iter().any(makes), "made, although something was not read");
                 self.perform(plan);
             }
         }
@@ -364,9 +383,17 @@ impl World {
                     .map(move |role| Key { cluster: format!("c{number}"), role: role.role.clone() })
             });
             self.seen_double = keys.filter(|key| self.of(key).len() > 1).collect();
-            let (listing, shown) = (self.reconciler.begin(), self.listed());
+            let (listing, mut shown) = (self.reconciler.begin(), self.listed());
+            // Rows that cannot be read, and an engine that shows nothing when it has just been started.
+            let fate = if self.is_calm { 9 } else { self.rng.u8(..20) };
+            let is_whole = fate != 0;
+            if fate == 0 {
+                shown.retain(|_| self.rng.bool());
+            } else if fate == 1 {
+                shown.clear();
+            }
             let takes = SECOND / 10 * self.rng.u32(1..30);
-            self.listing = Some((listing, shown, self.time + takes));
+            self.listing = Some((listing, shown, is_whole, self.time + takes));
         }
     }
 
@@ -415,10 +442,11 @@ impl World {
     /// Something happens by itself.
     fn event(&mut self) {
         let cluster = format!("c{}", self.rng.usize(..CLUSTERS));
-        match self.rng.u8(..13) {
+        match self.rng.u8(..14) {
             0..=3 => {
                 let known = self.clusters.get(&cluster).copied();
-                let next = match (known, self.rng.u8(..3)) {
+                let next = match (known, self.rng.u8(..4)) {
+                    (None, 3) => Standing::Unknown,
                     // By an old word, for the first time or again.
                     (None | Some(Standing::Removed), 0) => Standing::Quiet,
                     (_, 1) if known.is_some() => Standing::Parked,
@@ -430,6 +458,7 @@ impl World {
                 self.next_pass = self.time;
             }
             4 => self.kill(),
+            9 => self.prunes = true,
             5 => {
                 // A person stops, starts, pauses or removes one of all containers.
                 if let Some(place) =
@@ -565,7 +594,7 @@ impl World {
                         assert_eq!(ours.count(), 0, "{key:?} is {standing:?}: {found:?}");
                         assert!(!self.told.contains(&key));
                     }
-                    Standing::Quiet => {}
+                    Standing::Quiet | Standing::Unknown => {}
                 }
             }
         }

@@ -290,6 +290,17 @@ pub struct Credentials {
     pub is_by_cookie: bool,
 }
 
+/// The hashes of the keys that were made for a cluster.
+///
+/// # Errors
+/// They cannot be read.
+pub fn keys_of(connection: &Connection, cluster_id: &str) -> rusqlite::Result<Vec<KeyHash>> {
+    let mut statement =
+        connection.prepare_cached("SELECT hash FROM key WHERE kind = 'cluster' AND subject = ?1")?;
+    let rows = statement.query_map([cluster_id], |row| Ok(kept_hash(row.get_ref(0)?.as_blob()?)))?;
+    rows.filter_map(Result::transpose).collect()
+}
+
 /// A session, to be stored.
 #[derive(Clone, Copy, Debug)]
 pub struct NewSession {

@@ -76,7 +76,11 @@ impl StartError {
         match self {
             Self::Open(
                 _,
-                OpenError::Taken | OpenError::Shared(_) | OpenError::Foreign | OpenError::Newer(..),
+                OpenError::Taken
+                | OpenError::Elsewhere
+                | OpenError::Shared(_)
+                | OpenError::Foreign
+                | OpenError::Newer(..),
             ) => BAD_CONFIG,
             _ => IO_ERROR,
         }
@@ -199,14 +203,24 @@ fn start(
 fn keep_lease(station: &Station, log: &Log) {
     let lease = station.store.lease();
     let mut next = RENEW;
+    let mut trouble = None;
     while !station.stop.is_stopping() {
         let is_lost = lease.lost().recv_timeout(next).is_ok() || lease.is_lost();
         if !is_lost {
             next = match station.store.renew() {
-                Ok(()) => RENEW,
+                Ok(()) => {
+                    if trouble.take().is_some() {
+                        log::info!("the lease on STATION_DB is renewed again");
+                    }
+                    RENEW
+                }
                 Err(StoreError::Stopping) => return,
                 Err(error) => {
-                    log::error!("the lease on STATION_DB is not renewed: {error}");
+                    let why = error.to_string();
+                    if trouble.as_ref() != Some(&why) {
+                        log::error!("the lease on STATION_DB is not renewed: {why}");
+                        trouble = Some(why);
+                    }
                     RETRY
                 }
             };

@@ -436,8 +436,8 @@ pub fn alive(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     rows.collect()
 }
 
-/// What is known of all clusters, or of one, for their workers. One that is not registered has none,
-/// but what runs of it goes on.
+/// What is known of all clusters, or of one, for their workers. One that is not registered gets none,
+/// but what runs of it goes on while it is heard.
 ///
 /// # Errors
 /// It cannot be read.
@@ -457,6 +457,7 @@ pub fn standings(
 fn standing(row: &Row<'_>) -> rusqlite::Result<(String, Standing)> {
     let standing = match (row.get(1)?, row.get(4)?, row.get(2)?, row.get(3)?) {
         (true, ..) => Standing::Removed,
+        (_, false, true, _) => Standing::Unknown,
         (_, false, ..) => Standing::Quiet,
         (_, _, true, _) => Standing::Parked,
         (.., true) => Standing::Live,

@@ -13,7 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use pap_core::reconcile::{Action, Counts, Mark, Notice, Plan, Reconciler, Step, View};
+use pap_core::reconcile::{
+    Action, Container, Counts, Mark, Notice, Plan, Reconciler, Sight, Step, View, repository,
+};
+use pap_core::time::Uptime;
 use pap_process::clock::wall;
 use pap_process::metrics::{FAST, Histogram};
 use pap_process::threads::Threads;
@@ -21,7 +24,7 @@ use rusqlite::Connection;
 
 use crate::clusters;
 use crate::config::Workers;
-use crate::engine::{Engine, EngineError, Listed};
+use crate::engine::{Engine, EngineError, Listed, Listing};
 use crate::notify::Bell;
 use crate::station::Station;
 use crate::store::{Store, StoreError};
@@ -40,8 +43,9 @@ const MAX_WAITING: usize = 256;
 const RETRY: Duration = Duration::from_secs(5);
 /// The shortest time between two looks at all containers.
 const GAP: Duration = Duration::from_millis(100);
-/// How many containers are looked at more closely in one pass.
+/// How many containers are looked at more closely in one pass, and for how long.
 const MAX_LOOKS: usize = 100;
+const LOOKING: Duration = Duration::from_secs(5);
 
 /// How the last listing went.
 #[derive(Clone, Debug, Default)]
@@ -50,10 +54,17 @@ pub struct Seen {
     pub workers: Vec<View>,
     /// What was counted.
     pub counts: Counts,
-    /// Why the engine was not reached; None if it was.
+    /// Why nothing is done; None if all is well.
     pub trouble: Option<String>,
-    /// Whether there was a listing yet.
-    pub is_known: bool,
+    /// Whether the engine answered when it was asked last; None if it was never asked.
+    pub is_reached: Option<bool>,
+}
+
+/// An action that waits for a thread.
+#[derive(Clone, Debug)]
+struct Planned {
+    action: Action,
+    at: Uptime,
 }
 
 /// What is counted.
@@ -74,14 +85,15 @@ pub struct Counters {
 /// The workers of all clusters.
 pub struct Control {
     templates: Vec<Template>,
+    adopts_unlabelled: bool,
     engine: Engine,
     interval: Duration,
     reconciler: Mutex<Reconciler>,
     /// Rings when something may have to be done.
     pub bell: Bell,
-    quick: (Sender<Action>, Receiver<Action>),
-    stops: (Sender<Action>, Receiver<Action>),
-    pulls: (Sender<Action>, Receiver<Action>),
+    quick: (Sender<Planned>, Receiver<Planned>),
+    stops: (Sender<Planned>, Receiver<Planned>),
+    pulls: (Sender<Planned>, Receiver<Planned>),
     seen: Mutex<Seen>,
     prunes: AtomicBool,
     /// Counters.
@@ -108,6 +120,7 @@ impl Control {
         let roles = settings.templates.iter().map(Template::decisive).collect();
         Ok(Self {
             templates: settings.templates.clone(),
+            adopts_unlabelled: settings.limits.adopt_unlabelled,
             engine,
             interval: settings.interval,
             reconciler: Mutex::new(Reconciler::new(roles, settings.limits, adopted)),
@@ -161,7 +174,8 @@ impl Control {
             }
         };
         let begun = station.clock.uptime();
-        let containers = self.look_closer(listed);
+        let is_whole = listed.unread == 0;
+        let containers = self.look_closer(station, listed);
         let read =
             |connection: &Connection| Ok((clusters::standings(connection, None)?, failed(connection)?));
         let (mut standings, told) = match station.store.read(read) {
@@ -174,7 +188,8 @@ impl Control {
         station.give_time(&mut standings);
         let prunes = self.prunes.swap(false, Ordering::SeqCst);
         let now = station.clock.now().tick;
-        let plan = locked(&self.reconciler).plan(now, listing, &containers, &standings, &told, prunes);
+        let sight = Sight { listing, containers: &containers, is_whole };
+        let plan = locked(&self.reconciler).plan(now, &sight, &standings, &told, prunes);
         let again = plan.again;
         self.follow(station, plan);
         self.counters.pass.record(station.clock.uptime().since(begun));
@@ -182,29 +197,56 @@ impl Control {
     }
 
     fn unheard(&self, station: &Station, error: &EngineError) {
-        self.counters.unheard.fetch_add(1, Ordering::Relaxed);
         let why = error.to_string();
-        let before = locked(&self.seen).trouble.replace(why.clone());
+        let before = {
+            let mut seen = locked(&self.seen);
+            if !matches!(error, EngineError::Unasked) {
+                self.counters.unheard.fetch_add(1, Ordering::Relaxed);
+                seen.is_reached = Some(false);
+            }
+            seen.trouble.replace(why.clone())
+        };
         if before.as_ref() != Some(&why) {
             log::error!("workers are left as they are: {why}");
             station.news.clusters();
         }
     }
 
-    /// Looks up how often young containers of workers were started again: they may crash in a loop.
-    fn look_closer(&self, listed: Vec<Listed>) -> Vec<pap_core::reconcile::Container> {
+    /// Looks up what a listing does not show: how often young containers of workers were started
+    /// again, since they may crash in a loop, and the images of those that may be adopted.
+    fn look_closer(&self, station: &Station, listing: Listing) -> Vec<Container> {
+        let begun = station.clock.uptime();
         let mut looks = 0;
-        let all = listed.into_iter().map(|Listed { mut container, is_young }| {
-            let is_worker = matches!(container.mark, Mark::Ours { .. } | Mark::Predecessor { .. });
-            if is_young && is_worker && looks < MAX_LOOKS {
-                let restarts = self.engine.restarts(&container.id);
-                // An engine that does not answer now is asked no more in this pass.
-                looks = if matches!(restarts, Err(EngineError::Unheard(_))) { MAX_LOOKS } else { looks + 1 };
-                container.restarts = restarts.ok();
+        let all = listing.containers.into_iter().map(|Listed { mut container, is_young }| {
+            let is_due = match container.mark {
+                Mark::Ours { .. } | Mark::Predecessor { .. } => is_young,
+                Mark::None => self.may_be_adopted(&container),
+                Mark::Other => false,
+            };
+            if is_due && looks < MAX_LOOKS && station.clock.uptime().since(begun) < LOOKING {
+                looks += 1;
+                match self.engine.inspect(&container.id) {
+                    Ok(seen) => {
+                        container.restarts = Some(seen.restart_count);
+                        if let Some(made_from) = seen.config {
+                            container.image = made_from.image;
+                        }
+                    }
+                    // An engine that does not answer now is asked no more in this pass.
+                    Err(EngineError::Unheard(_) | EngineError::Unasked) => looks = MAX_LOOKS,
+                    Err(_) => {}
+                }
             }
             container
         });
         all.collect()
+    }
+
+    /// Whether only the name of its image is missing to adopt a container without labels.
+    fn may_be_adopted(&self, container: &Container) -> bool {
+        self.adopts_unlabelled
+            && repository(&container.image).is_none()
+            && self.templates.iter().any(|template| template.may_bear(&container.name))
     }
 
     /// Stores what follows, and has the actions performed.
@@ -212,14 +254,14 @@ impl Control {
         let (is_back, is_news) = {
             let mut seen = locked(&self.seen);
             let is_back = seen.trouble.take().is_some();
-            let is_news = is_back || !seen.is_known || seen.workers != plan.workers;
+            let is_news = seen.is_reached != Some(true) || is_back || seen.workers != plan.workers;
             seen.workers = std::mem::take(&mut plan.workers);
             seen.counts = plan.counts;
-            seen.is_known = true;
+            seen.is_reached = Some(true);
             (is_back, is_news)
         };
         if is_back {
-            log::info!("the container engine answers again");
+            log::info!("workers are looked after again");
         }
         if is_news {
             station.news.clusters();
@@ -239,11 +281,12 @@ impl Control {
                 Notice::Unwanted(_) => {}
             }
         }
+        let at = station.clock.uptime();
         for action in plan.actions {
             let queue = if matches!(action.step, Step::Stop(_)) { &self.stops.0 } else { &self.quick.0 };
-            if let Err(full) = queue.try_send(action) {
+            if let Err(full) = queue.try_send(Planned { action, at }) {
                 // The next pass finds it again.
-                locked(&self.reconciler).withdrawn(&full.into_inner());
+                locked(&self.reconciler).withdrawn(&full.into_inner().action);
             }
         }
     }
@@ -262,7 +305,7 @@ impl Control {
         })
     }
 
-    fn waiting(&self, queue: Queue) -> &Receiver<Action> {
+    fn waiting(&self, queue: Queue) -> &Receiver<Planned> {
         match queue {
             Queue::Quick => &self.quick.1,
             Queue::Stops => &self.stops.1,

@@ -4,19 +4,20 @@
 //! later than anybody waits for it: a container is made under a name that is given only once,
 //! and removed by its id.
 
+mod listing;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read as _;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pap_core::reconcile::{Mark, Observed};
 use pap_process::client::{agent, config, mutual_agent, unix_agent};
 use pap_process::files::read_whole;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::error::Category;
 use serde_json::{Value, json};
 use ureq::http::Method;
 use ureq::tls::{Certificate, PemItem, parse_pem};
@@ -26,6 +27,9 @@ use crate::clients::USER_AGENT;
 use crate::store::Lease;
 use crate::workers::{Container, Pull};
 
+use listing::{CLIENT, MANAGED, ROLE, STATION, TEMPLATE};
+pub use listing::{Listed, Listing};
+
 /// The versions of the API that we know, and the first that has all that is used.
 const NEWEST: (u32, u32) = (1, 47);
 const OLDEST: (u32, u32) = (1, 25);
@@ -33,17 +37,12 @@ const OLDEST: (u32, u32) = (1, 25);
 pub const PATIENCE: Duration = Duration::from_secs(15);
 /// How long an image may take to be pulled. Only what needs a pull as well waits for it.
 const PULL: Duration = Duration::from_secs(600);
+/// How long a look at one container may take.
+const GLANCE: Duration = Duration::from_secs(5);
 /// The most that is read of an answer, in bytes: a listing of some ten thousand containers.
 const MAX_ANSWER: u64 = 64 << 20;
 /// The most that is said of an error, in characters.
 const MAX_ERROR: usize = 300;
-
-/// Labels of what we make.
-const MANAGED: (&str, &str) = ("kg.managed-by", "control-plane");
-const CLIENT: &str = "kg.client";
-const ROLE: &str = "kg.role";
-const STATION: &str = "pap.station";
-const TEMPLATE: &str = "pap.template";
 
 /// Where the engine listens (`DOCKER_HOST`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +79,8 @@ impl fmt::Display for Host {
 /// Why a call came to nothing.
 #[derive(Debug)]
 pub enum EngineError {
+    /// It was not asked, since another station may act by now.
+    Unasked,
     /// The engine was not reached, or did not answer in time. What was asked may still happen.
     Unheard(String),
     /// It refused.
@@ -93,6 +94,7 @@ impl EngineError {
     pub fn hiding(self, secrets_of: &Container) -> Self {
         let hide = |why: String| secrets_of.without_secrets(&why);
         match self {
+            Self::Unasked => Self::Unasked,
             Self::Unheard(why) => Self::Unheard(hide(why)),
             Self::Refused(status, why) => Self::Refused(status, hide(why)),
             Self::Answer(why) => Self::Answer(hide(why)),
@@ -102,47 +104,42 @@ impl EngineError {
 
 impl fmt::Display for EngineError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Unheard(why) | Self::Refused(_, why) | Self::Answer(why)) = self;
-        let plain = why.chars().map(|c| if c.is_control() { ' ' } else { c });
-        let why: String = plain.take(MAX_ERROR).collect();
+        let short = |why: &str| -> String {
+            why.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ERROR).collect()
+        };
         match self {
-            Self::Unheard(_) => write!(f, "the container engine did not answer: {why}"),
-            Self::Refused(status, _) => write!(f, "the container engine refused ({status}): {why}"),
-            Self::Answer(_) => write!(f, "the container engine's answer makes no sense: {why}"),
+            Self::Unasked => f.write_str(
+                "the container engine is not asked: STATION_DB could not be written lately, so another \
+                 station may act by now",
+            ),
+            Self::Unheard(why) => write!(f, "the container engine did not answer: {}", short(why)),
+            Self::Refused(status, why) => {
+                write!(f, "the container engine refused ({status}): {}", short(why))
+            }
+            Self::Answer(why) => write!(f, "the container engine's answer makes no sense: {}", short(why)),
         }
     }
 }
 
-/// A container in a listing.
-#[derive(Debug)]
-pub struct Listed {
-    /// As far as it decides.
-    pub container: pap_core::reconcile::Container,
-    /// Whether it may have been started again lately, so that its restarts are worth a look.
-    pub is_young: bool,
+/// What a look at one container shows.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Inspected {
+    /// How often the engine has started it again.
+    #[serde(default)]
+    pub restart_count: u32,
+    /// What it was made from.
+    #[serde(default)]
+    pub config: Option<MadeFrom>,
 }
 
-#[derive(Deserialize)]
+/// What a container was made from.
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Row {
-    id: String,
+pub struct MadeFrom {
+    /// The image as it was asked for. A listing shows its id instead once the name is another one's.
     #[serde(default)]
-    names: Option<Vec<String>>,
-    #[serde(default)]
-    image: String,
-    #[serde(default)]
-    labels: Option<BTreeMap<String, Option<String>>>,
-    #[serde(default)]
-    state: String,
-    #[serde(default)]
-    status: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Inspected {
-    #[serde(default)]
-    restart_count: u32,
+    pub image: String,
 }
 
 #[derive(Deserialize)]
@@ -246,7 +243,7 @@ impl Engine {
     ) -> Result<http::Response<Body>, EngineError> {
         let unheard = |error: ureq::Error| EngineError::Unheard(error.to_string());
         if !self.lease.covers(patience.min(PATIENCE)) {
-            return Err(EngineError::Unheard("it was not asked: another station may have taken over".into()));
+            return Err(EngineError::Unasked);
         }
         let request = http::Request::builder().method(method).uri(url);
         let request = match body {
@@ -279,6 +276,18 @@ impl Engine {
         Err(EngineError::Refused(status, message.to_owned()))
     }
 
+    fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Sent<'_>,
+        patience: Duration,
+    ) -> Result<impl Read, EngineError> {
+        let version = self.agree()?;
+        let answer = self.send(method, &format!("{}/v{version}{path}", self.client.base), body, patience)?;
+        Ok(answer.into_body().into_reader().take(MAX_ANSWER))
+    }
+
     fn call(
         &self,
         method: Method,
@@ -286,11 +295,9 @@ impl Engine {
         body: &Sent<'_>,
         patience: Duration,
     ) -> Result<Vec<u8>, EngineError> {
-        let version = self.agree()?;
-        let answer = self.send(method, &format!("{}/v{version}{path}", self.client.base), body, patience)?;
         let mut read = Vec::new();
-        let mut reader = answer.into_body().into_reader().take(MAX_ANSWER);
-        reader.read_to_end(&mut read).map_err(|error| EngineError::Unheard(error.to_string()))?;
+        let mut answer = self.answer(method, path, body, patience)?;
+        answer.read_to_end(&mut read).map_err(|error| EngineError::Unheard(error.to_string()))?;
         Ok(read)
     }
 
@@ -299,8 +306,9 @@ impl Engine {
         method: Method,
         path: &str,
         body: &Sent<'_>,
+        patience: Duration,
     ) -> Result<T, EngineError> {
-        let read = self.call(method, path, body, PATIENCE)?;
+        let read = self.call(method, path, body, patience)?;
         serde_json::from_slice(&read).map_err(|error| EngineError::Answer(error.to_string()))
     }
 
@@ -308,59 +316,21 @@ impl Engine {
     ///
     /// # Errors
     /// Nothing is known of them.
-    pub fn list(&self) -> Result<Vec<Listed>, EngineError> {
-        let rows: Vec<Box<RawValue>> = self.json(Method::GET, "/containers/json?all=1", &Sent::Nothing)?;
-        // One that makes no sense hides no other.
-        let known = rows.iter().filter_map(|row| serde_json::from_str::<Row>(row.get()).ok());
-        Ok(known.map(|row| self.listed(row)).collect())
+    pub fn list(&self) -> Result<Listing, EngineError> {
+        let answer = self.answer(Method::GET, "/containers/json?all=1", &Sent::Nothing, PATIENCE)?;
+        listing::read(answer, &self.station).map_err(|error| match error.classify() {
+            Category::Io => EngineError::Unheard(error.to_string()),
+            Category::Syntax | Category::Data | Category::Eof => EngineError::Answer(error.to_string()),
+        })
     }
 
-    fn listed(&self, row: Row) -> Listed {
-        let labels = row.labels.unwrap_or_default();
-        let label = |name: &str| labels.get(name).cloned().flatten();
-        let is_managed = label(MANAGED.0).is_some_and(|by| by == MANAGED.1);
-        let mark = match (label(STATION), label(CLIENT), label(ROLE)) {
-            (Some(station), Some(cluster), Some(role)) if is_managed && station == self.station => {
-                Mark::Ours { cluster, role, hash: label(TEMPLATE).unwrap_or_default() }
-            }
-            (Some(_), ..) => Mark::Other,
-            (None, Some(cluster), Some(role)) if is_managed => Mark::Predecessor { cluster, role },
-            _ => Mark::None,
-        };
-        let is = match row.state.as_str() {
-            "running" => Observed::Running,
-            "paused" | "restarting" => Observed::Interrupted,
-            "created" => Observed::Created,
-            "exited" | "dead" | "stopped" => Observed::Stopped,
-            _ => Observed::Unclear,
-        };
-        // "Up Less than a second", "Up 42 seconds": it was started within the last minute.
-        let is_young =
-            row.state == "restarting" || (is == Observed::Running && row.status.contains("second"));
-        // A container may have further names, of links: they have a second slash.
-        let names = row.names.unwrap_or_default();
-        let name = names.iter().filter_map(|name| name.strip_prefix('/')).find(|name| !name.contains('/'));
-        let name = name.or(names.first().map(String::as_str)).unwrap_or_default().to_owned();
-        Listed {
-            container: pap_core::reconcile::Container {
-                id: row.id,
-                name,
-                image: row.image,
-                mark,
-                is,
-                restarts: None,
-            },
-            is_young,
-        }
-    }
-
-    /// How often the engine has started a container again.
+    /// Looks at one container.
     ///
     /// # Errors
-    /// It is not known.
-    pub fn restarts(&self, id: &str) -> Result<u32, EngineError> {
+    /// Nothing is known of it.
+    pub fn inspect(&self, id: &str) -> Result<Inspected, EngineError> {
         let path = format!("/containers/{}/json", segment(id));
-        self.json::<Inspected>(Method::GET, &path, &Sent::Nothing).map(|it| it.restart_count)
+        self.json(Method::GET, &path, &Sent::Nothing, GLANCE)
     }
 
     /// Makes a container and starts it. Returns its id.
@@ -393,7 +363,7 @@ impl Engine {
             body["Cmd"] = json!(command);
         }
         let path = format!("/containers/create?name={}", segment(&from.name));
-        let made: Made = self.json(Method::POST, &path, &Sent::Json(&body))?;
+        let made: Made = self.json(Method::POST, &path, &Sent::Json(&body), PATIENCE)?;
         self.start(&made.id, from)?;
         Ok(made.id)
     }
@@ -548,36 +518,15 @@ mod tests {
     }
 
     #[test]
-    fn labels_say_whose_a_container_is() {
-        let client = Client::new(Host::Unix("/x".into()), None).unwrap();
-        let engine = Engine::new(client, "me".into(), Arc::new(Lease::default()));
-        let listed = |labels: Value, state: &str| {
-            let row = json!({ "Id": "1", "Names": ["/other/link", "/name"], "Labels": labels, "State": state,
-                "Status": "Up 2 hours" });
-            let Listed { container, .. } = engine.listed(serde_json::from_value(row).unwrap());
-            assert_eq!(container.name, "name");
-            (container.mark, container.is)
-        };
-        let managed = json!({ "kg.managed-by": "control-plane", "kg.client": "c", "kg.role": "r" });
-        let with = |more: &[(&str, &str)]| {
-            let mut labels = managed.clone();
-            for (name, value) in more {
-                labels[*name] = json!(value);
-            }
-            labels
-        };
-        let (cluster, role) = ("c".to_owned(), "r".to_owned());
-        assert_eq!(
-            listed(managed.clone(), "running"),
-            (Mark::Predecessor { cluster: cluster.clone(), role: role.clone() }, Observed::Running)
-        );
-        assert_eq!(
-            listed(with(&[("pap.station", "me"), ("pap.template", "h")]), "exited"),
-            (Mark::Ours { cluster, role, hash: "h".into() }, Observed::Stopped)
-        );
-        assert_eq!(listed(with(&[("pap.station", "you")]), "paused"), (Mark::Other, Observed::Interrupted));
-        assert_eq!(listed(json!(null), "removing"), (Mark::None, Observed::Unclear));
-        assert_eq!(listed(json!({ "pap.station": "me" }), "what"), (Mark::Other, Observed::Unclear));
+    fn without_the_lease_nothing_is_asked() {
+        let client = Client::new(Host::Unix("/none".into()), None).unwrap();
+        let lease = Arc::new(Lease::default());
+        lease.renewed_at(lease.now());
+        let engine = Engine::new(client, "me".into(), Arc::clone(&lease));
+        assert!(matches!(engine.list(), Err(EngineError::Unheard(_))));
+        lease.lose();
+        let error = engine.list().unwrap_err();
+        assert!(matches!(error, EngineError::Unasked) && error.to_string().contains("STATION_DB"));
     }
 
     #[test]

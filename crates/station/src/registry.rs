@@ -5,7 +5,7 @@ use pap_core::time::Wall;
 use rusqlite::Connection;
 use serde_json::json;
 
-use crate::access::Holder;
+use crate::access::{self, Holder};
 use crate::kafka::{groups, outbox};
 use crate::station::Station;
 use crate::store::StoreError;
@@ -97,9 +97,22 @@ pub fn close_incidents(station: &Station, now: Wall, cluster_id: &str) -> Result
 
 /// A cluster was removed by `who`: that is stored.
 pub fn removed(station: &Station, cluster_id: &str, who: &str) {
+    let holder = Holder::Cluster(cluster_id.into());
     station.forget_cluster(cluster_id);
+    station.keys.end(&holder);
+    // It may be registered again by now, and whoever did that was here before.
+    let again = station.store.read(|connection| {
+        let is_there = clusters::show(connection, cluster_id)?.is_some();
+        Ok((is_there, if is_there { access::keys_of(connection, cluster_id)? } else { Vec::new() }))
+    });
+    let (is_there, keys) = again.unwrap_or_default();
+    if is_there {
+        station.await_cluster(cluster_id);
+        for key in keys {
+            station.keys.add(key, holder.clone());
+        }
+    }
     station.reconcile();
-    station.keys.end(&Holder::Cluster(cluster_id.into()));
     station.news.clusters();
     station.kafka.bell.ring();
     log::info!("🪦 Cluster deregistered: {cluster_id} (by {who})");

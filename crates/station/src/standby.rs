@@ -74,10 +74,11 @@ pub fn wait(
     stopped: &Receiver<()>,
 ) -> Result<Option<(Store, Writer)>, OpenError> {
     let mut watcher = Watcher::default();
-    if let Some(taken) = Store::open_after(db, &mut watcher)? {
-        return Ok(Some(taken));
+    match Store::open_after(db, &mut watcher) {
+        Ok(None) => log::info!("{WAITS}"),
+        Err(OpenError::Elsewhere) => {}
+        opened => return opened,
     }
-    log::info!("{WAITS}");
     let waiting = Arc::new(Waiting(Clock::start()));
     let server = Server::new(
         Arc::clone(&waiting),
@@ -103,7 +104,7 @@ pub fn wait(
         match Store::open_after(db, &mut watcher) {
             Ok(None) => {}
             // The disk may be full; the other one has the same trouble.
-            Err(error @ (OpenError::Io(_) | OpenError::Sqlite(_))) => {
+            Err(error @ (OpenError::Io(_) | OpenError::Sqlite(_) | OpenError::Elsewhere)) => {
                 if trouble.replace(error.to_string()).as_ref() != Some(&error.to_string()) {
                     log::warn!("STATION_DB cannot be taken over now: {error}");
                 }

@@ -1,6 +1,6 @@
 //! What all threads of a station share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -162,6 +162,9 @@ pub struct Station {
     pub collectors: Mutex<Watch<String>>,
     /// When clusters are dead.
     pub lives: Mutex<Watch<String>>,
+    /// When this station started, and which clusters were removed in the first time after that.
+    started: Tick,
+    left: Mutex<HashSet<String>>,
     /// The workers of clusters; None without templates.
     pub control: Option<Control>,
     /// The agents that beat here.
@@ -224,6 +227,8 @@ impl Station {
         Ok(Self {
             control,
             lives: Mutex::new(lives),
+            started: now.tick,
+            left: Mutex::default(),
             notifier: Notifier::new(&config),
             conditions: Conditions::new(config.alertmanagers.as_ref()),
             clients: Clients::new(&config),
@@ -307,15 +312,35 @@ impl Station {
         for watch in [&self.collectors, &self.lives] {
             watch.lock().unwrap_or_else(PoisonError::into_inner).forget(&cluster_id.to_owned());
         }
+        if self.is_young() {
+            self.left.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster_id.to_owned());
+        }
     }
 
-    /// A dead cluster whose time since the start is not over keeps what runs of it: the file may have
-    /// been put back from a backup.
+    /// Whether clusters that the file calls dead or removed still have their time.
+    fn is_young(&self) -> bool {
+        self.clock.now().tick.since(self.started) < self.config.cleanup_timeout
+    }
+
+    /// For a while after a start what runs goes on, of clusters that the file calls dead or removed: the
+    /// file may have been put back from a backup.
     pub fn give_time(&self, standings: &mut BTreeMap<String, Standing>) {
         let now = self.clock.now().tick;
+        let is_young = self.is_young();
         let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
-        for (cluster, standing) in standings.iter_mut().filter(|(_, it)| **it == Standing::Parked) {
-            if lives.silence(cluster, now).is_some_and(|silence| silence < self.config.cleanup_timeout) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_young && !left.is_empty() {
+            *left = HashSet::new();
+        }
+        for (cluster, standing) in standings {
+            let has_time = match standing {
+                Standing::Parked | Standing::Unknown => {
+                    lives.silence(cluster, now).is_some_and(|silence| silence < self.config.cleanup_timeout)
+                }
+                Standing::Removed => is_young && !left.contains(cluster),
+                Standing::Live | Standing::Quiet => false,
+            };
+            if has_time {
                 *standing = Standing::Quiet;
             }
         }

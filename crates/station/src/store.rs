@@ -22,6 +22,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior};
 
 pub use conditions::Conditions;
+use lease::Locked;
 pub use lease::{Lease, RENEW, Watcher};
 pub use migrations::VERSION;
 
@@ -98,6 +99,8 @@ pub enum OpenError {
     Io(std::io::Error),
     /// Another station has it.
     Taken,
+    /// Another station has it under another name.
+    Elsewhere,
     /// Another station has it, and it is on a network file system of this kind.
     Shared(&'static str),
     /// It is another program's.
@@ -115,6 +118,10 @@ impl fmt::Display for OpenError {
         match self {
             Self::Io(error) => error.fmt(f),
             Self::Taken => f.write_str("another pap-station uses it"),
+            Self::Elsewhere => f.write_str(
+                "another pap-station uses it under another name (a hard link or a mount), or is stuck: it can \
+                 be used once that one has ended",
+            ),
             Self::Shared(kind) => write!(
                 f,
                 "another pap-station uses it, and two cannot share it on a network file system ({kind})"
@@ -176,8 +183,11 @@ impl Store {
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         // SQLite would make it readable for others.
         drop(options.open(path).map_err(OpenError::Io)?);
-        let lock = lease::lock(path).map_err(OpenError::Io)?.ok_or(OpenError::Taken)?;
-        Self::open_locked(path, Lease::default(), lock)
+        match lease::lock(path).map_err(OpenError::Io)? {
+            Locked::Ours(lock) => Self::open_locked(path, Lease::default(), lock),
+            Locked::Taken => Err(OpenError::Taken),
+            Locked::Elsewhere => Err(OpenError::Elsewhere),
+        }
     }
 
     /// The file, if the station that has it is gone, or has not renewed its lease for so long that
@@ -251,6 +261,10 @@ impl Store {
         let began = self.lease.now();
         self.write(Lease::renew)?;
         self.lease.renewed_at(began);
+        if let Some(lock) = self.lock.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            // Whoever was stuck may be gone now. If not, the lease is ours all the same.
+            let _ = lock.complete();
+        }
         Ok(())
     }
 

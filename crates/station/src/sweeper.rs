@@ -72,7 +72,7 @@ pub fn run(station: &Arc<Station>) {
 }
 
 /// Takes those who are silent, and stores what follows for up to [`BATCH`] of them at once.
-/// `lose` returns a line for the log. Returns whether there was news.
+/// `lose` returns a line for the log, if it is news to people. Returns whether anybody was taken.
 ///
 /// # Errors
 /// Some are still to be taken: what follows cannot be stored.
@@ -81,28 +81,29 @@ fn lose<K: Clone + Ord + Hash + Send + 'static>(
     watch: fn(&Station) -> &Mutex<Watch<K>>,
     lose: fn(&Connection, Wall, &K) -> rusqlite::Result<Option<String>>,
 ) -> Result<bool, ()> {
-    let mut is_news = false;
+    let mut is_any = false;
     loop {
         let now = station.clock.renew(LONGEST_SLEEP).tick;
         station.vitals.swept(station.clock.uptime());
         let due = watch(station).lock().unwrap_or_else(PoisonError::into_inner).overdue(now, BATCH);
         if due.is_empty() || station.stop.is_stopping() {
-            return Ok(is_news);
+            return Ok(is_any);
         }
         let (shared, all) = (Arc::clone(station), due.clone());
         let written = station.write(move |connection| {
             let mut lines = Vec::new();
+            let mut is_any = false;
             for who in &all {
                 // Whoever was heard while this waited for the writer is not accused.
                 let tick = shared.clock.now().tick;
-                let is_silent = watch(&shared).lock().unwrap_or_else(PoisonError::into_inner).take(who, tick);
-                if is_silent && let Some(line) = lose(connection, wall(), who)? {
-                    lines.push(line);
+                if watch(&shared).lock().unwrap_or_else(PoisonError::into_inner).take(who, tick) {
+                    is_any = true;
+                    lines.extend(lose(connection, wall(), who)?);
                 }
             }
-            Ok(lines)
+            Ok((lines, is_any))
         });
-        let Ok(lines) = written else {
+        let Ok((lines, were_any)) = written else {
             // They are taken in a later turn.
             let mut watch = watch(station).lock().unwrap_or_else(PoisonError::into_inner);
             for who in &due {
@@ -110,7 +111,7 @@ fn lose<K: Clone + Ord + Hash + Send + 'static>(
             }
             return Err(());
         };
-        is_news |= !lines.is_empty();
+        is_any |= were_any;
         for line in lines {
             log::warn!("{line}");
         }

@@ -326,6 +326,12 @@ impl Template {
         Role { role: role.clone(), name: name.clone(), hash: self.hash.clone(), image: image.clone() }
     }
 
+    /// Whether a container of this name may be some cluster's.
+    pub fn may_bear(&self, name: &str) -> bool {
+        let (before, after) = self.written.name.split_once(CLUSTER_ID).unwrap_or_default();
+        name.starts_with(before) && after.rsplit(CLUSTER_ID).next().is_some_and(|after| name.ends_with(after))
+    }
+
     /// The consumer group of a cluster's container.
     pub fn consumer_group(&self, cluster: &str) -> Option<String> {
         Some(self.written.consumer_group.as_ref()?.replace(CLUSTER_ID, cluster))

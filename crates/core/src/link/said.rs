@@ -16,6 +16,9 @@ pub const MOST_ASKED: usize = 1000;
 pub struct Said {
     /// When the station expects the next beat, in milliseconds.
     pub next_heartbeat_ms: Option<u64>,
+    /// Whether the cluster is registered, and not just heard: a station whose file was put back from a
+    /// backup may not know of the registration any more. It says so only if it is not.
+    pub registered: Option<bool>,
     /// The agents about which the station asks, [`MOST_ASKED`] at most.
     #[serde(deserialize_with = "asked")]
     pub ask: Vec<AgentId>,
@@ -58,11 +61,12 @@ mod tests {
         let read = |text: &str| serde_json::from_str::<Said>(text).unwrap();
         let said = |next_heartbeat_ms, asked: usize| {
             let ask = (0..asked).map(|number| AgentId::new(&format!("a{number}")).unwrap()).collect();
-            Said { next_heartbeat_ms, ask }
+            Said { next_heartbeat_ms, ask, ..Said::default() }
         };
         assert_eq!(read("{\"received\":true}"), Said::default());
         let short = read(r#"{"next_heartbeat_ms":7,"ask":["a0","","a1","b\u0000"],"new":{}}"#);
         assert_eq!(short, said(Some(7), 2));
+        assert_eq!(read("{\"registered\":false}"), Said { registered: Some(false), ..Said::default() });
         let many: Vec<String> = (0..2000).map(|number| format!("a{number}")).collect();
         let long = read(&serde_json::json!({ "ask": many, "next_heartbeat_ms": 9 }).to_string());
         assert_eq!(long, said(Some(9), MOST_ASKED));

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use crate::time::Tick;
 
+/// How old a decision may be when it is carried out.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// What stands for a cluster's id in a name.
 pub const CLUSTER_ID: &str = "{cluster_id}";
 
@@ -27,14 +29,15 @@ impl Role {
     }
 }
 
-/// The name of an image without its tag and its digest.
-pub fn repository(image: &str) -> &str {
+/// The name of an image without its tag and its digest; None for an image's id, which is no name.
+pub fn repository(image: &str) -> Option<&str> {
     let name = image.split('@').next().unwrap_or_default();
-    match name.rsplit_once(':') {
+    let name = match name.rsplit_once(':') {
         // A colon before a slash is of a registry's port.
         Some((before, tag)) if !tag.contains('/') => before,
         _ => name,
-    }
+    };
+    (name != "sha256").then_some(name)
 }
 
 /// What is known of a cluster.
@@ -48,6 +51,8 @@ pub enum Standing {
     Parked,
     /// It was removed, and its workers with it.
     Removed,
+    /// It is not registered and was not heard for long: it is as one that is not known.
+    Unknown,
 }
 
 /// Who made a container, by its labels.
@@ -105,6 +110,17 @@ pub struct Container {
     pub is: Observed,
     /// How often the engine has started it again, where that was looked up.
     pub restarts: Option<u32>,
+}
+
+/// What a listing shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight<'a> {
+    /// When it was asked for.
+    pub listing: Listing,
+    /// All containers that could be read.
+    pub containers: &'a [Container],
+    /// Whether those were all: what cannot be read may be a worker.
+    pub is_whole: bool,
 }
 
 /// Whose worker: the id of a cluster and a role.
@@ -165,12 +181,16 @@ pub struct Action {
 
 impl Action {
     /// Whether its reason still holds, by what is known of the cluster now. An action may have
-    /// waited for its turn, and the cluster was heard meanwhile.
-    pub fn holds(&self, standing: Option<Standing>) -> bool {
+    /// `waited` for its turn: the cluster was heard meanwhile, or a container is no longer as it was
+    /// seen. To make one late does no harm, since it is made under a name that is given only once.
+    pub fn holds(&self, standing: Option<Standing>, waited: Duration) -> bool {
+        if waited > LONGEST_WAIT && self.step != Step::Create {
+            return false;
+        }
         match self.why {
             Why::Parked => standing == Some(Standing::Parked),
             Why::Removed => standing == Some(Standing::Removed),
-            Why::Pruned => standing.is_none(),
+            Why::Pruned => matches!(standing, None | Some(Standing::Unknown)),
             Why::Missing | Why::Stopped | Why::Changed | Why::NoRole | Why::Double | Why::Crashing => {
                 standing == Some(Standing::Live)
             }

@@ -1,8 +1,9 @@
 //! What one worker needs, by what is seen of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
-use super::worker::{BLOCKED, SETTLED, UNCLEAR, WELL, Worker};
+use super::worker::{BLOCKED, PASSING, SETTLED, WELL, Worker};
 use super::{Adopted, Container, Key, Mark, Notice, Observed, Plan, Role, Standing, Step, View, Why};
 use crate::time::Tick;
 
@@ -22,14 +23,27 @@ pub struct Pass<'a> {
     pub adopted: &'a HashMap<String, Adopted>,
     /// The names of all containers, and whether they stay taken.
     pub taken: &'a HashMap<&'a str, bool>,
-    pub room: usize,
-    /// Whether there are more than allowed.
-    pub is_over: bool,
-    pub prunes: bool,
+    /// Whether there is nothing in the listing that cannot be read.
+    pub is_whole: bool,
+    /// How many more containers there may be. If there are too many it is below zero.
+    pub room: i64,
+    /// Containers that a person asked to remove.
+    pub unneeded: &'a HashSet<String>,
     pub plan: &'a mut Plan,
 }
 
 impl Pass<'_> {
+    /// Why a container cannot be made now, which needs so much room, and how long that may last.
+    fn hindrance(&self, name: &str, room: i64) -> Option<(Duration, &'static str)> {
+        Some(match self.taken.get(name) {
+            Some(true) => (BLOCKED, "another container bears its name"),
+            Some(false) => (PASSING, "a worker that is to be removed still bears its name"),
+            None if !self.is_whole => (BLOCKED, "the engine lists a container that cannot be read"),
+            None if self.room < room => (BLOCKED, "there are as many containers as MAX_CONTAINERS allows"),
+            None => return None,
+        })
+    }
+
     /// What a worker needs that is to run.
     pub fn wanted(
         &mut self,
@@ -61,44 +75,30 @@ impl Pass<'_> {
         });
         let Some(&kept) = kept else {
             worker.running = None;
-            let until = self.now + BLOCKED;
+            let hindered = match worker.under_way {
+                Some(_) => Some((PASSING, "it is still being made: its image may be slow to come")),
+                None => self.hindrance(&name, 1),
+            };
             // Nobody waits for one that cannot be made: it may never be well.
-            match (self.taken.get(&*name), self.room) {
-                (Some(true), _) => {
-                    self.plan.counts.name_taken += 1;
-                    worker.block(until, "another container bears its name");
-                    return None;
-                }
-                (None, 0) => {
-                    self.plan.counts.over_limit += 1;
-                    worker.block(until, "there are as many containers as MAX_CONTAINERS allows");
-                    return None;
-                }
-                (taken, _) => {
-                    worker.blocked = None;
-                    rollout.unsettled += 1;
-                    return (taken.is_none() && !waits).then_some((Step::Create, Why::Missing));
-                }
-            }
+            rollout.unsettled += usize::from(hindered.is_none_or(|(patience, _)| patience != BLOCKED));
+            self.plan.counts.name_taken += usize::from(self.taken.get(&*name) == Some(&true));
+            self.plan.counts.over_limit += usize::from(!self.taken.contains_key(&*name) && self.room < 1);
+            worker.hinder(self.now, hindered);
+            return (hindered.is_none() && !waits).then_some((Step::Create, Why::Missing));
         };
         worker.observe(self.now, kept);
         let hindered = match kept.is {
             Observed::Unclear => {
-                Some((UNCLEAR, "its container is being removed, or in a state that is not known"))
+                Some((PASSING, "its container is being removed, or in a state that is not known"))
             }
-            Observed::Running if is_current(kept) => None,
-            Observed::Running if kept.name != name && self.taken.get(&*name) == Some(&true) => {
-                Some((BLOCKED, "another container bears the name that its template has now"))
-            }
-            Observed::Running if self.is_over => {
-                Some((BLOCKED, "there are more containers than MAX_CONTAINERS allows"))
+            // Its own name is free once it is gone.
+            Observed::Running if !is_current(kept) => {
+                let name = if kept.name == name { "" } else { &name };
+                self.hindrance(name, 0)
             }
             _ => None,
         };
-        match hindered {
-            Some((patience, why)) => worker.block(self.now + patience, why),
-            None => worker.blocked = None,
-        }
+        worker.hinder(self.now, hindered);
         if let Some(double) = containers.iter().find(|it| it.id != kept.id && it.is != Observed::Unclear) {
             rollout.unsettled += 1;
             return (!waits).then(|| (removal(double), Why::Double));
@@ -148,11 +148,8 @@ impl Pass<'_> {
         worker.running = None;
         worker.blocked = None;
         let why = match standing {
-            None => {
+            None | Some(Standing::Unknown) => {
                 self.plan.counts.unknown += containers.len();
-                if !self.prunes {
-                    return None;
-                }
                 Why::Pruned
             }
             Some(Standing::Quiet) => return None,
@@ -166,7 +163,8 @@ impl Pass<'_> {
         if worker.waits(self.now).is_some() {
             return None;
         }
-        let container = containers.iter().find(|container| container.is != Observed::Unclear)?;
+        let is_due = |it: &&&Container| why != Why::Pruned || self.unneeded.contains(&it.id);
+        let container = containers.iter().filter(is_due).find(|it| it.is != Observed::Unclear)?;
         Some((removal(container), why))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Container, Listing, Observed, Step};
+use super::{Action, Container, Listing, Observed, Step};
 use crate::time::Tick;
 
 /// How long a worker must run before the next one of its role is replaced.
@@ -23,8 +23,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 const FAILED: u32 = 3;
 /// How long something may stand in a worker's way before it counts as failed,
 pub const BLOCKED: Duration = Duration::from_secs(10);
-/// and how long its container may be in a state that says nothing.
-pub const UNCLEAR: Duration = Duration::from_secs(300);
+/// and how long, if that ends by itself as a rule.
+pub const PASSING: Duration = Duration::from_secs(300);
 
 /// When a worker has ended, and how often.
 #[derive(Debug, Default)]
@@ -46,6 +46,13 @@ impl Lapses {
     }
 }
 
+/// What the engine says that it has done. The next listing must show it.
+#[derive(Debug)]
+enum Done {
+    Started(String),
+    Removed(String),
+}
+
 /// What is remembered of a worker between two passes.
 #[derive(Debug, Default)]
 pub struct Worker {
@@ -53,6 +60,7 @@ pub struct Worker {
     pub under_way: Option<Step>,
     /// The last listing that had begun when its last action ended.
     pub ended: Option<Listing>,
+    done: Option<Done>,
     /// The container that an action of ours has made.
     pub made: Option<String>,
     /// The container that runs, and since when without an end.
@@ -72,6 +80,33 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// An action has ended, as the engine says: with the id of the container that runs now.
+    pub fn done(&mut self, action: &Action, made: Option<String>) {
+        self.done = match (&action.step, made) {
+            (Step::Remove(id) | Step::Stop(id), _) => Some(Done::Removed(id.clone())),
+            (Step::Create | Step::Start(_), made) => {
+                self.made.clone_from(&made);
+                made.map(Done::Started)
+            }
+        };
+    }
+
+    /// Compares what the engine says that it has done with what a later listing shows: without
+    /// this it would be done again and again, without a pause.
+    pub fn verify(&mut self, now: Tick, containers: &[&Container]) {
+        let found = |id: &str| containers.iter().find(|it| it.id == id).map(|it| it.is);
+        let why = match self.done.take() {
+            Some(Done::Removed(id)) if found(&id).is_some_and(|is| is != Observed::Unclear) => {
+                "the engine says that it has removed its container, which is still there"
+            }
+            Some(Done::Started(id)) if matches!(found(&id), None | Some(Observed::Created)) => {
+                "the engine says that it has started its container, which never ran"
+            }
+            _ => return,
+        };
+        self.fail(now, why.into());
+    }
+
     /// Takes note of what a listing shows of its container.
     pub fn observe(&mut self, now: Tick, container: &Container) {
         let growth = container.restarts.map_or(0, |count| {
@@ -119,14 +154,28 @@ impl Worker {
     }
 
     pub fn fail(&mut self, now: Tick, why: String) {
-        self.not_before = Some(now + doubled(WAIT, self.failures, LONGEST_WAIT));
+        let again = now + doubled(WAIT, self.failures, LONGEST_WAIT);
+        self.not_before = self.not_before.max(Some(again));
         self.failures += 1;
         self.trouble = Some(why);
     }
 
-    pub fn block(&mut self, until: Tick, why: &str) {
-        self.blocked.get_or_insert(until);
-        self.trouble = Some(why.into());
+    /// There is no room for its action yet. That is no failure of its own.
+    pub fn postpone(&mut self, now: Tick) {
+        self.not_before = self.not_before.max(Some(now + WAIT));
+    }
+
+    /// Takes note of what stands in its way, and how long it may.
+    pub fn hinder(&mut self, now: Tick, hindered: Option<(Duration, &str)>) {
+        let Some((patience, why)) = hindered else {
+            self.blocked = None;
+            return;
+        };
+        let until = *self.blocked.get_or_insert(now + patience);
+        // What ends by itself is no trouble before it has lasted for too long.
+        if patience == BLOCKED || until <= now {
+            self.trouble = Some(why.into());
+        }
     }
 
     pub fn waits(&self, now: Tick) -> Option<Duration> {

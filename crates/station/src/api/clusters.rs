@@ -368,13 +368,14 @@ pub fn beat(station: &Arc<Station>, call: &Call) -> Response {
             Err(why) => return Ok(Err(why)),
         };
         let is_news = clusters::beat(connection, now, &cluster, &beat)?;
+        let is_registered = clusters::whose(connection, &cluster_id)? == clusters::Heard::Registered;
         for (agent, said) in answers.iter().filter(|(_, said)| said.healthy) {
             alerts::is_healthy(connection, now, asked_at, &cluster, agent, said)?;
         }
-        Ok(Ok((cluster, is_news)))
+        Ok(Ok((cluster, is_news, is_registered)))
     });
     match stored {
-        Ok(Ok((cluster, is_news))) => {
+        Ok(Ok((cluster, is_news, is_registered))) => {
             station.heard_collector(&id);
             if is_news {
                 station.reconcile();
@@ -393,6 +394,9 @@ pub fn beat(station: &Arc<Station>, call: &Call) -> Response {
             let mut body = json!({ "received": true, "next_heartbeat_ms": next });
             if !ask.is_empty() {
                 body["ask"] = json!(ask);
+            }
+            if !is_registered {
+                body["registered"] = json!(false);
             }
             Response::json(200, &body)
         }

@@ -29,16 +29,16 @@ pub fn list(station: &Arc<Station>, _: &Call) -> Response {
             "containers": counts.ours,
             "outdated": counts.outdated,
             "of_unknown_clusters": counts.unknown,
-            "engine": engine(control, seen.is_known, seen.trouble.as_deref()),
+            "engine": engine(control, seen.is_reached, seen.trouble.as_deref()),
         }),
     )
 }
 
-fn engine(control: &Control, is_known: bool, trouble: Option<&str>) -> Value {
+fn engine(control: &Control, is_reached: Option<bool>, trouble: Option<&str>) -> Value {
     json!({
         "host": control.engine().host().to_string(),
         "api_version": control.engine().version(),
-        "reachable": if is_known || trouble.is_some() { Some(trouble.is_none()) } else { None },
+        "reachable": is_reached,
         "error": trouble,
     })
 }

@@ -51,7 +51,7 @@ pub fn write(control: Option<&Control>, states: [u64; clusters::STATES.len()]) -
         (
             "engine_up",
             "Whether the container engine answered last.",
-            usize::from(seen.is_known && seen.trouble.is_none()),
+            usize::from(seen.is_reached == Some(true)),
         ),
     ] {
         text.one(name, "gauge", help, value);

@@ -9,7 +9,7 @@ use pap_core::reconcile::{Action, Key, Step, Why};
 use pap_process::clock::wall;
 use serde_json::json;
 
-use super::{Control, locked};
+use super::{Control, Planned, locked};
 use crate::engine::EngineError;
 use crate::incidents::ClusterName;
 use crate::station::Station;
@@ -25,6 +25,29 @@ enum Done {
     NeedsPull,
     /// Its reason holds no more.
     Withdrawn,
+}
+
+/// Why an attempt came to nothing.
+enum Undone {
+    /// The engine was not asked: that says nothing of the worker.
+    Unasked,
+    /// It failed.
+    Failed(String),
+}
+
+impl From<EngineError> for Undone {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Unasked => Self::Unasked,
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<String> for Undone {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
 }
 
 /// Where an action waits for its turn.
@@ -44,24 +67,22 @@ impl Control {
         self.bell.ring();
     }
 
-    fn perform(&self, station: &Station, action: &Action, queue: Queue) {
-        if !holds(station, action) {
+    fn perform(&self, station: &Station, planned: &Planned, queue: Queue) {
+        let action = &planned.action;
+        if !holds(station, planned) {
             return self.withdraw(action);
         }
-        if queue != Queue::Pulls {
-            announce(action);
-        }
-        let outcome = match self.attempt(station, action, queue) {
+        let outcome = match self.attempt(station, planned, queue) {
             Ok(Done::Made(id)) => Ok(Some(id)),
             Ok(Done::Removed) => Ok(None),
-            Ok(Done::Withdrawn) => return self.withdraw(action),
+            Ok(Done::Withdrawn) | Err(Undone::Unasked) => return self.withdraw(action),
             Ok(Done::NeedsPull) => {
-                if let Err(full) = self.pulls.0.try_send(action.clone()) {
-                    locked(&self.reconciler).withdrawn(&full.into_inner());
+                if self.pulls.0.try_send(planned.clone()).is_err() {
+                    locked(&self.reconciler).postponed(station.clock.now().tick, action);
                 }
                 return;
             }
-            Err(why) => Err(why),
+            Err(Undone::Failed(why)) => Err(why),
         };
         let Key { cluster, role } = &action.key;
         match &outcome {
@@ -85,7 +106,8 @@ impl Control {
         self.bell.ring();
     }
 
-    fn attempt(&self, station: &Station, action: &Action, queue: Queue) -> Result<Done, String> {
+    fn attempt(&self, station: &Station, planned: &Planned, queue: Queue) -> Result<Done, Undone> {
+        let action = &planned.action;
         let Key { cluster, role } = &action.key;
         let template = self.templates.iter().find(|template| template.role() == role);
         let of_template = || template.ok_or_else(|| "its template is gone".to_owned());
@@ -98,45 +120,53 @@ impl Control {
             };
             of_template()?.fill(cluster, &name)
         };
-        let said = |error: EngineError| error.to_string();
+        if action.step != Step::Create {
+            announce(action);
+        }
         match &action.step {
             Step::Create => {
                 let (hash, from) = (of_template()?.decisive().hash, filled()?);
-                let said = |error: EngineError| error.hiding(&from).to_string();
-                if self.engine.needs_pull(&from).map_err(said)? {
-                    if queue != Queue::Pulls {
-                        return Ok(Done::NeedsPull);
-                    }
-                    self.engine.pull(&from).map_err(said)?;
-                    if !holds(station, action) {
+                let hidden = |error: EngineError| error.hiding(&from);
+                let needs_pull = self.engine.needs_pull(&from).map_err(hidden)?;
+                if needs_pull && queue != Queue::Pulls {
+                    return Ok(Done::NeedsPull);
+                }
+                announce(action);
+                if needs_pull {
+                    self.engine.pull(&from).map_err(hidden)?;
+                    if !holds(station, planned) {
                         return Ok(Done::Withdrawn);
                     }
                 }
-                self.engine.create(cluster, role, &hash, &from).map(Done::Made).map_err(said)
+                Ok(Done::Made(self.engine.create(cluster, role, &hash, &from).map_err(hidden)?))
             }
             Step::Start(id) => {
                 let from = filled()?;
-                let started = self.engine.start(id, &from);
-                started.map_err(|error| error.hiding(&from).to_string())?;
+                self.engine.start(id, &from).map_err(|error| error.hiding(&from))?;
                 Ok(Done::Made(id.clone()))
             }
-            Step::Remove(id) => self.engine.remove(id).map(|()| Done::Removed).map_err(said),
+            Step::Remove(id) => {
+                self.engine.remove(id)?;
+                Ok(Done::Removed)
+            }
             Step::Stop(id) => {
                 let timeout = template.map_or(Duration::from_secs(10), |template| template.stop_timeout);
-                self.engine.stop(id, timeout).map_err(said)?;
-                self.engine.remove(id).map(|()| Done::Removed).map_err(said)
+                self.engine.stop(id, timeout)?;
+                self.engine.remove(id)?;
+                Ok(Done::Removed)
             }
         }
     }
 }
 
 /// Whether the reason of an action still holds, which may have waited for long.
-fn holds(station: &Station, action: &Action) -> bool {
+fn holds(station: &Station, Planned { action, at }: &Planned) -> bool {
     let cluster = action.key.cluster.as_str();
+    let waited = station.clock.uptime().since(*at);
     let standing = station.store.read(|connection| clusters::standings(connection, Some(cluster)));
     standing.is_ok_and(|mut standing| {
         station.give_time(&mut standing);
-        action.holds(standing.get(cluster).copied())
+        action.holds(standing.get(cluster).copied(), waited)
     })
 }
 
@@ -146,12 +176,12 @@ pub fn run(station: &Station, queue: Queue) {
     let waiting = control.waiting(queue);
     loop {
         select! {
-            recv(waiting) -> action => {
-                let Ok(action) = action else { return };
+            recv(waiting) -> planned => {
+                let Ok(planned) = planned else { return };
                 if station.stop.is_stopping() {
                     return;
                 }
-                control.perform(station, &action, queue);
+                control.perform(station, &planned, queue);
             }
             recv(station.stop.receiver()) -> _ => return,
         }

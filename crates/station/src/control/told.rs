@@ -15,9 +15,11 @@ use crate::{audit, clusters};
 
 pub fn tell(connection: &Connection, now: Wall, notice: &Notice) -> rusqlite::Result<()> {
     let Key { cluster, role } = notice.key();
-    let Some((name, _)) = clusters::find(connection, cluster)? else { return Ok(()) };
+    let Some((name, is_gone)) = clusters::find(connection, cluster)? else { return Ok(()) };
     let subject = Subject::Worker(name, role.clone());
     let what = match notice {
+        // It was removed since it was looked at.
+        Notice::Failed(..) if is_gone => return Ok(()),
         Notice::Failed(_, why) => {
             let details = json!({ "role": role, "reason": why });
             incidents::open(connection, now, Event::WorkerFailed, &subject, &details)?;
@@ -79,4 +81,34 @@ pub fn failed(connection: &Connection) -> rusqlite::Result<BTreeSet<Key>> {
     )?;
     let rows = statement.query_map([], |row| Ok(Key { cluster: row.get(0)?, role: row.get(1)? }))?;
     rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clusters::{Admission, Registration, register, remove};
+    use crate::store::Store;
+
+    #[test]
+    fn of_a_cluster_that_was_removed_since_nothing_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, writer) = Store::open(&directory.path().join("db")).unwrap();
+        std::thread::spawn(move || writer.run(&crossbeam_channel::never()));
+        let told = |is_gone| {
+            let told = store.write(move |connection| {
+                let admission = Admission { auto_register: false, max_clusters: 9 };
+                let registered =
+                    register(connection, Wall(1), "c", &Registration::default(), admission, true)?;
+                assert!(registered.is_ok());
+                if is_gone {
+                    remove(connection, Wall(2), "c")?;
+                }
+                let key = Key { cluster: "c".into(), role: "r".into() };
+                tell(connection, Wall(3), &Notice::Failed(key, "why".into()))?;
+                failed(connection)
+            });
+            told.unwrap().len()
+        };
+        assert_eq!((told(true), told(false)), (0, 1));
+    }
 }

@@ -6,6 +6,10 @@
 //! stopped or stuck. Each write first looks at the row, in its own transaction, so a former holder
 //! that wakes up writes nothing. Each call to others is made only while the lease is sure to
 //! outlast it.
+//!
+//! The file itself is locked, too. If that lock is held and the one beside is not, the file is used
+//! under another name (a hard link, a mount), beside which SQLite has another `-wal`: the row under
+//! our name says nothing, so nothing but the end of the other one is waited for.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -67,10 +71,20 @@ fn lock_path(db: &Path) -> io::Result<PathBuf> {
 pub struct Lock {
     path: PathBuf,
     file: File,
-    /// The file itself, locked too: somebody may remove the lock beside it. Its descriptor is closed
-    /// with the lock, not before: to close any descriptor of the file drops SQLite's own locks (POSIX
-    /// advisory locks).
-    _itself: Option<File>,
+    /// The file itself; None on a network file system, where its lock would be in SQLite's way. Its
+    /// descriptor is closed with the lock, not before: to close any descriptor of the file drops
+    /// SQLite's own locks (POSIX advisory locks).
+    itself: Option<File>,
+}
+
+/// Whose a file is.
+pub enum Locked {
+    /// Ours, as long as this is kept.
+    Ours(Lock),
+    /// Another one's.
+    Taken,
+    /// Another one's, under another name.
+    Elsewhere,
 }
 
 impl Drop for Lock {
@@ -95,21 +109,24 @@ fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
-/// Takes the lock beside a file; None if somebody else has it.
+/// Takes the lock beside a file, and that of the file itself.
 ///
 /// # Errors
-/// It cannot be opened or locked.
-pub fn lock(db: &Path) -> io::Result<Option<Lock>> {
+/// They cannot be opened or locked.
+pub fn lock(db: &Path) -> io::Result<Locked> {
     let path = lock_path(db)?;
     let file = create(&path)?;
     if !try_lock(&file)? || !is_at(&file, &path) {
         // Another one has it, or has put a new one in its place.
-        return Ok(None);
+        return Ok(Locked::Taken);
     }
-    let itself = create(db)?;
-    let is_free = try_lock(&itself)?;
-    let lock = Lock { path, file, _itself: Some(itself) };
-    Ok(is_free.then_some(lock))
+    let lock = Lock { path, file, itself: itself(db)? };
+    Ok(if lock.complete()? { Locked::Ours(lock) } else { Locked::Elsewhere })
+}
+
+/// The file itself, to be locked.
+fn itself(db: &Path) -> io::Result<Option<File>> {
+    Ok(if network(db)?.is_some() { None } else { Some(create(db)?) })
 }
 
 /// Whether this open file is the one at a path.
@@ -127,10 +144,19 @@ pub fn new_lock(db: &Path, holder: &str) -> io::Result<Lock> {
     let path = lock_path(db)?.with_extension(holder);
     let file = create(&path)?;
     try_lock(&file)?;
-    Ok(Lock { path, file, _itself: None })
+    Ok(Lock { path, file, itself: itself(db)? })
 }
 
 impl Lock {
+    /// Locks the file itself, if it is free now: one that is stuck may still have it. Returns whether
+    /// it is locked.
+    ///
+    /// # Errors
+    /// It cannot be locked.
+    pub fn complete(&self) -> io::Result<bool> {
+        self.itself.as_ref().map_or(Ok(true), try_lock)
+    }
+
     /// Takes the place of the lock of a file.
     ///
     /// # Errors
@@ -203,11 +229,16 @@ impl Lease {
     pub fn is_held(&self, connection: &Connection) -> rusqlite::Result<bool> {
         let is_held = read(connection)?.is_some_and(|(holder, _)| holder == self.holder);
         if !is_held {
-            self.is_lost.store(true, Ordering::SeqCst);
-            // One message is enough.
-            let _ = self.lost.0.try_send(());
+            self.lose();
         }
         Ok(is_held)
+    }
+
+    /// Another station holds it.
+    pub fn lose(&self) {
+        self.is_lost.store(true, Ordering::SeqCst);
+        // One message is enough.
+        let _ = self.lost.0.try_send(());
     }
 
     /// Renews it, in a transaction that has looked whether it is held.
@@ -291,15 +322,26 @@ mod tests {
         File::create(&db).unwrap();
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(&db, &link).unwrap();
-        let first = lock(&db).unwrap().unwrap();
-        assert!(lock(&db).unwrap().is_none() && lock(&link).unwrap().is_none());
+        let ours = |path: &Path| match lock(path).unwrap() {
+            Locked::Ours(lock) => Some(lock),
+            Locked::Taken | Locked::Elsewhere => None,
+        };
+        let is_elsewhere = |path: &Path| matches!(lock(path).unwrap(), Locked::Elsewhere);
+        let first = ours(&db).unwrap();
+        assert!(matches!(lock(&db).unwrap(), Locked::Taken) && matches!(lock(&link).unwrap(), Locked::Taken));
+        let other = directory.path().join("other");
+        std::fs::hard_link(&db, &other).unwrap();
+        assert!(is_elsewhere(&other));
         std::fs::remove_file(directory.path().join("db-lock")).unwrap();
-        assert!(lock(&db).unwrap().is_none(), "it is of use without its name");
+        assert!(is_elsewhere(&db), "it is of use without its name");
         let second = new_lock(&db, "x").unwrap().replace(&db).unwrap();
+        assert!(!second.complete().unwrap());
         drop(first);
-        assert!(lock(&db).unwrap().is_none(), "the second has it");
+        assert!(ours(&db).is_none(), "the second has it");
+        assert!(second.complete().unwrap() && second.complete().unwrap());
+        assert!(is_elsewhere(&other), "under each name");
         drop(second);
-        assert!(lock(&db).unwrap().is_some());
+        assert!(ours(&db).is_some());
         assert_eq!(network(directory.path()).unwrap(), None);
     }
 

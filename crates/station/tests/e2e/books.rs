@@ -7,16 +7,19 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Start, until};
+use crate::support::{COLLECTOR, Start, Station, let_pass, until};
 
 /// A container.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub name: String,
     pub image: String,
+    /// Its image's name is another one's now: a listing shows the id.
+    pub is_untagged: bool,
     pub labels: Value,
     pub state: &'static str,
 }
@@ -26,8 +29,15 @@ pub struct Engine {
     books: Arc<Mutex<BTreeMap<String, Entry>>>,
     pub listings: Arc<AtomicUsize>,
     pub removals: Arc<AtomicUsize>,
-    /// What is stopped stays there.
+    /// What is stopped stays there,
     pub refuses_removal: Arc<AtomicBool>,
+    /// and is said to be gone.
+    pub lies_of_removal: Arc<AtomicBool>,
+    /// A row of each listing cannot be read.
+    pub has_unread: Arc<AtomicBool>,
+    /// All were just started, and each look at one takes half a second.
+    pub is_slow: Arc<AtomicBool>,
+    pub looks: Arc<AtomicUsize>,
     /// Nothing is made, and the error quotes what was asked for.
     pub refuses_creation: Arc<AtomicBool>,
     /// Stops take until this is false again,
@@ -35,6 +45,8 @@ pub struct Engine {
     /// and so do pulls. Only what is called "i" is there without one.
     pub holds_pulls: Arc<AtomicBool>,
     pub pulls: Arc<AtomicUsize>,
+    /// How often it was asked whether an image is there.
+    pub images: Arc<AtomicUsize>,
 }
 
 impl Engine {
@@ -86,6 +98,18 @@ impl Engine {
             ("GET", "/_ping") => (200, "OK".into()),
             ("GET", "/containers/json?all=1") => (200, self.list()),
             ("GET", "/images/i/json") => (200, "{}".into()),
+            ("GET", image) if image.starts_with("/images/") => {
+                self.images.fetch_add(1, Ordering::SeqCst);
+                (404, "{}".into())
+            }
+            ("GET", one) => {
+                self.looks.fetch_add(1, Ordering::SeqCst);
+                if self.is_slow.load(Ordering::SeqCst) {
+                    let_pass(Duration::from_millis(500));
+                }
+                let image = self.books().get(&id(one)).unwrap().image.clone();
+                (200, json!({ "RestartCount": 0, "Config": { "Image": image } }).to_string())
+            }
             ("POST", pull) if pull.starts_with("/images/create") => {
                 self.pulls.fetch_add(1, Ordering::SeqCst);
                 until("pulls go on", || !self.holds_pulls.load(Ordering::SeqCst));
@@ -116,6 +140,10 @@ impl Engine {
                 self.removals.fetch_add(1, Ordering::SeqCst);
                 (500, r#"{"message":"device or resource busy"}"#.into())
             }
+            ("DELETE", _) if self.lies_of_removal.load(Ordering::SeqCst) => {
+                self.removals.fetch_add(1, Ordering::SeqCst);
+                (204, String::new())
+            }
             ("DELETE", remove) => {
                 self.books().remove(&id(remove));
                 (204, String::new())
@@ -124,17 +152,19 @@ impl Engine {
         }
     }
 
-    /// All containers, and two rows that make little sense.
+    /// All containers, and a row that makes little sense.
     fn list(&self) -> String {
         self.listings.fetch_add(1, Ordering::SeqCst);
+        let status = if self.is_slow.load(Ordering::SeqCst) { "Up 5 seconds" } else { "Up 1 hour" };
         let books = self.books();
         let all = books.iter().map(|(id, it)| {
-            json!({ "Id": id, "Names": [format!("/{}", it.name)], "Image": it.image, "Labels": it.labels,
-                    "State": it.state, "Status": "Up 1 hour" })
+            let image = if it.is_untagged { "sha256:0123456789abcdef" } else { &it.image };
+            json!({ "Id": id, "Names": [format!("/{}", it.name)], "Image": image, "Labels": it.labels,
+                    "State": it.state, "Status": status })
         });
-        let strange =
-            [json!({ "Id": 7, "Names": {} }), json!({ "Id": "x", "Names": null, "Labels": { "a": null } })];
-        Value::from(strange.into_iter().chain(all).collect::<Vec<_>>()).to_string()
+        let strange = json!({ "Id": "x", "Names": null, "Image": 7, "Labels": { "a": null }, "State": {} });
+        let unread = self.has_unread.load(Ordering::SeqCst).then(|| json!({ "Id": 7, "Names": ["/y"] }));
+        Value::from(unread.into_iter().chain([strange]).chain(all).collect::<Vec<_>>()).to_string()
     }
 
     /// What it knows.
@@ -145,7 +175,8 @@ impl Engine {
     /// Adds a container. Returns its id.
     pub fn add(&self, name: &str, image: &str, labels: Value, state: &'static str) -> String {
         let id = format!("{name}-id");
-        self.books().insert(id.clone(), Entry { name: name.into(), image: image.into(), labels, state });
+        let (name, image) = (name.into(), image.into());
+        self.books().insert(id.clone(), Entry { name, image, is_untagged: false, labels, state });
         id
     }
 
@@ -182,4 +213,17 @@ pub fn with_templates(starting: Start, engine: &Engine, templates: &str) -> Star
         .with("WORKERS_FILE", file.to_str().unwrap())
         .with("DOCKER_HOST", &format!("unix://{}", socket.display()))
         .with("RECONCILE_INTERVAL", "1s")
+}
+
+pub fn put(station: &Station, id: &str) {
+    let (status, body) = station.ask("PUT", &format!("/api/clusters/{id}"), COLLECTOR, "{}");
+    assert!(status == 200 || status == 201, "{body}");
+}
+
+pub fn delete(station: &Station, id: &str) {
+    assert_eq!(station.ask("DELETE", &format!("/api/clusters/{id}"), COLLECTOR, "").0, 200);
+}
+
+pub fn beat(station: &Station, id: &str) {
+    assert_eq!(station.ask("POST", &format!("/api/clusters/{id}/heartbeat"), COLLECTOR, "{}").0, 200);
 }

@@ -80,7 +80,8 @@ fn a_collector_that_falls_silent_is_told_once_and_told_when_it_is_back() {
     station.webhook(&receiver, &json!({}));
     let beat = |body: &str| station.ask("POST", "/api/clusters/c/heartbeat", COLLECTOR, body);
     let (status, body) = beat(r#"{"stats":{"total":7,"healthy":5,"unhealthy":2},"version":"1.0.0"}"#);
-    assert_eq!((status, body), (200, json!({ "received": true, "next_heartbeat_ms": 250 })));
+    let expected = json!({ "received": true, "next_heartbeat_ms": 250, "registered": false });
+    assert_eq!((status, body), (200, expected));
     let cluster = &station.seen("/api/clusters")["clusters"][0];
     assert_eq!((&cluster["agent_count"], &cluster["healthy_agent_count"]), (&json!(7), &json!(5)));
     receiver.await_count(1);
@@ -214,4 +215,26 @@ fn a_removed_cluster_closes_all_it_has_and_leaves_nothing_to_the_next() {
     assert_eq!(station.seen("/api/incidents?state=open")["total"], 0);
     assert_eq!(station.ask("PUT", "/api/clusters/c", ADMIN, "{}").0, 201);
     assert_eq!(station.seen("/api/clusters/c")["cluster"]["collector_url"], Value::Null);
+}
+
+#[test]
+fn a_cluster_that_is_registered_while_it_is_removed_is_watched() {
+    let station = start().with("HEARTBEAT_TIMEOUT", "3s").with("CLEANUP_TIMEOUT", "4s").run();
+    let ids: Vec<_> = (0..200).map(|number| format!("c{number}")).collect();
+    for all in ids.chunks(10) {
+        std::thread::scope(|scope| {
+            for id in all {
+                let path = format!("/api/clusters/{id}");
+                assert_eq!(station.ask("PUT", &path, COLLECTOR, "{}").0, 201);
+                let (station, removed) = (&station, path.clone());
+                scope.spawn(move || station.ask("DELETE", &removed, COLLECTOR, ""));
+                scope.spawn(move || station.ask("PUT", &path, COLLECTOR, "{}"));
+            }
+        });
+    }
+    until("all that are registered are dead", || {
+        let clusters = station.seen("/api/clusters")["clusters"].clone();
+        clusters.as_array().unwrap().iter().all(|it| it["state"] == "dead")
+    });
+    assert!(station.seen("/api/clusters")["total"].as_u64().unwrap() > 0, "some were registered last");
 }

@@ -27,6 +27,7 @@ mod import;
 mod kafka;
 mod machines;
 mod many_clusters;
+mod old_files;
 mod originals;
 mod page;
 mod phases;

@@ -99,3 +99,23 @@ fn a_station_that_is_stopped_in_its_tracks_loses_the_file_and_does_no_harm_when_
     assert_eq!(third.get("/ready", ADMIN).0, 503);
     assert_eq!(second.ask("DELETE", "/api/clusters/c", COLLECTOR, "").0, 200);
 }
+
+#[test]
+fn under_another_name_the_file_is_never_taken_over_but_when_it_is_free() {
+    let mut first = start().run();
+    first.alert("c", &alert("AGENT_DEATH", "a", 1));
+    let (file, other) = (first.directory.path().join("station.db"), first.directory.path().join("other.db"));
+    std::fs::hard_link(&file, &other).unwrap();
+    let second = start().after(&first).in_file(&other).stand_by();
+    second.await_log("uses it under another name");
+    first.signal(Signal::STOP);
+    if slow("a lease would have to expire") {
+        let_pass(Duration::from_secs(45));
+    }
+    assert_eq!(second.get("/ready", "").0, 503, "{}", second.log());
+    assert!(!other.with_file_name("other.db-wal").exists(), "it was not even opened");
+    first.signal(Signal::CONT);
+    assert_eq!(first.stop(), 0);
+    until("the second acts", || second.get("/ready", "").0 == 200);
+    assert_eq!(alerts(&second), 1);
+}

@@ -5,21 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::books::{Engine, TEMPLATE, with_engine, with_templates};
-use crate::support::{ADMIN, COLLECTOR, Station, let_pass, start, until};
-
-fn put(station: &Station, id: &str) {
-    let (status, body) = station.ask("PUT", &format!("/api/clusters/{id}"), COLLECTOR, "{}");
-    assert!(status == 200 || status == 201, "{body}");
-}
-
-fn delete(station: &Station, id: &str) {
-    assert_eq!(station.ask("DELETE", &format!("/api/clusters/{id}"), COLLECTOR, "").0, 200);
-}
-
-fn beat(station: &Station, id: &str) {
-    assert_eq!(station.ask("POST", &format!("/api/clusters/{id}/heartbeat"), COLLECTOR, "{}").0, 200);
-}
+use crate::books::{Engine, TEMPLATE, beat, delete, put, with_engine, with_templates};
+use crate::support::{ADMIN, PATIENCE, Station, let_pass, slow, start, until};
 
 /// The open incidents of workers.
 fn failures(station: &Station) -> Vec<Value> {
@@ -92,32 +79,6 @@ fn a_stop_that_has_waited_is_not_done_to_a_cluster_that_was_heard() {
     });
     assert!(waiting.iter().all(|id| engine.runs(&format!("w-{id}"))));
     assert_eq!(station.log().matches("Stopping container").count(), 4);
-}
-
-#[test]
-fn a_file_from_a_backup_costs_no_worker_of_a_cluster_that_lives() {
-    let engine = Engine::default();
-    let starting = start().with("HEARTBEAT_TIMEOUT", "3s").with("CLEANUP_TIMEOUT", "5s");
-    let mut station = with_engine(starting, &engine).run();
-    put(&station, "c");
-    let is_dead = || station.seen("/api/clusters/c")["cluster"]["state"] == "dead";
-    until("it is dead", is_dead);
-    until("its worker is gone", || engine.running() == 0);
-    let copy = station.directory.path().join("copy.db");
-    assert_eq!(start().after(&station).output(&["backup", copy.to_str().unwrap()]).0, 0);
-    until("its worker is back", || {
-        beat(&station, "c");
-        engine.running() == 1
-    });
-    station.kill();
-    let starting = start().with("HEARTBEAT_TIMEOUT", "30s").with("CLEANUP_TIMEOUT", "30s");
-    let starting = starting.after(&station).in_file(&copy);
-    let station = with_engine(starting, &engine).run();
-    until("it was looked at", || station.seen("/api/workers")["workers"][0]["state"] == "running");
-    let_pass(Duration::from_secs(3));
-    assert_eq!(engine.running(), 1, "{}", station.log());
-    beat(&station, "c");
-    assert!(!station.log().contains("Stopping"));
 }
 
 #[test]
@@ -215,4 +176,134 @@ fn a_worker_that_could_not_be_made_again_is_kept() {
     until("the last template has its worker", || engine.runs("v-c"));
     until("people are told", || failures(&station).len() == 1);
     assert!(engine.runs("w-c") && engine.runs("new-c"), "{}", station.log());
+}
+
+#[test]
+fn while_a_container_cannot_be_read_nothing_is_made() {
+    let engine = Engine::default();
+    let station = with_engine(start(), &engine).run();
+    engine.has_unread.store(true, Ordering::SeqCst);
+    put(&station, "c");
+    until("people are told", || failures(&station).len() == 1);
+    assert!(failures(&station)[0].to_string().contains("cannot be read") && engine.running() == 0);
+    engine.has_unread.store(false, Ordering::SeqCst);
+    until("it runs", || engine.runs("w-c"));
+}
+
+#[test]
+fn a_decision_that_has_waited_is_made_again_by_what_is_there_now() {
+    let engine = Engine::default();
+    let station = with_engine(start(), &engine).run();
+    let removed: Vec<_> = (0..4).map(|number| format!("a{number}")).collect();
+    for id in &removed {
+        put(&station, id);
+    }
+    put(&station, "c");
+    until("all workers run", || engine.running() == 5);
+    engine.holds_stops.store(true, Ordering::SeqCst);
+    for id in &removed {
+        delete(&station, id);
+    }
+    until("four stops are under way", || station.log().matches("Stopping container").count() == 4);
+    // A copy has all labels of the worker. Its removal waits, and then it is the only one.
+    let labels = engine.books()["w-c-id"].labels.clone();
+    engine.add("copy", "i", labels, "running");
+    until("there are two", || station.seen("/api/workers")["containers"] == 6);
+    let seen = engine.listings.load(Ordering::SeqCst);
+    until("it was looked at", || engine.listings.load(Ordering::SeqCst) > seen + 1);
+    let_pass(Duration::from_secs(6));
+    engine.books().remove("w-c-id");
+    engine.holds_stops.store(false, Ordering::SeqCst);
+    until("the others are gone", || engine.running() == 1);
+    let seen = engine.listings.load(Ordering::SeqCst);
+    until("it was looked at", || engine.listings.load(Ordering::SeqCst) > seen + 2);
+    assert!(engine.runs("copy"), "{}", station.log());
+}
+
+#[test]
+fn an_image_that_has_lost_its_name_is_known_by_what_its_container_was_made_from() {
+    let engine = Engine::default();
+    for (name, image) in [("w-a", "i:1"), ("w-b", "postgres:16"), ("other", "i:1")] {
+        let id = engine.add(name, image, Value::Null, "running");
+        engine.books().get_mut(&id).unwrap().is_untagged = true;
+    }
+    let station = with_engine(start(), &engine).with("ADOPT_UNLABELLED", "true").run();
+    put(&station, "a");
+    put(&station, "b");
+    until("the foreign one is in the way", || failures(&station).len() == 1);
+    assert_eq!(failures(&station)[0]["cluster"]["cluster_id"], "b");
+    assert_eq!(station.seen("/api/workers")["workers"][0]["state"], "running");
+}
+
+#[test]
+fn what_is_only_said_to_be_removed_is_told_and_not_removed_without_a_pause() {
+    let engine = Engine::default();
+    let station = with_engine(start(), &engine).run();
+    put(&station, "c");
+    until("the worker runs", || engine.running() == 1);
+    engine.lies_of_removal.store(true, Ordering::SeqCst);
+    engine.stop_all();
+    until("people are told", || failures(&station).len() == 1);
+    assert!(failures(&station)[0].to_string().contains("still there"));
+    // After 5 and 10 seconds.
+    assert!(engine.removals.load(Ordering::SeqCst) <= 4);
+    engine.lies_of_removal.store(false, Ordering::SeqCst);
+    until("it runs again", || engine.running() == 1);
+}
+
+#[test]
+fn images_that_hang_are_neither_said_nor_asked_for_again_and_again() {
+    let engine = Engine::default();
+    let far = "[[worker]]\nname = \"far-{cluster_id}\"\nrole = \"far\"\nimage = \"far\"\n";
+    let station = with_templates(start(), &engine, far).run();
+    engine.holds_pulls.store(true, Ordering::SeqCst);
+    (0..300).for_each(|number| put(&station, &format!("c{number}")));
+    until("two are pulled", || engine.pulls.load(Ordering::SeqCst) == 2);
+    until("all were asked for", || engine.images.load(Ordering::SeqCst) >= 300);
+    let seen = engine.listings.load(Ordering::SeqCst);
+    until("five more looks", || engine.listings.load(Ordering::SeqCst) > seen + 5);
+    assert!(engine.images.load(Ordering::SeqCst) < 450, "those for which there is no room wait");
+    assert_eq!(station.log().matches("Spawning").count(), 2);
+    engine.holds_pulls.store(false, Ordering::SeqCst);
+}
+
+#[test]
+fn looks_at_single_containers_do_not_hold_up_the_others() {
+    let engine = Engine::default();
+    let station = with_engine(start(), &engine).run();
+    (0..60).for_each(|number| put(&station, &format!("c{number}")));
+    until("all workers run", || engine.running() == 60);
+    engine.is_slow.store(true, Ordering::SeqCst);
+    let (mut before, mut most) = (engine.looks.load(Ordering::SeqCst), 0);
+    for _ in 0..2 {
+        let listed = engine.listings.load(Ordering::SeqCst);
+        until("there is another look at all", || engine.listings.load(Ordering::SeqCst) > listed);
+        let now = engine.looks.load(Ordering::SeqCst);
+        most = most.max(now - before);
+        before = now;
+    }
+    // Half a second each: five seconds are ten of them.
+    assert!((1..=12).contains(&most), "{most}");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_not_told_as_an_engine_that_is_down() {
+    if !slow("a lease must be too old to act by") {
+        return;
+    }
+    let engine = Engine::default();
+    let station = with_engine(start(), &engine).run();
+    put(&station, "c");
+    until("the worker runs", || engine.running() == 1);
+    let file = rusqlite::Connection::open(station.directory.path().join("station.db")).unwrap();
+    file.busy_timeout(PATIENCE).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let engine_seen = || station.seen("/api/workers")["engine"].clone();
+    until("it is not asked any more", || engine_seen()["error"].to_string().contains("STATION_DB"));
+    assert_eq!(engine_seen()["reachable"], true);
+    assert!(station.get("/metrics", "").1.to_string().contains("pap_station_engine_up 1"));
+    file.execute_batch("ROLLBACK").unwrap();
+    until("it is asked again", || engine_seen()["error"].is_null());
+    let log = station.log();
+    assert!(log.matches("is not renewed").count() <= 3 && log.contains("is renewed again"), "{log}");
 }
