@@ -73,6 +73,7 @@ impl Reconciler {
     pub fn ended(&mut self, now: Tick, action: &Action, outcome: Result<Option<String>, String>) {
         let worker = self.workers.entry(action.key.clone()).or_default();
         worker.under_way = None;
+        worker.is_postponed = false;
         worker.ended = Some(self.listing);
         match outcome {
             Err(why) => worker.fail(now, why),

@@ -57,12 +57,16 @@ impl Desk {
         self.add(name, mark, Observed::Running);
     }
 
+    fn now(&self) -> Tick {
+        Tick::from_start(Duration::from_secs(self.seconds))
+    }
+
     fn pass(&mut self) -> Plan {
         self.pass_that(false)
     }
 
     fn pass_that(&mut self, prunes: bool) -> Plan {
-        let now = Tick::from_start(Duration::from_secs(self.seconds));
+        let now = self.now();
         let listing = self.reconciler.begin();
         let sight = Sight { listing, containers: &self.containers, is_whole: self.is_whole };
         let plan = self.reconciler.plan(now, &sight, &self.clusters, &self.told, prunes);
@@ -84,7 +88,7 @@ impl Desk {
     }
 
     fn ended(&mut self, action: &Action, outcome: Result<Option<&str>, &str>) {
-        let now = Tick::from_start(Duration::from_secs(self.seconds));
+        let now = self.now();
         let outcome = outcome.map(|made| made.map(str::to_owned)).map_err(str::to_owned);
         self.reconciler.ended(now, action, outcome);
     }
@@ -188,7 +192,31 @@ fn people_are_told_of_a_worker_that_is_made_for_minutes() {
     let plan = desk.nothing();
     assert_eq!(plan.workers[0].trouble, None, "that is no trouble yet");
     let (why, after) = desk.told();
-    assert!(why.contains("its image") && after == 300, "{why} {after}");
+    assert!(why.contains("images") && after == 300, "{why} {after}");
+
+    // Others are before it, again and again.
+    let mut desk = Desk::new(&[("a", Standing::Live)]);
+    let action = desk.one();
+    for _ in 0..9 {
+        desk.reconciler.postponed(desk.now(), &action);
+        desk.nothing();
+        desk.seconds += 30;
+        assert_eq!(desk.one(), action);
+    }
+    desk.reconciler.postponed(desk.now(), &action);
+    assert!(desk.nothing().notices.is_empty());
+    desk.seconds += 30;
+    assert_eq!(desk.pass().notices.len(), 1);
+}
+
+#[test]
+fn what_stands_in_the_way_after_an_attempt_is_told_as_soon_as_before_one() {
+    let mut desk = Desk::new(&[("a", Standing::Live)]);
+    let action = desk.one();
+    desk.nothing();
+    desk.ended(&action, Err("the name is in use"));
+    desk.add("w-a", Mark::Other, Observed::Running);
+    assert_eq!(desk.told(), ("another container bears its name".into(), 10));
 }
 
 #[test]

@@ -75,16 +75,18 @@ impl Pass<'_> {
         });
         let Some(&kept) = kept else {
             worker.running = None;
-            let hindered = match worker.under_way {
-                Some(_) => Some((PASSING, "it is still being made: its image may be slow to come")),
-                None => self.hindrance(&name, 1),
-            };
+            let is_under_way = worker.under_way.is_some();
+            // Its own room is counted as taken once it is being made.
+            let in_the_way = if is_under_way { None } else { self.hindrance(&name, 1) };
+            let is_coming = is_under_way || worker.is_postponed;
+            let coming = (PASSING, "it is still to be made: images may be slow to come");
+            let hindered = in_the_way.or(is_coming.then_some(coming));
             // Nobody waits for one that cannot be made: it may never be well.
             rollout.unsettled += usize::from(hindered.is_none_or(|(patience, _)| patience != BLOCKED));
             self.plan.counts.name_taken += usize::from(self.taken.get(&*name) == Some(&true));
             self.plan.counts.over_limit += usize::from(!self.taken.contains_key(&*name) && self.room < 1);
             worker.hinder(self.now, hindered);
-            return (hindered.is_none() && !waits).then_some((Step::Create, Why::Missing));
+            return (in_the_way.is_none() && !waits).then_some((Step::Create, Why::Missing));
         };
         worker.observe(self.now, kept);
         let hindered = match kept.is {

@@ -19,6 +19,8 @@ const LONGEST_REST: Duration = Duration::from_secs(1800);
 /// The wait after a first action that failed, and the longest.
 const WAIT: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// The wait if too many others are before it.
+const POSTPONED: Duration = Duration::from_secs(30);
 /// After so many actions that failed in a row a worker counts as failed.
 const FAILED: u32 = 3;
 /// How long something may stand in a worker's way before it counts as failed,
@@ -71,6 +73,8 @@ pub struct Worker {
     pub restarted: Lapses,
     /// When it was found stopped lately.
     pub stopped: Lapses,
+    /// Its last action was not begun, since too many were before it.
+    pub is_postponed: bool,
     pub failures: u32,
     pub rests: u32,
     pub not_before: Option<Tick>,
@@ -162,7 +166,8 @@ impl Worker {
 
     /// There is no room for its action yet. That is no failure of its own.
     pub fn postpone(&mut self, now: Tick) {
-        self.not_before = self.not_before.max(Some(now + WAIT));
+        self.is_postponed = true;
+        self.not_before = self.not_before.max(Some(now + POSTPONED));
     }
 
     /// Takes note of what stands in its way, and how long it may.
@@ -171,7 +176,8 @@ impl Worker {
             self.blocked = None;
             return;
         };
-        let until = *self.blocked.get_or_insert(now + patience);
+        let until = self.blocked.map_or(now + patience, |until| until.min(now + patience));
+        self.blocked = Some(until);
         // What ends by itself is no trouble before it has lasted for too long.
         if patience == BLOCKED || until <= now {
             self.trouble = Some(why.into());
