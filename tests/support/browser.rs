@@ -126,7 +126,12 @@ impl Tab {
         let bad = match event["method"].as_str() {
             Some("Runtime.exceptionThrown") => true,
             Some("Runtime.consoleAPICalled") => params["type"] == "error",
-            Some("Log.entryAdded") => params["entry"]["level"] == "error",
+            // It also ends requests when an interface of this machine comes or goes, as a container's does.
+            Some("Log.entryAdded") => {
+                let entry = &params["entry"];
+                entry["level"] == "error"
+                    && !entry["text"].as_str().is_some_and(|it| it.contains("ERR_NETWORK_CHANGED"))
+            }
             _ => false,
         };
         if bad {

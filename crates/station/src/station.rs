@@ -312,24 +312,24 @@ impl Station {
         for watch in [&self.collectors, &self.lives] {
             watch.lock().unwrap_or_else(PoisonError::into_inner).forget(&cluster_id.to_owned());
         }
-        if self.is_young() {
+        if self.may_be_restored() {
             self.left.lock().unwrap_or_else(PoisonError::into_inner).insert(cluster_id.to_owned());
         }
     }
 
-    /// Whether clusters that the file calls dead or removed still have their time.
-    fn is_young(&self) -> bool {
-        self.clock.now().tick.since(self.started) < self.config.cleanup_timeout
+    /// Whether clusters that the file calls removed may have been registered again since: for a while
+    /// after a start, as the file may have been put back from a backup.
+    fn may_be_restored(&self) -> bool {
+        !self.store.is_taken_over() && self.clock.now().tick.since(self.started) < self.config.cleanup_timeout
     }
 
-    /// For a while after a start what runs goes on, of clusters that the file calls dead or removed: the
-    /// file may have been put back from a backup.
+    /// For a while after a start what runs goes on, of clusters that the file calls dead or removed.
     pub fn give_time(&self, standings: &mut BTreeMap<String, Standing>) {
         let now = self.clock.now().tick;
-        let is_young = self.is_young();
+        let may_be_restored = self.may_be_restored();
         let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        if !is_young && !left.is_empty() {
+        if !may_be_restored && !left.is_empty() {
             *left = HashSet::new();
         }
         for (cluster, standing) in standings {
@@ -337,7 +337,7 @@ impl Station {
                 Standing::Parked | Standing::Unknown => {
                     lives.silence(cluster, now).is_some_and(|silence| silence < self.config.cleanup_timeout)
                 }
-                Standing::Removed => is_young && !left.contains(cluster),
+                Standing::Removed => may_be_restored && !left.contains(cluster),
                 Standing::Live | Standing::Quiet => false,
             };
             if has_time {

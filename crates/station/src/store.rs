@@ -124,7 +124,7 @@ impl fmt::Display for OpenError {
             ),
             Self::Shared(kind) => write!(
                 f,
-                "another pap-station uses it, and two cannot share it on a network file system ({kind})"
+                "another pap-station uses it, and two cannot share it on a network or FUSE file system ({kind})"
             ),
             Self::Foreign => f.write_str("it is a database of another program"),
             Self::Newer(theirs, ours) => write!(
@@ -164,6 +164,8 @@ pub struct Store {
     lease: Arc<Lease>,
     /// Keeps other stations from the file.
     lock: Mutex<Option<lease::Lock>>,
+    /// Another station had the file until this one took it.
+    is_taken_over: bool,
 }
 
 /// The writer, for its thread.
@@ -198,7 +200,7 @@ impl Store {
     pub fn open_after(path: &Path, watcher: &mut Watcher) -> Result<Option<(Self, Writer)>, OpenError> {
         match Self::open(path) {
             Err(OpenError::Taken) => {}
-            opened => return opened.map(Some),
+            opened => return opened.map(|(store, writer)| Some((store.after(watcher), writer))),
         }
         if let Some(name) = lease::network(path).map_err(OpenError::Io)? {
             return Err(OpenError::Shared(name));
@@ -225,7 +227,19 @@ impl Store {
         lease.take(&transaction)?;
         transaction.commit()?;
         let lock = lock.replace(path).map_err(OpenError::Io)?;
-        Self::open_locked(path, lease, lock).map(Some)
+        let (store, writer) = Self::open_locked(path, lease, lock)?;
+        Ok(Some((store.after(watcher), writer)))
+    }
+
+    const fn after(mut self, watcher: &Watcher) -> Self {
+        self.is_taken_over = watcher.has_seen_one();
+        self
+    }
+
+    /// Whether another station had the file until this one took it: so nobody has put it back from a
+    /// backup.
+    pub const fn is_taken_over(&self) -> bool {
+        self.is_taken_over
     }
 
     fn open_locked(path: &Path, lease: Lease, lock: lease::Lock) -> Result<(Self, Writer), OpenError> {
@@ -239,6 +253,7 @@ impl Store {
             is_well: AtomicBool::new(true),
             lease: Arc::clone(&lease),
             lock: Mutex::new(Some(lock)),
+            is_taken_over: false,
         };
         Ok((store, Writer { connection, jobs: receiver, lease }))
     }

@@ -34,7 +34,7 @@ pub const RENEW: Duration = Duration::from_secs(10);
 const EXPIRED: Duration = Duration::from_secs(35);
 
 /// File systems whose locks do not reach other hosts, or not reliably, by the numbers in the
-/// kernel's magic.h.
+/// kernel's magic.h. FUSE may be any, local ones among them.
 const NETWORK: [(u32, &str); 10] = [
     (0x6969, "nfs"),
     (0x517b, "smb"),
@@ -294,6 +294,11 @@ impl Default for Watcher {
 }
 
 impl Watcher {
+    /// Whether there was a holder while this one looked.
+    pub const fn has_seen_one(&self) -> bool {
+        self.seen.is_some()
+    }
+
     /// Takes note of the row. Returns it if it has not changed for so long that its holder does not
     /// act any more.
     pub fn look(&mut self, row: Option<Row>) -> Option<Row> {
@@ -317,7 +322,8 @@ mod tests {
 
     #[test]
     fn a_lock_is_given_once_and_a_replaced_one_counts_no_more() {
-        let directory = tempfile::tempdir().unwrap();
+        // That for temporary files may be FUSE.
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
         let db = directory.path().join("db");
         File::create(&db).unwrap();
         let link = directory.path().join("link");
