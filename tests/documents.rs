@@ -12,9 +12,10 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use support::has_programs;
+use support::pages::{block, blocks, shell, with};
+use support::{Running, has_programs, said};
 
 fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -140,9 +141,73 @@ fn every_version_of_ours_is_that_of_cargo_toml() {
     assert!(checked > 10, "{checked} tags were found");
 }
 
-/// The blocks of a page that are for a shell.
-fn shell_blocks(page: &str) -> impl Iterator<Item = &str> {
-    page.split("\n```sh\n").skip(1).map(|rest| rest.split("\n```").next().unwrap())
+/// Where the commands of the pages are run as they stand there (but for names of hosts, ports, paths and keys):
+/// a page, how blocks of it begin, and what runs them, which names the page.
+const RUN: [(&str, &str, &str); 21] = [
+    ("README.md", "CLUSTER_ID=dev cargo run", ".ci/run"),
+    ("README.md", "$ ", "tests/e2e/readme.rs"),
+    ("CONTRIBUTING.md", "cargo test", ".ci/run"),
+    ("docs/alertmanager.md", "", "tests/documents.rs"),
+    ("docs/api.md", "python3 -m websockets", "tests/e2e/pages.rs"),
+    ("docs/clients.md", "#!/bin/sh", "tests/loops.rs"),
+    ("docs/containers.md", "docker build", ".ci/container"),
+    ("docs/containers.md", "install -d", ".ci/container"),
+    ("docs/control-plane.md", "$ ", "crates/station/tests/e2e/phases.rs"),
+    ("docs/control-plane.md", "docker run", ".ci/container"),
+    ("docs/debian.md", "", ".ci/deb-test"),
+    ("docs/heartbeat.md", "export PAP_AGENT_ID", "tests/e2e/pages.rs"),
+    ("docs/heartbeat.md", "STATION_URL=", "crates/station/tests/e2e/pages.rs"),
+    ("docs/heartbeat.md", "export STATION_URL", "crates/station/tests/e2e/pages.rs"),
+    ("docs/sidecar.md", "docker network", ".ci/container"),
+    ("docs/sizing.md", "", ".ci/run"),
+    ("docs/station.md", "STATION_ADMIN_KEY=", "crates/station/tests/e2e/pages.rs"),
+    ("docs/station.md", "curl ", "crates/station/tests/e2e/pages.rs"),
+    ("docs/station.md", "$ curl", "crates/station/tests/e2e/pages.rs"),
+    ("docs/station.md", "$ STATION_DB=", "crates/station/tests/e2e/import.rs"),
+    ("docs/systemd.md", "", ".ci/deb-test"),
+];
+
+/// What is not run: a page, how blocks of it begin, and why.
+const CLUSTER: &str = "a cluster of Kubernetes; .ci/manifests checks what it applies";
+const NOT_RUN: [(&str, &str, &str); 9] = [
+    ("charts/pap/README.md", "", CLUSTER),
+    ("docs/agents-on-kubernetes.md", "", CLUSTER),
+    ("docs/control-plane.md", "helm install", CLUSTER),
+    ("docs/kubernetes.md", "", CLUSTER),
+    ("docs/runbooks.md", "", CLUSTER),
+    (
+        "docs/containers.md",
+        "rustup target",
+        "minutes of building; .ci/static does the same with Debian's packages",
+    ),
+    ("docs/kafka.md", "cargo build", "minutes of building; .ci/run tests the feature in another profile"),
+    ("docs/kafka.md", "kafka-topics", "Kafka's own tools; kafka.rs makes the topics at a broker for tests"),
+    ("docs/performance.md", "", "it measures, on an idle machine"),
+];
+
+#[test]
+fn every_command_is_run_or_it_is_known_why_not() {
+    let mut unused: BTreeSet<_> =
+        RUN.iter().chain(&NOT_RUN).map(|(page, start, _)| (*page, *start)).collect();
+    let mut open = Vec::new();
+    for (path, text) in texts().into_iter().filter(|(path, _)| path.extension().is_some_and(|it| it == "md"))
+    {
+        let page = path.strip_prefix(here()).unwrap().to_str().unwrap();
+        for block in blocks(&text) {
+            let is = |(of, start, _): &&(&str, &str, &str)| *of == page && block.starts_with(start);
+            match RUN.iter().chain(&NOT_RUN).find(is) {
+                Some((page, start, _)) => drop(unused.remove(&(*page, *start))),
+                None => open.push(format!("{page}: {}", block.lines().next().unwrap_or_default())),
+            }
+        }
+    }
+    assert!(open.is_empty(), "neither run nor known why not:\n{}", open.join("\n"));
+    assert!(unused.is_empty(), "no block begins so: {unused:?}");
+    for (page, start, by) in RUN {
+        let text = fs::read_to_string(here().join(by)).unwrap();
+        let name = page.rsplit('/').next().unwrap();
+        assert!(text.contains(name), "{by} does not run what begins with {start:?} in {page}");
+    }
 }
 
 #[test]
@@ -150,14 +215,12 @@ fn every_command_parses_and_names_what_is_there() {
     if !has_programs(&["bash"]) {
         return;
     }
-    let programs = Path::new(env!("CARGO_BIN_EXE_pap-collector")).parent().unwrap();
-    let path = format!("{}:/usr/bin:/bin", programs.display());
-    let (mut blocks, mut starts) = (0, 0);
+    let mut checked = 0;
     for (page, text) in texts().into_iter().filter(|(path, _)| path.extension().is_some_and(|it| it == "md"))
     {
         let page = page.strip_prefix(here()).unwrap().display().to_string();
-        for block in shell_blocks(&text) {
-            blocks += 1;
+        for block in blocks(&text).into_iter().filter(|block| !block.starts_with("$ ")) {
+            checked += 1;
             let parsed = Command::new("bash").args(["-nc", block]).output().unwrap();
             assert!(parsed.status.success(), "{page}: {}", String::from_utf8_lossy(&parsed.stderr));
             for word in block.split_whitespace().map(|word| word.trim_matches(['"', '\''])) {
@@ -166,22 +229,30 @@ fn every_command_parses_and_names_what_is_there() {
                     assert!(here().join(word).exists(), "{page}: {word} is not there");
                 }
             }
-            // What starts a program is asked whether its settings would be taken.
-            for line in block.lines().map(|line| line.split(" #").next().unwrap().trim_end()) {
-                let (variables, program) = line.rsplit_once(' ').unwrap_or(("", line));
-                let is_start = ["pap-collector", "pap-station"].contains(&program)
-                    && variables.split(' ').all(|word| word.is_empty() || word.contains('='));
-                // Another package makes the station, and Kafka needs a feature of it.
-                if !is_start || line.contains("KAFKA_") || !programs.join(program).is_file() {
-                    continue;
-                }
-                starts += 1;
-                let line = format!("{line} --check-config");
-                let mut run = Command::new("bash");
-                let run = run.args(["-c", &line]).env_clear().env("PATH", &path).output().unwrap();
-                assert!(run.status.success(), "{page}: {line}\n{}", String::from_utf8_lossy(&run.stderr));
-            }
         }
     }
-    assert!(blocks > 30 && starts > 0, "{blocks} blocks, {starts} starts");
+    assert!(checked > 30, "{checked} blocks were found");
+}
+
+#[test]
+fn what_tells_alertmanagers_starts_as_the_page_says() {
+    if !has_programs(&["bash"]) {
+        return;
+    }
+    let programs = Path::new(env!("CARGO_BIN_EXE_pap-collector")).parent().unwrap();
+    for (start, program, directory, listening) in [
+        ("CLUSTER_ID=prod ALERTMANAGER_URL", "pap-collector", "/var/lib/pap-collector", said::LISTENING),
+        ("STATION_DB=", "pap-station", "/var/lib/pap-station", "listens on"),
+    ] {
+        // Another package makes the station.
+        if !programs.join(program).is_file() {
+            continue;
+        }
+        let own = tempfile::tempdir().unwrap();
+        let line = block("docs/alertmanager.md", start);
+        let line = with(&line, &[(directory, own.path().to_str().unwrap())]);
+        let mut started = shell(&format!("exec env {line}"), programs);
+        let started = started.env("COLLECTOR_PORT", "0").env("STATION_PORT", "0").stdout(Stdio::null());
+        Running::spawn(started).await_log(listening);
+    }
 }

@@ -30,6 +30,7 @@ mod keys;
 mod machine;
 mod mass;
 mod observe;
+mod pages;
 mod paths;
 mod readme;
 mod registration;

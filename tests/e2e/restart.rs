@@ -1,10 +1,8 @@
 //! What survives kills, pauses, upgrades and broken files, and what systemd is
 //! told; with the real binary.
 
-use std::fs::Permissions;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -216,8 +214,10 @@ fn between_two_programs(directory: &Path) -> Collector {
         "#!/bin/sh\ncase $1 in --check-config) ;; *) kill -STOP $$ ;; esac\nexec {} \"$@\"\n",
         program.display()
     );
-    std::fs::write(&path, script).unwrap();
-    std::fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+    // Not by this process: a thread of another test may start something meanwhile, which inherits what is
+    // open here until it is executed, and what is open for writing cannot be executed.
+    let write = ["-c", "printf %s \"$1\" >\"$2\" && chmod 755 \"$2\"", "sh", &script];
+    assert!(Command::new("sh").args(write).arg(&path).status().unwrap().success());
     collector.beat("a", "SLEEP", 1.0);
     collector.signal("HUP");
     collector.poll("it is between two programs", || collector.state() == 'T');

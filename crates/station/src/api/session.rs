@@ -32,7 +32,7 @@ pub fn open(station: &Arc<Station>, call: &Call) -> Response {
     if let Err(error) = station.store.write(move |connection| session.store(connection, now)) {
         return store_failed(&error);
     }
-    log::info!("a {} has signed in", role.name());
+    log::info!("somebody has signed in as {}", role.name());
     let secure = if call.is_secure { "; Secure" } else { "" };
     let seconds = SESSION.as_secs();
     empty(204).with(

@@ -1,11 +1,10 @@
 //! What Alertmanagers are told of open incidents.
 
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{ADMIN, COLLECTOR, Receiver, Start, Station, alert, start, until};
+use crate::support::{ADMIN, COLLECTOR, Receiver, Start, Station, alert, has_program, start, until};
 use crate::together::{Running, collector, free_port, program, spawn};
 
 fn telling(receiver: &Receiver) -> Start {
@@ -154,8 +153,7 @@ struct Alertmanager {
 impl Alertmanager {
     fn start() -> Option<Self> {
         const PROGRAM: &str = "prometheus-alertmanager";
-        if Command::new(PROGRAM).arg("--version").output().is_err() {
-            eprintln!("NOT CHECKED: {PROGRAM} is not installed");
+        if !has_program(PROGRAM) {
             return None;
         }
         let (directory, port) = (tempfile::tempdir().unwrap(), free_port());

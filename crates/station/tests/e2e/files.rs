@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{ADMIN, COLLECTOR, Receiver, Start, alert, start, until};
+use crate::support::{ADMIN, COLLECTOR, Receiver, Start, alert, skipped, start, until};
 
 /// A file of a station that ran and stopped: one death.
 fn made() -> Start {
@@ -74,7 +74,7 @@ fn output_as_nobody(starting: &Start) -> Option<Output> {
     match command.output() {
         Ok(output) => Some(output),
         Err(error) => {
-            eprintln!("NOT CHECKED: another user cannot run the program: {error}");
+            skipped(&format!("another user cannot run the program: {error}"));
             None
         }
     }

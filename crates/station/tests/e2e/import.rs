@@ -10,7 +10,8 @@ use ring::hmac;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::support::{ADMIN, Delivery, Receiver, Start, Station, VIEWER, alert, start, until};
+use crate::commands::{block, shell, with};
+use crate::support::{ADMIN, Delivery, Receiver, Start, Station, VIEWER, alert, program, start, until};
 
 /// The original's tables as its migrations leave them, up to the tenth and to the last one.
 const FIRST: &str = "
@@ -157,9 +158,20 @@ fn agents_and_receivers_go_on_as_before() {
     original.webhook(1, "https://off.example/hook", SECRET, false);
     original.run("INSERT INTO telegram_recipients (user_id, chat_id) VALUES (1, '-1001234')");
     let before = fs::read(&original.0).unwrap();
-    let (code, text) = original.import(&starting);
-    let summary = "3 machines, 2 webhooks and 1 Telegram chat are taken over\n";
-    assert_eq!((code, text.as_str()), (0, summary));
+    // As docs/station.md has it.
+    let page = block("docs/station.md", "$ STATION_DB=pap-station.db pap-station import");
+    let (command, summary) = page.strip_prefix("$ ").unwrap().split_once('\n').unwrap();
+    let names = [
+        ("STATION_DB=pap-station.db pap-station", format!("STATION_DB=\"$STATION_DB\" {}", program())),
+        ("/data/lunasentri.db", format!("'{}'", original.0.display())),
+    ];
+    let command = with(command, &names.each_ref().map(|(from, to)| (*from, to.as_str())));
+    let output = shell(&command, Path::new("/"))
+        .env("STATION_DB", starting.database())
+        .env("ALLOW_PRIVATE_TARGETS", "true")
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().trim_end(), summary);
     assert_eq!(fs::read(&original.0).unwrap(), before, "it is only read");
 
     let station = starting.run();

@@ -20,7 +20,7 @@ use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::{Value, json};
 
-use crate::support::{ADMIN, COLLECTOR, PATIENCE, Start, Station, alert, start, until};
+use crate::support::{ADMIN, COLLECTOR, PATIENCE, Start, Station, alert, missing, start, until};
 use crate::workers::{
     self, Clusters, SLEEPS, await_gone, await_running, running, state, template, with_templates,
 };
@@ -82,7 +82,7 @@ fn free_port() -> u16 {
 /// A broker with these topics, of three partitions each; None where there is no program of one.
 fn broker(topics: &[&str]) -> Option<Broker> {
     let Some(program) = std::env::var_os("PAP_KAFKA_BROKER_PROGRAM") else {
-        eprintln!("NOT CHECKED: needs a Kafka broker (PAP_KAFKA_BROKER_PROGRAM)");
+        missing("a Kafka broker (PAP_KAFKA_BROKER_PROGRAM)");
         return None;
     };
     let (own, listener) = (free_port(), TcpListener::bind("127.0.0.1:0").unwrap());

@@ -20,6 +20,8 @@ mod books;
 mod browser;
 mod channels;
 mod clusters;
+#[path = "../../../../tests/support/pages.rs"]
+mod commands;
 mod crowd;
 mod files;
 mod import;
@@ -30,6 +32,7 @@ mod many_clusters;
 mod old_files;
 mod originals;
 mod page;
+mod pages;
 mod phases;
 mod receivers;
 mod sharing;

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::support::{program, slow, until};
+use crate::support::{missing, program, slow, until};
 
 /// The commands of the page, each with what it says.
 fn commands(page: &str) -> Vec<(String, String)> {
@@ -61,7 +61,7 @@ fn each_phase_is_as_the_page_says() {
         return;
     }
     if !answers || !Path::new("/bin/busybox").exists() {
-        eprintln!("NOT CHECKED: needs a Docker Engine that answers, and a static /bin/busybox");
+        missing("a Docker Engine that answers, and a static /bin/busybox");
         return;
     }
     let page = include_str!("../../../../docs/control-plane.md");

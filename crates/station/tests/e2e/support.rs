@@ -49,7 +49,7 @@ pub fn start() -> Start {
     ] {
         variables.insert(name.to_owned(), value.to_owned());
     }
-    Start { directory: Arc::new(TempDir::new().unwrap()), file: None, variables }
+    Start { directory: Arc::new(local_directory()), file: None, variables }
 }
 
 /// The program under test: the one just built, or the one that `PAP_STATION_PROGRAM` names.
@@ -431,6 +431,14 @@ pub fn alert(kind: &str, agent: &str, second: u32) -> Value {
     })
 }
 
+/// A directory on a local file system, as a file needs that two stations share. That of a container may be
+/// FUSE.
+pub fn local_directory() -> TempDir {
+    const FUSE: rustix::fs::FsWord = 0x6573_5546;
+    let here = rustix::fs::statfs(std::env::temp_dir()).unwrap().f_type;
+    if here == FUSE { TempDir::new_in("/dev/shm").unwrap() } else { TempDir::new().unwrap() }
+}
+
 /// Lets time pass, for tests about time itself.
 pub fn let_pass(time: Duration) {
     let _ = crossbeam_channel::never::<()>().recv_timeout(time);
@@ -440,7 +448,30 @@ pub fn let_pass(time: Duration) {
 pub fn slow(why: &str) -> bool {
     let is_slow_run = std::env::var_os("PAP_SLOW_TESTS").is_some();
     if !is_slow_run {
-        eprintln!("NOT CHECKED: needs PAP_SLOW_TESTS=1 ({why})");
+        skipped(&format!("needs PAP_SLOW_TESTS=1 ({why})"));
     }
     is_slow_run
+}
+
+/// Whether a program is in `PATH`.
+pub fn has_program(name: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = std::env::split_paths(&paths).any(|path| path.join(name).is_file());
+    if !is_there {
+        missing(&format!("{name} in PATH"));
+    }
+    is_there
+}
+
+/// Something that a test needs is not there: a slow run fails, another one prints that.
+pub fn missing(what: &str) {
+    assert!(std::env::var_os("PAP_SLOW_TESTS").is_none(), "missing: {what}");
+    skipped(&format!("missing: {what}"));
+}
+
+/// Prints that a test was skipped, even where the output of tests is captured.
+pub fn skipped(why: &str) {
+    let current = thread::current();
+    let _ = std::io::stderr()
+        .write_all(format!("skipped: {why}: {}\n", current.name().unwrap_or("a test")).as_bytes());
 }

@@ -19,7 +19,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
-use crate::support::{ADMIN, COLLECTOR, PATIENCE, Receiver, Start, Station, slow, start, until};
+use crate::support::{ADMIN, COLLECTOR, PATIENCE, Receiver, Start, Station, missing, slow, start, until};
 
 const SOCKET: &str = "/var/run/docker.sock";
 
@@ -35,7 +35,7 @@ pub fn image() -> Option<&'static str> {
         let answers = Command::new("docker").arg("version").output().is_ok_and(|it| it.status.success());
         let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
         let (true, Some(busybox)) = (answers, busybox) else {
-            eprintln!("NOT CHECKED: needs a Docker Engine that answers, and a static busybox");
+            missing("a Docker Engine that answers, and a static busybox");
             return None;
         };
         let name = "pap-station-test-worker:1";
