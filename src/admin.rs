@@ -1,6 +1,6 @@
 //! The admin socket: a Unix socket at which the owner of a file may ask what the API
 //! answers, without a key. It is seldom used and its clients are trusted, so a library's
-//! pool of threads serves it; nothing here touches the network's door.
+//! pool of threads serves it; the server of the port is not concerned.
 //!
 //! The library's loop that accepts connections ends at the first error, and dies when
 //! descriptors run out. [`Admin::run`] notices both and serves the socket anew.
@@ -29,15 +29,15 @@ use crate::parts::Parts;
 
 /// Threads that answer. A client that does not read its answer holds one of them.
 const ANSWERERS: usize = 4;
-/// How often it is looked whether connections are accepted.
+/// How often we look whether connections are accepted.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// A connection that nobody accepted for so long tells that nobody will.
+/// If nobody accepted a connection for so long, nobody will.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// Why there is no admin socket.
 #[derive(Debug)]
 pub enum AdminError {
-    /// Another process answers there.
+    /// Another process serves a socket at its path.
     Living(PathBuf),
     /// Something that is no socket is at its path. It is left alone.
     NotASocket(PathBuf),
@@ -70,7 +70,7 @@ pub fn bind(path: &Path) -> Result<UnixListener, AdminError> {
     match fs::symlink_metadata(path) {
         Ok(about) if !about.file_type().is_socket() => return Err(AdminError::NotASocket(path.to_owned())),
         Ok(_) => match UnixStream::connect(path) {
-            // It was left behind by a process that did not end in order.
+            // A process that was killed has left it behind.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 remove_file(path).map_err(failed)?;
             }
@@ -97,8 +97,8 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// To be served at `path`: on the socket that the former program handed over, or
-    /// else on a new one.
+    /// An admin socket at `path`: the socket that the former program handed over, or else a
+    /// new one.
     ///
     /// # Errors
     /// As [`AdminError`] says.
@@ -109,7 +109,7 @@ impl Admin {
     ) -> Result<Self, AdminError> {
         let path = destination(path).map_err(|error| AdminError::Bind(path.to_owned(), error))?;
         let handed_over = handed_over.map(UnixListener::from);
-        // Whoever changed the setting wants the other path.
+        // If the setting was changed, the socket has to be at the other path.
         let is_ours = |listener: &UnixListener| {
             listener.local_addr().is_ok_and(|address| address.as_pathname() == Some(&*path)) && path.exists()
         };
@@ -146,7 +146,7 @@ impl Admin {
     /// Serves it until no connections are accepted any more, or the threads are to end.
     fn serve(self: &Arc<Self>, parts: &Parts) -> io::Result<()> {
         let server = Server::from_listener(self.listener.try_clone()?, None).map_err(io::Error::other)?;
-        // Dropping it would remove the file of a socket that is served on.
+        // Dropping it would remove the file of the socket, which is served again.
         let server: &'static Server = Box::leak(Box::new(server));
         let is_over = Arc::new(AtomicBool::new(false));
         for number in 0..ANSWERERS {
@@ -182,7 +182,7 @@ fn respond(endpoints: &Arc<Endpoints>, request: Request) {
     let then = response.take_then();
     let headers = response.headers().filter_map(|(name, value)| Header::from_bytes(name, value).ok());
     let (status, headers) = (StatusCode(response.status), headers.collect());
-    // A client that has gone needs no answer.
+    // If this fails, the client has gone and needs no answer.
     let _ = match response.content {
         Content::Whole(body) => {
             let length = body.len();

@@ -19,7 +19,8 @@ enum Way {
     Station(Post),
     /// There is neither a station nor an Alertmanager.
     Log,
-    /// Alertmanagers are told what is true. What happened is in the log on request.
+    /// There are only Alertmanagers, which are told what is true. Alerts are logged at level
+    /// debug.
     Quiet,
 }
 
@@ -43,7 +44,7 @@ impl AlertClient {
         Self { owner, way }
     }
 
-    /// Whether alerts only go to the log.
+    /// Whether alerts go to the log, and to no station.
     pub const fn is_log(&self) -> bool {
         matches!(self.way, Way::Log | Way::Quiet)
     }

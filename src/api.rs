@@ -41,7 +41,7 @@ use target::{Listing, Target};
 
 /// The subprotocol of the stream.
 const PROTOCOL: &str = "pap.observe";
-/// `Retry-After` for an observer that found no room, in seconds.
+/// `Retry-After` for an observer beyond the maximum, in seconds.
 const RETRY_WHEN_CROWDED: u32 = 30;
 /// What such an observer is told.
 const CROWDED: &str = "As many watch as COLLECTOR_MAX_OBSERVERS allows";
@@ -63,9 +63,9 @@ struct NotFound<'a> {
 
 /// How a question is answered.
 enum Work {
-    /// It is.
+    /// The answer is here.
     Done(Response),
-    /// With an answer that may be big.
+    /// A lane makes the answer, which may be big.
     Long(Box<dyn FnOnce() -> Response + Send>),
 }
 
@@ -113,7 +113,7 @@ impl Api {
         }))
     }
 
-    /// The endpoints, for another door.
+    /// The endpoints, for the admin socket.
     pub fn endpoints(&self) -> Arc<Endpoints> {
         Arc::clone(&self.0)
     }
@@ -179,7 +179,7 @@ impl Service for Api {
 }
 
 impl Endpoints {
-    /// Answers a request at the network's door.
+    /// Answers a request at the port.
     fn answer(
         self: &Arc<Self>,
         target: &Target<'_>,
@@ -236,7 +236,8 @@ impl Endpoints {
         Next::Answered
     }
 
-    /// The keys of which a request for this target must carry one; none if it needs none.
+    /// The keys for this target. A request must carry one of them; if there are none, it needs
+    /// no key.
     fn keys(&self, target: &Target<'_>, method: &str) -> &[Secret] {
         match target {
             Target::Heartbeat(_) => &self.admission.keys,
@@ -256,7 +257,8 @@ impl Endpoints {
         if route == Route::Heartbeat && !takes_goodbyes { "POST" } else { methods }
     }
 
-    /// Answers what is asked at both doors: all but heartbeats, streams and the page.
+    /// Answers what the port and the admin socket are both asked: all but heartbeats, streams
+    /// and the page.
     fn question(self: &Arc<Self>, target: &Target<'_>, method: &str) -> Work {
         Work::Done(match target {
             Target::Goodbye(_) if self.admission.goodbyes == Goodbyes::Off => {
@@ -293,7 +295,7 @@ impl Endpoints {
         })
     }
 
-    /// Answers a request at the admin socket. Who reaches it needs no key.
+    /// Answers a request at the admin socket. A client that reaches it needs no key.
     pub fn admin(self: &Arc<Self>, method: &str, url: &str) -> Response {
         let arrived = self.uptime();
         let target = Target::parse(method, url);
@@ -305,7 +307,7 @@ impl Endpoints {
         response.then(move || endpoints.count(route, arrived))
     }
 
-    /// Leaves an answer to a lane. It is counted when the lane has sent it.
+    /// Leaves an answer to a lane. The request is counted when the lane has sent the answer.
     fn on_lane(
         self: &Arc<Self>,
         route: Route,
@@ -328,7 +330,7 @@ impl Endpoints {
     fn observe(self: &Arc<Self>, request: &Request<'_>, topic: Topic) -> Result<Next, Response> {
         auth::may_observe(request, self.api_key.as_ref(), self.ticket.as_ref())?;
         let full = |why| Response::error(503, why).retry_after(RETRY_WHEN_CROWDED);
-        // Whoever asks without a handshake why there is no stream learns this, too.
+        // A client that sends no valid handshake must learn of this too.
         if self.parts.observers.is_full() {
             return Err(full(CROWDED));
         }

@@ -51,12 +51,12 @@ pub use upgrade::{Start, inherit};
 
 /// How long the senders may take to post the owed alerts when the process stops.
 const DRAIN: Duration = Duration::from_secs(5);
-/// After SIGTERM, this long without a heartbeat means that nobody sends them here
+/// After SIGTERM, this long without a heartbeat means that no agent sends heartbeats here
 /// any more.
 const QUIET: Duration = Duration::from_secs(2);
-/// How long everything may take after that, in all:
+/// How long the rest of a stop may take, in all:
 const CLOSING: Duration = Duration::from_secs(3);
-/// of it, until observers are told that the collector stops,
+/// of it, until streams are closed,
 const GOODBYES: Duration = Duration::from_secs(1);
 /// and until the threads have ended.
 const JOIN: Duration = Duration::from_secs(2);
@@ -175,16 +175,16 @@ pub fn run(config: &Config, log: &Log, signals: Signals, inherited: Start) -> Re
 /// The server of a collector's API.
 pub type Server = pap_http::server::Server<Api>;
 
-/// What takes requests.
+/// What takes requests: the port and the admin socket.
 pub struct Doors {
-    /// The network's door.
+    /// The server of the port.
     pub server: Arc<Server>,
     /// The admin socket; None without one.
     pub admin: Option<Arc<Admin>>,
 }
 
 impl Doors {
-    /// Whether no answer is under way that a client may take its time to read.
+    /// Whether no answer is under way that a client may read slowly.
     pub fn are_free(&self) -> bool {
         self.server.are_lanes_free() && self.admin.as_ref().is_none_or(|admin| admin.is_idle())
     }
@@ -311,8 +311,8 @@ fn carry_out(
     }
 }
 
-/// Serves heartbeats on: whoever sends them may not know yet that we stop. It ends
-/// after `longest`, or when nobody has sent one for a while.
+/// Goes on serving heartbeats: agents may not know yet that the collector stops. It ends
+/// after `longest`, or when no agent has sent a heartbeat for [`QUIET`].
 fn serve_on(server: &Server, parts: &Parts, began: Uptime, longest: Duration) {
     loop {
         let now = parts.shared.clock().uptime();
@@ -324,8 +324,8 @@ fn serve_on(server: &Server, parts: &Parts, began: Uptime, longest: Duration) {
     }
 }
 
-/// A panic in a thread of ours ends the process: a collector that is half dead
-/// is worse than one that is started again.
+/// A panic in a thread of ours ends the process: a collector without one of its threads is
+/// worse than a collector that is started again.
 fn end_on_panic(log: &Log) {
     let log = log.clone();
     panics::on_panic_of_ours(move |panic| {

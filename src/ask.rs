@@ -61,7 +61,7 @@ impl Collector {
     /// # Errors
     /// The configuration does not say which port it has.
     pub fn new(access: Access, patience: Duration) -> Result<Self, String> {
-        // A list is long, and all of it is wanted.
+        // A list may be long, and all of it is read.
         let config = config(USER_AGENT).timeout_global(Some(patience)).timeout_recv_body(None);
         let client = agent(config, &access.roots);
         let mut places = Vec::new();
@@ -84,8 +84,8 @@ impl Collector {
     /// Asks for `path`, at one place after the other until somebody answers.
     ///
     /// # Errors
-    /// Nobody answers. The text says where and why, in one line: of the first place,
-    /// as the others only stand in for it.
+    /// Nobody answers. The text says in one line where and why: for the first place, which the
+    /// other places only stand in for.
     pub fn get(&mut self, path: &str) -> Result<Answer, String> {
         let deadline = deadline_in(self.patience);
         let mut first = None;
@@ -100,7 +100,7 @@ impl Collector {
             };
             match answer {
                 Ok(answer) => return Ok(answer),
-                // A collector that does not answer in time is there.
+                // A collector that does not answer in time is there, so no other place is asked.
                 Err(Failure { is_late: true, text }) => return Err(first.unwrap_or(text)),
                 Err(Failure { text, .. }) => first = first.or(Some(text)),
             }
@@ -108,7 +108,7 @@ impl Collector {
         Err(first.unwrap_or_default())
     }
 
-    /// Asks over a connection of ours. An answer to HTTP/1.0 ends with its connection.
+    /// Asks in HTTP/1.0 over a connection of its own. The answer ends with the connection.
     fn plainly<S: Stream>(
         &self,
         place: &str,
@@ -134,7 +134,7 @@ impl Collector {
             stream.write_all(request.as_bytes())?;
             let (mut bytes, mut piece) = (Vec::new(), [0; 8192]);
             loop {
-                // One deadline holds for all pieces together.
+                // All parts of the answer have one deadline.
                 stream.limit(left(deadline, self.patience)?)?;
                 match stream.read(&mut piece)? {
                     0 => return Ok(bytes),
@@ -210,7 +210,7 @@ fn addresses(bind: Option<IpAddr>) -> impl Iterator<Item = IpAddr> {
     std::iter::once(first).chain(other)
 }
 
-/// The answer in `bytes`; none if it is not HTTP.
+/// The answer in `bytes`; None if it is not HTTP.
 fn parse(place: &str, bytes: &[u8]) -> Option<Answer> {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).ok()?;

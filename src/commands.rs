@@ -1,5 +1,5 @@
-//! What the program does instead of running a collector: it asks one that runs, or
-//! replays what one recorded.
+//! What the program does instead of running a collector: it asks a running collector, or
+//! replays a trace.
 
 pub mod agents;
 pub mod check;

@@ -12,7 +12,7 @@ use pap_process::stop::Stop;
 use crate::config::Config;
 use crate::parts::Parts;
 
-/// The collector whose agents they are.
+/// The collector that knows these agents.
 pub struct Owner {
     parts: Arc<Parts>,
     cluster_id: String,
@@ -21,7 +21,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The collector of this configuration.
+    /// The collector with this configuration.
     pub fn new(config: &Config, parts: &Arc<Parts>) -> Self {
         let alert_senders = config.rules.outbox.senders;
         Self { parts: Arc::clone(parts), cluster_id: config.cluster_id.clone(), alert_senders }

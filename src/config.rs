@@ -47,12 +47,12 @@ pub struct StateConfig {
     pub interval: Duration,
 }
 
-/// Where heartbeats are recorded.
+/// The trace, in which heartbeats are recorded.
 #[derive(Clone, Debug)]
 pub struct TraceConfig {
-    /// The file. Rotated files stand beside it.
+    /// The file. Its rotated files are beside it.
     pub path: PathBuf,
-    /// The most bytes of all of them.
+    /// The most bytes of all these files together.
     pub most: u64,
 }
 
@@ -97,17 +97,18 @@ pub struct Config {
     pub rules: Rules,
     /// Threads that run an event loop each.
     pub http_workers: usize,
-    /// The most connections, if it is set; beyond it the longest-idle ones are closed.
+    /// The most connections, if it is set; beyond it, connections without a request are closed
+    /// first, then those that are idle for longest.
     pub max_connections: Option<usize>,
     /// The most observers.
     pub max_observers: usize,
-    /// The longest that heartbeats are served on after SIGTERM.
+    /// How long the collector goes on serving heartbeats after SIGTERM, at most.
     pub shutdown_grace: Duration,
     /// Where the admin socket is; None without one.
     pub admin_socket: Option<PathBuf>,
     /// Where the state survives a restart; None if it does not.
     pub state: Option<StateConfig>,
-    /// Where heartbeats are recorded; None if they are not.
+    /// The trace; None if heartbeats are not recorded.
     pub trace: Option<TraceConfig>,
     /// The parent: a collector to which this one is an agent; None without one.
     pub parent: Option<Parent>,

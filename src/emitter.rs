@@ -38,7 +38,7 @@ pub use targets::{Identity, Sender, Sent, Targets};
 /// The `User-Agent` of our requests.
 const USER_AGENT: &str = concat!("pap-heartbeat/", env!("CARGO_PKG_VERSION"));
 
-/// How long the last goodbye is tried: the collector may just be restarting.
+/// For how long the last goodbye is tried: the collector may be restarting.
 const LONGEST_GOODBYE: Duration = Duration::from_secs(3);
 
 /// What an emitter is told while it runs.
@@ -71,14 +71,14 @@ pub struct Emitter {
     source: Box<dyn LivenessSource>,
     sender: Sender,
     pace: Pace,
-    /// When the liveness source failed this often in a row, it sends heartbeats in EMERGENCY; None:
-    /// a failed look means silence.
+    /// After this many failures of the liveness source in a row, the emitter sends heartbeats
+    /// in EMERGENCY; None: a failure means silence.
     emergency_after: Option<u32>,
     mode_file: Option<ModeFile>,
     status: Option<(StatusFile, Status)>,
-    /// Failed looks at the liveness source in a row.
+    /// How often the liveness source has failed in a row.
     unwell: u32,
-    /// The agent's uptime at the last good look, and the time of that look.
+    /// The agent's uptime when the liveness source last said that it lives, and when that was.
     lived: Option<(Duration, Monotonic)>,
     /// The goodbye was taken, and no heartbeat was sent after it.
     is_gone: bool,
@@ -116,7 +116,8 @@ impl Emitter {
         }
     }
 
-    /// When the liveness source failed this often in a row, it sends heartbeats in EMERGENCY.
+    /// After this many failures of the liveness source in a row, heartbeats are sent in
+    /// EMERGENCY.
     pub fn emergency_after(mut self, failures: Option<u32>) -> Self {
         self.emergency_after = failures;
         self
@@ -176,8 +177,8 @@ impl Emitter {
                 // One try: if it fails, the goodbye at the end is tried for longer.
                 self.goodbye(Duration::ZERO);
                 if self.is_gone {
-                    // Silence for two intervals. An agent that still lives after them
-                    // is an agent again.
+                    // Silence for two intervals. If the agent still lives after them,
+                    // heartbeats begin again.
                     self.pace.change(monotonic() + 2 * self.pace.interval(), self.pace.interval());
                 }
             }
@@ -235,7 +236,7 @@ impl Emitter {
         self.tried(sent.taken, &sent.trouble);
     }
 
-    /// Whether so many looks failed that it sends heartbeats in EMERGENCY.
+    /// Whether the liveness source has failed so often that heartbeats are sent in EMERGENCY.
     fn is_emergency(&self) -> bool {
         // An agent that was never well is still starting.
         self.lived.is_some() && self.emergency_after.is_some_and(|failures| self.unwell >= failures)

@@ -3,7 +3,7 @@
 //! ```text
 //!  agents --HTTP--> server --Heartbeat--> registry --Change--> log, observers
 //!               (event loops)        (mutex)  \
-//!                                      ^       `--Alert--> bounded channel --> alerters --HTTPS--> station
+//!                                      ^       `--Alert--> bounded channel --> senders --HTTPS--> station
 //!                                   sweeper                                    (still owed if not taken)
 //! ```
 //!
@@ -13,7 +13,7 @@
 //! has their one mutex. [`pap_http`] takes requests and [`api`] answers them,
 //! [`sweeper`] waits for deadlines, [`dispatch`] hands out alerts, [`alerter`] and
 //! [`alert_client`] post them, [`conditions`] tells Alertmanagers what is true,
-//! [`station_link`] registers at a pap-station and sends it beats,
+//! [`station_link`] registers the cluster at a pap-station and sends it beats,
 //! [`observers`] tells the observers what happens,
 //! [`emitter`] sends heartbeats.
 

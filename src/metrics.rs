@@ -86,7 +86,7 @@ labels! {
 }
 
 labels! {
-    /// Why a connection was closed by us.
+    /// Why the collector closed a connection.
     Closed {
         /// A request was not taken.
         Refused = "refused",
@@ -94,7 +94,7 @@ labels! {
         Done = "done",
         /// No request came for too long.
         Idle = "idle",
-        /// A request that did not arrive, or an answer that was not taken.
+        /// A request did not arrive, or an answer was not taken.
         Stalled = "stalled",
         /// It made room for another connection.
         Surplus = "surplus",
@@ -108,7 +108,7 @@ labels! {
     BeatResult {
         /// The station took it.
         Taken = "taken",
-        /// The station answered that it does not want it, or not with this key.
+        /// The station answered that it does not take it, or not with this key.
         Refused = "refused",
         /// There was no answer, or the station could not take it then.
         Failed = "failed",
@@ -122,7 +122,7 @@ pub struct Metrics {
     refusals: Vec<AtomicU64>,
     closed: Vec<AtomicU64>,
     station_beats: Vec<AtomicU64>,
-    /// Records of heartbeats that are missing in the trace.
+    /// Records that are missing in the trace.
     pub trace_dropped: AtomicU64,
     /// From an event until the station took its alert, or the log did.
     pub alert_delivery: Histogram,
@@ -188,7 +188,7 @@ pub struct Gauges {
     pub saving: Saving,
 }
 
-/// A copy of what the registry counts, so that it can be written without the lock.
+/// A copy of the counts of the registry, so that they can be written without the lock.
 #[derive(Debug)]
 pub struct Numbers {
     stats: Stats,

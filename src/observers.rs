@@ -1,5 +1,5 @@
-//! The observers, as the rest of the program sees them: when something happens,
-//! those that observe it are told.
+//! The observers, as the rest of the program sees them: when something happens, the
+//! observers of its topic are told.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,7 +26,7 @@ pub enum News {
     Heartbeat(AgentView, Wall),
     /// A verdict has changed.
     Status(AgentView, Wall),
-    /// An alert is told to the station.
+    /// An alert is posted.
     Alert(Alert, Wall),
 }
 
@@ -58,7 +58,7 @@ pub struct Observers {
     count: AtomicUsize,
     ending: AtomicBool,
     fanout: Mutex<Fanout<Arc<OwnedFd>, News>>,
-    /// Notified when an observer has gone.
+    /// Notified when an observer is gone.
     gone: Condvar,
 }
 
@@ -126,7 +126,7 @@ impl Observers {
         }
     }
 
-    /// An alert is about to be posted. Only the first attempt is told.
+    /// An alert is about to be posted. Observers are told of the first attempt only.
     pub fn alert(&self, alert: &Alert) {
         if self.count() > 0 && alert.attempts == 0 {
             self.publish(&alert.agent, Audience::All, News::Alert(alert.clone(), wall()));

@@ -15,11 +15,11 @@ use crate::state_keeper::{StateKeeper, run_number};
 use crate::trace_writer::most_waiting;
 use crate::vitals::Vitals;
 
-/// One of each, shared by all threads.
+/// What all threads share, one of each.
 pub struct Parts {
     /// The registry behind its lock, and the clock.
     pub shared: Shared,
-    /// Restored the registry at the start, and saves it.
+    /// Has restored the registry at the start, and saves it.
     pub keeper: StateKeeper,
     /// Counters and durations, which threads record here.
     pub metrics: Metrics,
@@ -31,7 +31,7 @@ pub struct Parts {
     pub readiness: Readiness,
     /// Tells the threads to end.
     pub stop: Stop,
-    /// Heartbeats are recorded, and a thread writes the record.
+    /// Whether heartbeats are recorded in a trace, which a thread writes.
     pub is_traced: bool,
 }
 
@@ -42,7 +42,7 @@ impl Parts {
         let repeat = Alertmanagers::repeat(config.alertmanagers.as_ref());
         let shared = Shared::new(config.rules, repeat);
         if let Some(trace) = &config.trace {
-            // Before the agents are restored: the trace says who was known.
+            // Before the agents are restored: the trace says which agents were known.
             shared.start_trace(&config.rules, run_number(), most_waiting(trace));
         }
         let keeper = StateKeeper::new(config, &shared, handed_over);

@@ -9,9 +9,9 @@ pub enum Phase {
     Starting,
     /// It takes heartbeats.
     Ready,
-    /// It was told to stop, and finishes the work in hand. It passes no verdicts
-    /// any more: an agent that is silent here may already send its heartbeats to
-    /// the collector that replaces this one.
+    /// It was told to stop, takes no new work, and finishes the work in hand. It passes no
+    /// verdicts any more: an agent that is silent here may already send its heartbeats to the
+    /// collector that replaces this one.
     Draining,
 }
 

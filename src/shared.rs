@@ -22,7 +22,7 @@ use crate::trace_writer::Calls;
 
 struct Guarded {
     registry: Registry,
-    /// Records what the registry is told, in memory.
+    /// Records in memory what the registry is told, for the trace.
     tape: Tape,
     /// The sweeper is to look again at once, not at its deadline.
     is_woken: bool,
@@ -101,8 +101,8 @@ impl Shared {
         self.run(guarded, now, f)
     }
 
-    /// Runs `f`. Wakes who posts to Alertmanagers if there is something new to tell, and
-    /// who writes the trace if much was recorded.
+    /// Runs `f`. Wakes the threads that post to Alertmanagers if there is something new to tell,
+    /// and the thread that writes the trace if much was recorded.
     fn run<R>(
         &self,
         mut guarded: MutexGuard<'_, Guarded>,
@@ -132,7 +132,7 @@ impl Shared {
         &self.bells[target].1
     }
 
-    /// Renews the lease, and records the pause that it ends, if any.
+    /// Renews the lease on awake time, and records the pause that this ends, if any.
     fn renew(&self, guarded: &mut Guarded, sleep: Duration) -> Now {
         let paused = self.clock.paused();
         let now = self.clock.renew(sleep);
@@ -196,9 +196,9 @@ impl Shared {
         self.sweeper.notify_one();
     }
 
-    /// The sweeper's sleep: until the next deadline, until another thread wakes it,
-    /// or for `longest`, whichever comes first. A sweeper that passes no verdicts
-    /// ignores their deadlines.
+    /// The sweeper's sleep: until the next deadline, until another thread wakes the sweeper, or
+    /// for `longest`, whichever comes first. If it passes no verdicts, it ignores their
+    /// deadlines.
     pub fn sleep(&self, longest: Duration, passes_verdicts: bool) {
         let mut guarded = self.lock();
         let registry = &guarded.registry;

@@ -27,8 +27,8 @@ const VERSION: u32 = 1;
 /// How many agents are copied each time the lock is held.
 const STEP: usize = 1024;
 
-/// The longest first line and the longest other one, in bytes, but for the last: it has
-/// what has ended and not every Alertmanager has taken.
+/// The longest first line and the longest other line, in bytes. The last line may be longer: it
+/// has the ended conditions that some Alertmanager has not taken.
 const LONGEST_HEAD: u64 = 4096;
 const LONGEST_LINE: u64 = 1024 * 1024;
 /// What the last line begins with.
@@ -49,13 +49,13 @@ struct Head {
     instance: String,
     seq: u64,
     saved_at: u64,
-    /// It was saved as the last thing before the collector stopped.
+    /// The collector heard no agent after it was saved.
     #[serde(default)]
     is_last: bool,
     /// Since when the collector was awake.
     #[serde(default)]
     awake_since: Option<u64>,
-    /// When the mass silence was found that lasted.
+    /// When the mass silence was found that lasts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mass_since: Option<u64>,
 }
@@ -68,7 +68,8 @@ enum Record {
     End {
         agents: usize,
         events: usize,
-        /// What has ended and not every Alertmanager has taken. An older program reads over it.
+        /// The ended conditions that some Alertmanager has not taken. An older program ignores
+        /// them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         ended: Vec<Condition>,
     },
@@ -87,7 +88,7 @@ pub struct Saved {
     pub is_last: bool,
     /// Since when the collector was awake.
     pub awake_since: Option<Wall>,
-    /// When the mass silence was found that lasted.
+    /// When the mass silence was found that lasts.
     pub mass_since: Option<Wall>,
     /// The agents.
     pub agents: Vec<SavedAgent>,
@@ -221,8 +222,8 @@ pub fn read(cluster_id: &str, input: impl BufRead) -> Result<Saved, Unusable> {
     Err(Unusable::Broken("its end is missing".into()))
 }
 
-/// The lines of a file, which may hold anything: what is no JSON object, or longer than
-/// it can be, is not read into memory.
+/// The lines of a file, which may hold anything: a line that is no JSON object, or is longer
+/// than a line can be, is not read into memory.
 struct Lines<R>(R);
 
 impl<R: BufRead> Lines<R> {
@@ -248,11 +249,12 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-/// A place for the state in a file system.
+/// The file for the state.
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
-    /// The file that was saved last. Its lock tells other collectors that it is ours.
+    /// The file that was saved last. Its lock tells other collectors that this collector uses
+    /// it.
     held: Mutex<Option<File>>,
 }
 
@@ -304,7 +306,7 @@ impl StateFile {
         self.check_unused(held.as_ref())?;
         let mut new = None;
         replace(&self.path, ".pap-new", Durability::Synced, |file| {
-            // Where there are no locks, nothing is said of other collectors.
+            // If this fails, the file system has no locks, and other collectors are not noticed.
             let _ = file.try_lock();
             new = Some(file.try_clone()?);
             let mut out = BufWriter::with_capacity(64 * 1024, file);

@@ -23,7 +23,7 @@ const UNSAVED_ALERTS: u64 = 1 << 20;
 pub struct StateKeeper {
     owner: Owner,
     file: Option<(StateFile, Duration)>,
-    /// An unusable file could not be set aside, so it must not be overwritten.
+    /// An unusable file could not be set aside, so the keeper must not overwrite it.
     hands_off: AtomicBool,
     /// Whether the last try to save failed; `hands_off` counts as one.
     is_failing: AtomicBool,
@@ -74,8 +74,8 @@ impl StateKeeper {
             Some(Ok(Some(saved))) => {
                 let resume = if saved.is_last { Resume::Stopped } else { Resume::Killed };
                 keeper = keeper.restored(shared, saved, resume);
-                // From now on agents are heard, so the file must no longer say that it is
-                // the last one.
+                // From now on agents are heard, so the file must no longer say that none was
+                // heard after it.
                 if resume == Resume::Stopped {
                     keeper.save(shared);
                 }
@@ -93,7 +93,7 @@ impl StateKeeper {
         let no_room = shared.recorded(|registry, now, tape| {
             registry.restore_ended(now, saved.ended);
             registry.remember_mass(saved.mass_since);
-            // In an upgrade nothing slept.
+            // During an upgrade the collector was awake.
             if let Some(since) = saved.awake_since.filter(|_| resume == Resume::Continued) {
                 registry.woke_up(since);
             }
@@ -164,8 +164,8 @@ impl StateKeeper {
         self.save_if_set(shared, false)
     }
 
-    /// The same, when the collector hears no agent any more. The next start then counts
-    /// the silence of every agent on from there.
+    /// The same, when the collector hears no agent any more. At the next start the silence of
+    /// every agent goes on as it was.
     pub fn save_last(&self, shared: &Shared) -> bool {
         self.save_if_set(shared, true)
     }
@@ -179,7 +179,7 @@ impl StateKeeper {
             .is_ok()
     }
 
-    /// How saving goes, for everybody who asks.
+    /// How saving goes, for the metrics and `/health`.
     pub fn saving(&self) -> Saving {
         let [succeeded, failed] = [0, 1].map(|at: usize| self.saves[at].load(Ordering::Relaxed));
         let is_failing = self.is_failing.load(Ordering::Relaxed);

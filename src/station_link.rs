@@ -1,6 +1,6 @@
-//! The thread that keeps the link to a pap-station: it registers this cluster there and
-//! sends beats, which say that the collector lives and what the station asks about
-//! agents. [`Link`] decides what is sent and when; this file sends it.
+//! The thread that keeps the link to a pap-station: it registers this cluster there and sends
+//! beats, which say that the collector lives and answer what the station asks about agents.
+//! [`Link`] decides what is sent and when; this file sends it.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::Read as _;
@@ -56,7 +56,8 @@ struct Beat {
     status: &'static str,
     stats: StatsView,
     version: &'static str,
-    /// Those that the station asked about and that are known here; None if it did not ask.
+    /// The agents that the station asked about and that are known here; None if it did not
+    /// ask.
     #[serde(skip_serializing_if = "Option::is_none")]
     agents: Option<Vec<AsKnown>>,
 }
@@ -111,7 +112,7 @@ impl StationLink {
             let step = link.step();
             let answered =
                 panics::contain(|| self.send(parts, step, &asked)).unwrap_or_else(Answered::nothing);
-            // A station that says nothing that we understand has still taken the beat.
+            // The station has taken the beat even if its answer cannot be read.
             let said: Said = serde_json::from_slice(&answered.body).unwrap_or_default();
             let next = link.settle(&answered.reply, &said);
             if step == Step::Beat {
@@ -132,7 +133,7 @@ impl StationLink {
             } else {
                 is_in_trouble = true;
                 if let Meaning::Refused(_) = next.meaning {
-                    // The answers may be what is refused.
+                    // The station may refuse the beat because of these answers.
                     asked.clear();
                 }
                 self.complain(parts, step, next, &answered);
@@ -157,7 +158,7 @@ impl StationLink {
                 let code = response.status().as_u16();
                 let reply = Reply::Status { code, retry_after: client::retry_after(response.headers()) };
                 let mut body = Vec::new();
-                // If it fails, what has come is looked at.
+                // If this fails, the part that has come is used.
                 let _ = response.into_body().into_reader().take(MOST_READ).read_to_end(&mut body);
                 Answered { reply, body }
             }

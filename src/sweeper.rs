@@ -16,7 +16,7 @@ use crate::readiness::Phase;
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// The most verdicts passed while the lock is held.
 const BUDGET: usize = 256;
-/// A pause of this process is logged, and deaths tell when it ended, if it is longer.
+/// A pause of this process that is longer is logged, and deaths say when it ended.
 const NOTABLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Sweeps until it is told to stop. The deaths of a mass silence are held back for

@@ -1,10 +1,10 @@
-//! The thread that writes the record of heartbeats (`HEARTBEAT_TRACE`) to its file.
+//! The thread that writes the trace (`HEARTBEAT_TRACE`) to its file.
 //!
 //! Heartbeats never wait for the disk: what the registry is told becomes bytes in
 //! memory, under the registry's lock, and this thread takes them once a second, or when
 //! there are many. If the disk is full or too slow, records are dropped and counted, and
-//! the trace says where. A crash loses what was not taken yet; a block that it tears is
-//! passed over by whoever reads. docs/trace-format.md describes the format.
+//! the trace says where. A crash loses what was not taken yet; readers skip a block
+//! that it tears. docs/trace-format.md describes the format.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata, OpenOptions, rename};
@@ -24,11 +24,11 @@ use pap_process::throttle::Throttle;
 use crate::config::TraceConfig;
 use crate::parts::Parts;
 
-/// How often records are written, and how far time marks are apart.
+/// How often records are written; also the time between two time marks.
 const EVERY: Duration = Duration::from_secs(1);
 /// The most bytes that wait for the disk.
 const MOST_WAITING: u64 = 4 * 1024 * 1024;
-/// Memory that a burst of heartbeats needed is given back beyond this.
+/// How much memory the writer keeps after a burst of heartbeats; it gives the rest back.
 const KEPT: usize = 512 * 1024;
 /// How many rotated files there are beside the one that is written.
 pub const ROTATED: usize = 3;
@@ -66,7 +66,7 @@ impl Default for Calls {
 }
 
 impl Calls {
-    /// Asks the writer to come before its time. It does not wait.
+    /// Asks the writer to write before its time. It does not wait.
     pub fn call(&self) {
         // If there is a call already, the writer comes anyway.
         let _ = self.caller.try_send(None);
@@ -108,7 +108,7 @@ impl TraceWriter {
             let call = parts.shared.trace_calls().waiting.recv_timeout(EVERY);
             self.write(parts);
             if let Ok(Some(done)) = call {
-                // Whoever asked may have given up.
+                // The thread that asked may have given up.
                 let _ = done.send(());
             }
         }
@@ -132,7 +132,7 @@ impl TraceWriter {
             Ok(()) => self.complain(parts, &"the disk is too slow"),
             Err(error) => {
                 self.complain(parts, &error);
-                // What follows cannot be read without what is missing.
+                // Without what is missing, readers could not read what follows.
                 dropped =
                     parts.shared.cut_trace(Wish { lost: cut.records + cut.lost, ..wish }, Vec::new()).lost;
             }
@@ -176,7 +176,7 @@ impl TraceWriter {
         let written = file.write_all(bytes);
         let length = match &written {
             Ok(()) => length + bytes.len() as u64,
-            // A reader passes over a block that is cut, so this is only to save its time.
+            // A reader skips a block that is cut, so this only saves the reader's time.
             Err(_) => file.set_len(length).map_or(length + bytes.len() as u64, |()| length),
         };
         self.file = Some((file, length));
@@ -203,7 +203,7 @@ fn open(path: &Path, full: u64) -> io::Result<(File, u64)> {
         let name = rotated(&path, number);
         match fs::symlink_metadata(&name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            // Nothing is renamed or replaced that is no trace.
+            // A file that is no trace is neither renamed nor replaced.
             _ => drop(open(&name)?),
         }
         if number < ROTATED {

@@ -31,22 +31,22 @@ impl Vitals {
         }
     }
 
-    /// The sweeper is awake.
+    /// Notes that the sweeper is awake.
     pub fn swept(&self, now: Uptime) {
         self.sweeper.store(millis(now.reading()), Ordering::Relaxed);
     }
 
-    /// Every event loop has given a sign of life.
+    /// Notes that every event loop has given a sign of life.
     pub fn probed(&self, now: Uptime) {
         self.edge.store(millis(now.reading()), Ordering::Relaxed);
     }
 
-    /// A sender begins a post.
+    /// Notes that a sender begins a post.
     pub fn posting(&self, sender: usize, now: Uptime) {
         self.posts[sender].store(millis(now.reading()).max(1), Ordering::Relaxed);
     }
 
-    /// A sender is done with its post.
+    /// Notes that a sender is done with its post.
     pub fn posted(&self, sender: usize) {
         self.posts[sender].store(0, Ordering::Relaxed);
     }

@@ -1,5 +1,5 @@
-//! The list of agents, made in bounded steps while it is sent, so that
-//! neither the lock is held for long nor the whole text in memory.
+//! The list of agents, made in bounded steps while it is sent. So the lock is never held
+//! for long, and the whole text is never in memory.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const SCAN_STEP: usize = 4096;
 /// Agents copied while the lock is held.
 const COPY_STEP: usize = 128;
 
-/// A list of agents on its way out.
+/// A list of agents while it is sent.
 pub struct AgentList {
     parts: Arc<Parts>,
     ids: std::vec::IntoIter<AgentId>,
@@ -50,7 +50,7 @@ impl AgentList {
         let watched = parts.observers.watched();
         let stats = parts.shared.with(|registry, _| registry.stats_view(&watched));
         let mut text = serde_json::to_vec(&Head { cluster_id, cluster_name, stats })?;
-        // The object goes on with the agents.
+        // Without its last brace: the agents follow.
         text.pop();
         text.extend_from_slice(b",\"agents\":[");
         let text = io::Cursor::new(text);
@@ -60,7 +60,7 @@ impl AgentList {
     fn refill(&mut self) -> io::Result<()> {
         let ids: Vec<AgentId> = self.ids.by_ref().take(COPY_STEP).collect();
         let mut views: Vec<AgentView> = self.parts.shared.with(|registry, now| {
-            // One that was forgotten meanwhile is no longer listed.
+            // An agent that was forgotten meanwhile is no longer listed.
             ids.iter().filter_map(|id| registry.view(now, id)).collect()
         });
         for view in &mut views {
@@ -97,7 +97,7 @@ impl Read for AgentList {
     }
 }
 
-/// The ids that pass, in order: all of them, or one more than `limit`.
+/// The ids that pass the filter, in order: all of them, or at most one more than `limit`.
 fn matching(shared: &Shared, filter: &Filter, limit: Option<usize>) -> Vec<AgentId> {
     let mut ids = Vec::new();
     let mut from = Some(0);

@@ -1,4 +1,5 @@
-//! Who may ask for agents, or speak for one: whoever has the key, where one is set.
+//! Who may ask for agents, or send an agent's heartbeats: a client that has the key, where one
+//! is set.
 
 use std::slice::from_ref;
 
@@ -38,7 +39,7 @@ impl Ticket {
 }
 
 /// Whether these headers carry one of the keys: `X-Collector-Key: KEY` or
-/// `Authorization: Bearer KEY`. The time it takes tells nothing but lengths.
+/// `Authorization: Bearer KEY`. How long the check takes shows nothing but lengths.
 pub fn has_key(request: &Request<'_>, keys: &[Secret]) -> bool {
     let bearers = request.values("Authorization").filter_map(bearer);
     let offered = request.values("X-Collector-Key").chain(bearers);
@@ -49,8 +50,8 @@ pub fn has_key(request: &Request<'_>, keys: &[Secret]) -> bool {
 
 /// Whether the sender of a request may open a stream. Browsers can set no header,
 /// so the key may come as a subprotocol, too. Without a key a page must be of our own
-/// origin, or have a ticket: a page from elsewhere could read the cluster through its
-/// reader's browser.
+/// origin, or have a ticket: else a page from elsewhere could read the cluster through the
+/// browser of its reader.
 ///
 /// # Errors
 /// The answer that says why not.
@@ -78,7 +79,7 @@ fn offers(request: &Request<'_>, kind: &str, secret: &str) -> bool {
     offered.fold(false, |found, offered| found | bool::from(offered.as_bytes().ct_eq(secret.as_bytes())))
 }
 
-/// What whoever has no key is told.
+/// The answer to a client without a key.
 pub fn unauthorized() -> Response {
     let message = "Send the key as X-Collector-Key or as Authorization: Bearer";
     let (field, reason) = ("Authorization", "must carry the key, or X-Collector-Key must");

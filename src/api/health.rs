@@ -52,7 +52,7 @@ struct Station {
 #[derive(Serialize)]
 struct Alertmanagers {
     configured: usize,
-    /// How many took or refused the last post.
+    /// How many Alertmanagers answered the last post, by taking or refusing it.
     reachable: usize,
 }
 

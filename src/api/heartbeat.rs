@@ -13,7 +13,7 @@ use crate::metrics::Refusal;
 use crate::news;
 use crate::parts::Parts;
 
-/// `Retry-After` for a new agent that found no room, in seconds.
+/// `Retry-After` for a new agent beyond the maximum, in seconds.
 const RETRY_WHEN_FULL: u32 = 30;
 
 /// The answer to an accepted heartbeat.
@@ -77,7 +77,7 @@ pub fn take(parts: &Parts, id: &str, request: &Request<'_>) -> Result<Taken, Res
     })
 }
 
-/// What a body that is no heartbeat is counted as, and the answer to it.
+/// As what a body that is no heartbeat is counted, and the answer to it.
 fn refusal(error: HeartbeatError) -> (Refusal, Response) {
     let (field, reason) = (error.field(), error.reason());
     let refused = |error: &str| json!({"error": error, "field": field, "reason": reason});
@@ -101,14 +101,14 @@ fn refusal(error: HeartbeatError) -> (Refusal, Response) {
     (why, Response::json(400, &body))
 }
 
-/// The answer to an id that is none.
+/// The answer to text that is no id.
 fn wrong_id(error: IdError) -> (Refusal, Response) {
     let error = error.to_string();
     let reason = error.trim_start_matches("agent id ");
     (Refusal::Id, Response::fault(400, &error, "agent_uuid", reason))
 }
 
-/// The answer to a body that is coded (RFC 9110 §15.5.16).
+/// The answer to a body with a content coding (RFC 9110 §15.5.16).
 fn coded(coding: &str) -> (Refusal, Response) {
     let error = format!("Content-Encoding {coding} is not understood: send the heartbeat's JSON as it is");
     let response = Response::fault(415, &error, "Content-Encoding", "must be identity, or left out");

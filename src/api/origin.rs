@@ -1,5 +1,5 @@
-//! Whether the page that opens a stream comes from where its browser found us
-//! (RFC 6454). A browser lets no page set `Origin`, `Host` or `X-Forwarded-…` of a
+//! Whether the page that opens a stream comes from the address at which its browser reaches
+//! this collector (RFC 6454). A browser lets no page set `Origin`, `Host` or `X-Forwarded-…` of a
 //! WebSocket, so what they say is the browser's word, or a proxy's.
 
 use std::net::Ipv6Addr;

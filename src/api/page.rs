@@ -31,7 +31,7 @@ pub fn page() -> Response {
         .with("Vary", "Accept")
 }
 
-/// Whether a client would rather have HTML than JSON (RFC 9110 §12.5.1). One
+/// Whether a client asks for HTML at least as much as for JSON (RFC 9110 §12.5.1). A client
 /// that takes anything gets JSON.
 pub fn is_preferred(request: &Request<'_>) -> bool {
     is_html_preferred(request.tokens("Accept"))

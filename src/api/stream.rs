@@ -1,5 +1,5 @@
-//! One observer: a thread that sends what happens, answers what the client says
-//! and ends where either side is done. It waits for both at once.
+//! One observer: a thread that sends what happens, answers what the client says, and ends
+//! when the client or the collector ends the stream. It waits for both at once.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
@@ -27,13 +27,13 @@ use crate::observers::Observation;
 const PING_EVERY: Duration = Duration::from_secs(30);
 /// A client that takes nothing for this long is given up.
 const STUCK: Duration = Duration::from_secs(30);
-/// One who cannot be sent anything looks up this often.
+/// A thread that cannot send anything looks this often whether the stream is to end.
 const LOOK_UP: Duration = Duration::from_millis(500);
 /// How long a client has to answer a close.
 const GOODBYE: Duration = Duration::from_secs(1);
 /// The longest message or frame a client may send, in bytes.
 const MOST_RECEIVED: usize = 4096;
-/// What may wait to be sent: as many messages as there may be, and answers.
+/// The most that may wait to be sent, in bytes: all messages that may wait, and answers.
 const MOST_UNSENT: usize = 512 * 1024;
 /// What is buffered in each direction, in bytes.
 const BUFFER: usize = 4096;
@@ -55,8 +55,8 @@ pub fn serve(
         return;
     }
     let initial = initial(endpoints, topic);
-    // Whatever the protocol's library makes of a client's bytes, it concerns this
-    // client alone.
+    // Whatever the library does with a client's bytes, even a panic, concerns this client
+    // alone.
     let why = panics::contain(|| Stream::new(endpoints, socket, read, watch).run(&initial));
     endpoints.parts.metrics.closed(why.unwrap_or(Closed::Done));
 }
@@ -88,13 +88,13 @@ struct Stream<'a> {
     endpoints: &'a Endpoints,
     web: WebSocket<TcpStream>,
     watch: &'a Observation,
-    /// Since when the client has taken nothing of what is there.
+    /// Since when the client has taken nothing of what waits for it.
     stuck_since: Option<Uptime>,
     /// When the last ping went out.
     pinged: Uptime,
-    /// When we said goodbye.
+    /// When we sent the close frame.
     closing_since: Option<Uptime>,
-    /// The client has sent what is not the protocol.
+    /// The client has broken the protocol.
     is_broken: bool,
 }
 
@@ -115,7 +115,7 @@ impl<'a> Stream<'a> {
     fn run(&mut self, initial: &str) -> Closed {
         // From here on nothing blocks but the wait for both sides.
         let socket = SockRef::from(self.web.get_ref());
-        // Longer than for a request: a watcher may be lagging.
+        // Longer than for a request: an observer may be lagging.
         let _ = socket.set_tcp_user_timeout(Some(2 * STUCK));
         if self.send(Message::text(initial)).is_err() {
             return Closed::Done;
@@ -167,7 +167,7 @@ impl<'a> Stream<'a> {
 
     fn receive(&mut self) -> Result<(), Over> {
         loop {
-            // Who takes no answers is not asked for more questions.
+            // From a client that takes no answers we read no more questions.
             if self.stuck_since.is_some() {
                 return Ok(());
             }
@@ -176,7 +176,7 @@ impl<'a> Stream<'a> {
                 Ok(Message::Binary(_)) => {
                     return self.close(CloseCode::Unsupported, "only text is understood");
                 }
-                // Those are answered by the next flush.
+                // The library answers these with the next flush.
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_)) => {
                     self.flush()?;
                     continue;
@@ -195,9 +195,9 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Says goodbye to a client that cannot be understood. What still comes is
-    /// not looked at: tungstenite must not be asked again, and to close on
-    /// unread bytes would be to reset the connection before the goodbye is read.
+    /// Sends a close frame to a client that has broken the protocol. What still comes is read
+    /// and dropped: tungstenite must not parse it, and if we closed the socket with unread
+    /// bytes, the kernel would send a reset before the client has read the close frame.
     fn fail(&mut self, code: CloseCode, reason: &'static str) -> Result<(), Over> {
         self.is_broken = true;
         self.close(code, reason)
@@ -259,13 +259,13 @@ impl<'a> Stream<'a> {
         let is_stuck = self.stuck_since.is_some();
         let wanted = if is_stuck { PollFlags::OUT } else { PollFlags::IN };
         let mut ready = [PollFd::new(self.web.get_ref(), wanted), PollFd::new(self.watch, PollFlags::IN)];
-        // News that cannot be sent now must not keep us awake; but the end can
-        // come any time.
+        // News that cannot be sent now must not keep this thread awake; but the end can come
+        // at any time.
         let hears_news = !is_stuck && self.closing_since.is_none();
         let (ready, longest) =
             if hears_news { (&mut ready[..], due) } else { (&mut ready[..1], now + LOOK_UP) };
         let wait = Timespec::try_from(due.min(longest).since(now)).ok();
-        // A poll that fails is a turn too early.
+        // If the poll fails, the turn only comes too early.
         let _ = poll(ready, wait.as_ref());
         if is_stuck && ready[0].revents().contains(PollFlags::OUT) {
             // It took something.

@@ -10,7 +10,7 @@ use pap_core::heartbeat::Mode;
 use pap_core::registry::Filter;
 use pap_core::verdict::Verdict;
 
-/// The most agents one page may ask for.
+/// The most agents that one request may ask for.
 pub const MOST_LISTED: usize = 100_000;
 
 /// What a request is for.
@@ -37,8 +37,8 @@ pub enum Target<'a> {
     Root,
     /// `WS /observe/:agentId`, or `WS /observe` for all agents.
     Observe(Option<Result<AgentId, IdError>>),
-    /// A path that is known, with a method that is not: those that are, and
-    /// whether the path needs the key.
+    /// A known path with a method that it does not have: the methods that it has, and its
+    /// route.
     WrongMethod(&'static str, Route),
     /// A path that is not known.
     Unknown,
@@ -47,19 +47,18 @@ pub enum Target<'a> {
 /// Which agents to list, and how many of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Those that pass.
+    /// Which agents are listed.
     pub filter: Filter,
-    /// At most so many, all if none.
+    /// How many at most; None for all.
     pub limit: Option<usize>,
 }
 
 impl<'a> Target<'a> {
-    /// The target of a request. Every method but the known ones of a path is
-    /// wrong for it; HEAD is GET without the body.
+    /// The target of a request. HEAD is GET without the body.
     pub fn parse(method: &str, url: &'a str) -> Self {
         let (path, query) = url.split_once('?').unwrap_or((url, ""));
         let get = matches!(method, "GET" | "HEAD");
-        // One slash at the end is a matter of style, as it always was.
+        // One slash at the end is ignored here and below.
         let path =
             if let "/health/" | "/ready/" | "/metrics/" = path { &path[..path.len() - 1] } else { path };
         match path {
@@ -80,7 +79,7 @@ impl<'a> Target<'a> {
     }
 
     fn of_agent(method: &str, path: &'a str) -> Self {
-        // One slash at the end is a matter of style, as it always was.
+        // The same for one slash after an id.
         let without_slash = |segment: &'a str| segment.strip_suffix('/').unwrap_or(segment);
         let id = |segment| AgentId::from_path(without_slash(segment));
         if let Some(segment) = path.strip_prefix("/heartbeat/") {
@@ -151,7 +150,7 @@ fn listing(query: &str) -> Result<Listing, &'static str> {
                 let after = AgentId::new(&value).map_err(|_| "after must be an agent id")?;
                 listing.filter.after = Some(after);
             }
-            // What is not known here may be known to a cache or a proxy.
+            // A parameter that is unknown here may be for a cache or a proxy.
             _ => {}
         }
     }

@@ -28,12 +28,12 @@ pub fn signals() -> Vec<Signal> {
 pub enum Order {
     /// Finish and end.
     Stop,
-    /// Start an in-place upgrade to the program that is now at our path.
+    /// Start an in-place upgrade to the program that is now at the same path.
     Upgrade,
 }
 
-/// What signals have asked for and is not done yet, and what a re-exec has to
-/// look after: the signals and the log.
+/// What signals have asked for and is not done yet; and the signals and the log, which a
+/// re-exec needs.
 pub struct Demands {
     /// The signals of this process.
     pub signals: Signals,
@@ -45,8 +45,8 @@ pub struct Demands {
 }
 
 impl Demands {
-    /// Whether the end was asked for by a service manager or an orchestrator
-    /// (SIGTERM), whose clients still find us for a while.
+    /// Whether a service manager or an orchestrator has asked for the end (SIGTERM). Then
+    /// agents still find this collector for a while.
     pub fn is_grace_asked(&self) -> bool {
         self.is_grace_asked.load(Ordering::SeqCst)
     }

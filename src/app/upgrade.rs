@@ -30,13 +30,13 @@ const HANDOVER: &str = "PAP_COLLECTOR_HANDOVER";
 const MOST_LISTENERS: usize = 8;
 /// How long posts to the station may take to end.
 const POSTS: Duration = Duration::from_secs(1);
-/// How long observers may take to be told that they should connect again.
+/// How long it may take until the observers' streams are closed.
 const GOODBYES: Duration = Duration::from_millis(200);
 /// How long clients may take to read an answer from a lane. Meanwhile the event
 /// loops serve all other clients. After this time such connections are closed.
 const BIG_ANSWERS: Duration = Duration::from_secs(3);
-/// How long answers may take, with the event loops standing still, that came to a lane
-/// after all.
+/// How long answers may take that came to a lane after all, while the event loops stand
+/// still.
 const LATE_ANSWERS: Duration = Duration::from_millis(200);
 /// How long the event loops may take to end their turns.
 const STANDSTILL: Duration = Duration::from_secs(1);
@@ -54,17 +54,17 @@ pub struct About {
     unsent: Vec<u8>,
     /// How long ago the first byte of an incomplete request arrived.
     request_age_ms: Option<u64>,
-    /// At least one whole request was read from it.
+    /// A whole request was read from it.
     has_asked: bool,
     /// It is closed when everything is sent,
     is_ending: bool,
     /// and the client may still be sending then.
     lingers: bool,
-    /// Its incomplete request was told to go on (100).
+    /// The client of its incomplete request got a 100.
     said_continue: bool,
     /// How long ago it was opened or last answered.
     idle_age_ms: u64,
-    /// For how long it has not taken all of its answers.
+    /// For how long the client has not taken all of its answers.
     unsent_age_ms: Option<u64>,
 }
 
@@ -112,7 +112,7 @@ pub fn inherit() -> io::Result<Start> {
     Start::take(HANDOVER, MOST_LISTENERS)
 }
 
-/// What the process listens on, and what came along from the former program.
+/// What the process listens on, and what the former program has handed over.
 pub struct Inheritance {
     /// All sockets that the server is to serve.
     pub listeners: Vec<TcpListener>,
@@ -162,24 +162,24 @@ pub struct Program {
 /// A program to which the process may upgrade.
 pub struct Target {
     path: PathBuf,
-    /// Whether it takes the hand-over that we write.
+    /// Whether it reads the hand-over that this program writes.
     takes_memory: bool,
 }
 
 impl Program {
-    /// Call it at the start: later, another program may be at our path.
+    /// Call it at the start: later, another program may be at the same path.
     pub fn new(seats: Seats) -> Self {
         Self { path: env::current_exe().ok(), seats }
     }
 
-    /// The program at the path that we were started from, if it accepts our
-    /// configuration.
+    /// The program at the path from which this one was started, if it accepts the
+    /// configuration of this collector.
     ///
     /// # Errors
     /// Why it cannot be started, in words for the log.
     pub fn now_at_path(&self) -> Result<Target, String> {
         match self.path.as_deref().filter(|path| path.exists()) {
-            // The file of the running program is gone: the kernel still has it.
+            // The file of the running program is gone from its path, but the kernel still has it.
             None => Ok(Target { path: PathBuf::from("/proc/self/exe"), takes_memory: true }),
             Some(path) => match check(path) {
                 Ok(says) => Ok(Target { path: path.to_owned(), takes_memory: takes_ours(&says) }),
@@ -193,7 +193,7 @@ fn failed(program: &Path, why: &dyn std::fmt::Display) -> String {
     format!("the in-place upgrade failed: {} cannot be run: {why}", program.display())
 }
 
-/// What the program at `path` says about our configuration.
+/// What the program at `path` says about the configuration of this collector.
 ///
 /// # Errors
 /// It refuses the configuration, or says nothing.
@@ -229,7 +229,7 @@ pub fn go_on(
             target.path.display()
         );
     }
-    // If the next program fails, a file is better than nothing.
+    // If the next program fails at its start, the state is at least in the file.
     keeper.save(shared);
     let mut state = match memory("pap-collector-state") {
         Ok(state) => state,
@@ -304,7 +304,7 @@ fn with_listeners(program: &mut Program, target: &Target, doors: &Doors, parts: 
         let signals = demands.signals.hold();
         exec(program, target, doors, demands, None);
         drop(signals);
-        // The upgrade failed, and agents are heard again.
+        // The upgrade failed and agents are heard again, so this was not the last save.
         parts.keeper.save(&parts.shared);
     } else {
         log::error!(
@@ -314,8 +314,8 @@ fn with_listeners(program: &mut Program, target: &Target, doors: &Doors, parts: 
     }
 }
 
-/// Replaces the program. Call it while signals are held: a signal that this
-/// program has read would be lost.
+/// Replaces the program. Call it while signals are held: a signal that this program reads
+/// now would be lost.
 fn exec(
     program: &mut Program,
     target: &Target,

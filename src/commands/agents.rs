@@ -1,5 +1,5 @@
 //! `pap-collector agents`: the agents that a running collector knows, as a table or as
-//! JSON. The list comes and goes in parts, so a million agents need little memory.
+//! JSON. It is read and written in parts, so a million agents need little memory.
 
 use std::io::{self, Write};
 use std::time::Duration;

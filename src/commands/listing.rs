@@ -32,7 +32,7 @@ pub struct Part<A> {
 /// An agent, as the API shows it.
 pub type Json = Box<RawValue>;
 
-/// Asks for at most `limit` agents with this verdict, behind the agent `after`.
+/// Asks for at most `limit` agents with this verdict, after the agent `after`.
 ///
 /// # Errors
 /// Nobody answers, or the answer is no list. The text is one line for people.

@@ -1,5 +1,5 @@
-//! `pap-collector replay`: reads a record of heartbeats, runs it through the core, and
-//! says which deaths there were, and which there would have been under another grace.
+//! `pap-collector replay`: reads a trace, runs it through the core, and says which deaths
+//! there were, and which there would have been under another grace.
 
 mod text;
 
@@ -34,14 +34,14 @@ pub enum ReplayError {
     Trace(String),
 }
 
-/// What could not be used of a trace.
+/// The parts of a trace that could not be used.
 #[derive(Default)]
 struct Damage {
     bytes: u64,
 }
 
-/// Replays the trace in `file`, after its rotated files. Of the settings among the flags
-/// it looks at the grace alone. Returns the report: one JSON object, or text.
+/// Replays the rotated files of `file`, and then `file`. Of the flags for settings it uses only
+/// the one for the grace. Returns the report: one JSON object, or text.
 ///
 /// # Errors
 /// Every [`ReplayError`], as they say.
@@ -63,7 +63,7 @@ pub fn run(file: &str, json: bool, flags: &Flags) -> Result<String, ReplayError>
     };
     let report = replay.end().ok_or_else(|| broken(io::Error::other("it is no record of heartbeats")))?;
     if damage.bytes > 0 {
-        // What is missing in the report must not be overlooked.
+        // The reader must not overlook that parts of the trace are missing in the report.
         let _ = writeln!(
             io::stderr(),
             "pap-collector: {} bytes of the trace are damaged, as after a crash; nobody is judged over them",
@@ -78,8 +78,8 @@ pub fn run(file: &str, json: bool, flags: &Flags) -> Result<String, ReplayError>
     }
 }
 
-/// The grace that a flag asks for. The environment does not count: there it is the one
-/// of the collector.
+/// The grace that a flag asks for. The environment does not count: it has the collector's
+/// grace.
 fn asked_grace(flags: &Flags) -> Result<Option<Duration>, ConfigError> {
     if flags.get(HEARTBEAT_GRACE_MS.name).is_none() {
         return Ok(None);
@@ -139,8 +139,7 @@ fn read(file: &File, replay: &mut Replay, damage: &mut Damage, progress: &mut Pr
                 return Err(io::Error::other(why));
             }
             Found::Damaged(length) => length,
-            // All bytes are there, so a crash has torn this block. There may be others
-            // behind it.
+            // All bytes are there, so a crash has torn this block. Other blocks may follow.
             Found::Cut => next_magic(rest),
         };
         at += passed_over;
@@ -169,7 +168,7 @@ impl Progress {
         if now.since(*shown) >= SHOW_EVERY {
             *shown = now;
             let line = text::progress(self.read, self.all, heartbeats);
-            // Without a reader nobody misses it.
+            // If this fails, nobody reads it.
             let _ = write!(io::stderr(), "\r{line}");
         }
     }

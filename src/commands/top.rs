@@ -35,10 +35,10 @@ const LINES: usize = 40;
 /// The most agents with one verdict that are asked for.
 const MOST: usize = 200;
 
-/// The other screen of a terminal, with the cursor hidden; and back.
+/// Switches the terminal to its other screen and hides the cursor; and back.
 const OPEN: &str = "\x1b[?1049h\x1b[?25l";
 const CLOSE: &str = "\x1b[?25h\x1b[?1049l";
-/// From the top left corner on; the rest of this line; the rest of the screen.
+/// Goes to the top left corner; clears the rest of this line; clears the rest of the screen.
 const HOME: &str = "\x1b[H";
 const END_OF_LINE: &str = "\x1b[K\r\n";
 const END_OF_SCREEN: &str = "\x1b[J";
@@ -122,13 +122,13 @@ pub fn show(access: Access) -> Result<(), String> {
     write(CLOSE).and(result)
 }
 
-/// Gives the terminal back while the shell lets this process stand still.
+/// Gives the terminal back while the shell keeps this process stopped.
 fn pause() {
     let mut out = io::stdout().lock();
     // If it cannot be written, there is no screen to be given back.
     let _ = out.write_all(CLOSE.as_bytes()).and_then(|()| out.flush());
-    // The signal itself, and not SIGSTOP: where no shell could let us go on, the kernel
-    // drops it.
+    // SIGTSTP, and not SIGSTOP: where no shell could continue this process, the kernel drops
+    // it.
     let stop: SigSet = [Signal::SIGTSTP].into_iter().collect();
     let _ = raise(Signal::SIGTSTP).and_then(|()| stop.thread_unblock()).and_then(|()| stop.thread_block());
     let _ = out.write_all(OPEN.as_bytes()).and_then(|()| out.flush());
@@ -240,7 +240,7 @@ impl Events {
     }
 }
 
-/// The width and the height of the terminal, which some terminals do not know.
+/// The width and the height of the terminal, or the usual ones if it does not know them.
 fn size() -> (usize, usize) {
     let known = tcgetwinsize(io::stdout()).ok().filter(|size| size.ws_col > 0 && size.ws_row > 0);
     known.map_or((80, 24), |size| (size.ws_col.into(), size.ws_row.max(5).into()))

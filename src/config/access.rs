@@ -11,8 +11,8 @@ use super::settings::{
     ADMIN_SOCKET, COLLECTOR_API_KEY, COLLECTOR_BIND, COLLECTOR_PORT, SETTINGS, STATION_CA_FILE,
 };
 
-/// Where a collector with this configuration is found. Other settings are not looked
-/// at, so they may be wrong.
+/// Where a collector with this configuration is found. Other settings are not read, so they
+/// may be wrong.
 #[derive(Clone, Debug)]
 pub struct Access {
     /// Its URL, if it was given; then nothing else but the key matters.

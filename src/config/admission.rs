@@ -15,10 +15,10 @@ pub enum Goodbyes {
     Off,
 }
 
-/// Whose heartbeats and goodbyes are taken.
+/// Whose heartbeats and whose goodbyes are taken.
 #[derive(Clone, Debug)]
 pub struct Admission {
-    /// A heartbeat must carry one of these keys; none if everyone's are taken.
+    /// A heartbeat must carry one of these keys; empty if everyone's heartbeats are taken.
     pub keys: Vec<Secret>,
     /// Whose goodbyes are taken.
     pub goodbyes: Goodbyes,

@@ -8,7 +8,7 @@ use ureq::tls::Certificate;
 
 use super::settings::{ALERT_RECOVERY, STATION_ALERT_KEY, STATION_ALERT_URL, STATION_URL};
 
-/// A URL of the station, and what is needed to post there.
+/// A URL at the station, and what is needed to post there.
 #[derive(Clone, Debug)]
 pub struct StationAccess {
     /// The whole URL.

@@ -1,5 +1,5 @@
 //! Runs the agent as a command: starts it, passes signals on, and waits for its end.
-//! As process 1 of a container we also wait for orphans of other processes.
+//! As process 1 of a container, `pap-heartbeat` also reaps orphans of other processes.
 
 use std::ffi::OsString;
 use std::io;
@@ -25,7 +25,7 @@ const NOT_RUN: i32 = 126;
 /// A shell's exit code is this plus the number of the signal that ended a command.
 const BY_SIGNAL: i32 = 128;
 
-/// A SIGTERM makes an end within this time a planned stop.
+/// An end within this time after a SIGTERM is a planned stop.
 const LONGEST_STOP: Duration = Duration::from_secs(3600);
 /// The same for Ctrl-C, and shorter: many programs ask the user before they quit.
 const LONGEST_INTERRUPT: Duration = Duration::from_secs(10);

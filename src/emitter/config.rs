@@ -61,9 +61,9 @@ pub enum Liveness {
     Probe(Url, Duration),
     /// The process whose number is in this file.
     PidFile(PathBuf),
-    /// A command of ours and its arguments.
+    /// A command that `pap-heartbeat` runs, and its arguments.
     Command(OsString, Vec<OsString>),
-    /// None but `pap-heartbeat` itself.
+    /// Nothing but that `pap-heartbeat` itself runs.
     Itself,
 }
 
@@ -142,8 +142,8 @@ impl Config {
         })
     }
 
-    /// Where the status is kept, for `--check` and `--status`. Other settings are not
-    /// looked at, so they may be wrong.
+    /// Where the status is kept, for `--check` and `--status`. Other settings are not read, so
+    /// they may be wrong.
     ///
     /// # Errors
     /// Neither a status file nor an agent's id is set, or one of them is wrong.
@@ -187,7 +187,7 @@ pub(crate) fn collector(
     let address = from.url(url, str::to_owned)?;
     let mut keys = from.secrets(key)?;
     if keys.len() > 1 {
-        // The collector takes any of several keys; we can send one.
+        // The collector may take several keys; this program sends one.
         return Err(ConfigError::new(key.name, Some("(hidden)"), "one key, without a comma"));
     }
     if address.is_none() && !keys.is_empty() {

@@ -60,7 +60,7 @@ pub struct Probe {
     client: Client,
     url: Url,
     patience: Duration,
-    /// When it was first good, since the last time that nobody listened there.
+    /// When it first answered with a 2xx, since the last time that nobody listened there.
     since: Option<Monotonic>,
 }
 
@@ -87,7 +87,7 @@ impl LivenessSource for Probe {
             Err(error) => {
                 if matches!(&error, ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused)
                 {
-                    // Nobody listens there, so the next good answer is another process's.
+                    // Nobody listens there, so the next 2xx comes from another process.
                     self.since = None;
                 }
                 Err(format!("the probe: {}", client::trouble(&error)))
@@ -100,7 +100,7 @@ impl LivenessSource for Probe {
     }
 }
 
-/// A pid file: the agent lives while the process does whose number it holds.
+/// A pid file: the agent lives while the process lives whose number is in the file.
 #[derive(Debug)]
 pub struct PidFile {
     path: PathBuf,
@@ -130,8 +130,8 @@ impl LivenessSource for PidFile {
         let process = Process::find(&number.to_string())?;
         let is_another = match &self.known {
             Some((known, before)) if *known == written => before.started != process.started,
-            // This version is new to us. Its writer started before writing it, so a file
-            // that is older than the process is from an earlier process.
+            // This version of the file is new. The process whose number it holds was there when
+            // it was written; so a file that is older than the process is about an earlier one.
             _ => {
                 let age = about.modified().ok().map(|at| wall().since(at));
                 age.is_some_and(|age| age > process.uptime() + CLOCKS_DIFFER)

@@ -1,5 +1,5 @@
-//! `pap-heartbeat --machine`: heartbeats of this machine, to a pap-station. There is no
-//! agent and no collector in it, and no liveness source: a machine that sends lives.
+//! `pap-heartbeat --machine`: heartbeats of this machine, to a pap-station. No agent, no
+//! collector and no liveness source is concerned: a machine that sends heartbeats lives.
 
 use std::fs;
 use std::time::Duration;
@@ -110,8 +110,8 @@ pub fn run(config: &Config, log: &Log, signals: &Signals) -> i32 {
     }
 }
 
-/// Posts a heartbeat again and again. One that fails is not tried again: the next one
-/// says more.
+/// Posts heartbeats for ever. A heartbeat that fails is not tried again: the next one says
+/// more.
 fn beat(mut client: Client, target: &Target) {
     let (clock, troubles) = (Clock::start(), Throttle::default());
     // None until there was an answer.
@@ -158,7 +158,7 @@ impl Heartbeat {
 
 /// This machine's name, or else "localhost".
 fn host_name() -> String {
-    // What uname(2) says too.
+    // The same name as uname(2) gives.
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     Some(name.trim()).filter(|name| !name.is_empty()).unwrap_or("localhost").to_owned()
 }

@@ -1,4 +1,4 @@
-//! A file that holds the mode, for users that cannot send signals.
+//! A file that holds the mode, for those who cannot send signals.
 
 use std::io;
 use std::path::PathBuf;

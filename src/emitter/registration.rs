@@ -43,7 +43,7 @@ pub enum Order {
 }
 
 impl Order {
-    /// What somebody does whose hook has failed. Without `cluster_id` it is not known.
+    /// What to do when the hook has failed. None as `cluster_id`: the id is not known.
     pub fn advice(self, cluster_id: Option<&str>) -> String {
         match self {
             Self::Register => "to go on without it: helm upgrade --install ... --no-hooks".into(),
@@ -89,7 +89,7 @@ struct Registration<'a> {
     metadata: Map<String, Value>,
 }
 
-/// The settings that only these two use, as far as they are given.
+/// The settings that only `--register` and `--deregister` use, as far as they are given.
 pub(super) struct Given {
     id: Option<String>,
     name: Option<String>,
@@ -133,8 +133,8 @@ impl Config {
     }
 }
 
-/// Reads the settings that only these two use. Without them they may be missing, but not
-/// wrong.
+/// Reads the settings that only `--register` and `--deregister` use. Without these flags the
+/// settings may be missing, but not wrong.
 ///
 /// # Errors
 /// One of them is wrong.
@@ -174,7 +174,7 @@ enum Next {
     Absent,
     /// The station will not take it, however often it is told.
     Refused,
-    /// It is told again after this pause.
+    /// The station is told again after this pause.
     Again(Duration),
     /// The station asks for a longer pause than there is time.
     TooLong(Duration),

@@ -50,7 +50,7 @@ struct Accepted {
     at: String,
     /// The same time on the monotonic clock, in milliseconds.
     monotonic_ms: u64,
-    /// The interval that it promised.
+    /// Within which time it promised the next heartbeat.
     interval_ms: u64,
 }
 
@@ -74,8 +74,8 @@ impl Status {
         (self.mode, self.interval_ms) = (mode, millis(interval));
     }
 
-    /// Records the outcome of a heartbeat, which promised the next one within
-    /// `interval`, and what went wrong.
+    /// Records the outcome of a heartbeat, which promised the next heartbeat within `interval`,
+    /// and what went wrong.
     pub fn tried(&mut self, taken: Taken, interval: Duration, trouble: &str) {
         trouble.clone_into(&mut self.trouble);
         let by = match taken {
@@ -88,10 +88,10 @@ impl Status {
         self.accepted = Some(Accepted { by: by.into(), at, monotonic_ms, interval_ms });
     }
 
-    /// Whether a heartbeat was taken within two intervals.
+    /// Whether a heartbeat was taken within two intervals. Either text is one line for people.
     ///
     /// # Errors
-    /// No heartbeat was. Either text is one line for people.
+    /// None was taken within them.
     pub fn check(&self, now: Monotonic) -> Result<String, String> {
         let trouble = if self.trouble.is_empty() {
             String::new()

@@ -38,7 +38,8 @@ pub struct Targets {
     pub collector: Option<Url>,
     /// The key that is sent to the collector.
     pub collector_key: Option<Secret>,
-    /// The station's URL and key; it is asked when the collector takes nothing.
+    /// The station's URL and key. The station gets the heartbeats that the collector does not
+    /// take.
     pub station: Option<(Url, Option<Secret>)>,
     /// Certificates trusted besides the built-in roots.
     pub roots: Vec<Certificate<'static>>,
@@ -83,7 +84,7 @@ pub struct Sender {
     name: String,
     collector: Option<Target>,
     station: Option<Target>,
-    /// The collector did not answer in time, so it may take that heartbeat later.
+    /// The collector did not answer a heartbeat in time, so it may still take it later.
     is_unanswered: bool,
 }
 
@@ -167,7 +168,7 @@ impl Sender {
     /// seconds after that.
     ///
     /// # Errors
-    /// Why the collector did not take the goodbye; it will report a death.
+    /// Why the collector did not take the goodbye. The collector will report a death.
     pub fn goodbye(&mut self, longest: Duration) -> Result<(), String> {
         let Some(collector) = &self.collector else { return Ok(()) };
         let give_up = monotonic() + longest;
@@ -177,7 +178,7 @@ impl Sender {
                 request = request.header("Authorization", authorization);
             }
             let (result, is_final) = match contained(|| request.call()) {
-                // With 404 the collector does not know the agent, which is as good.
+                // With 404 the collector does not know the agent, so no death follows either.
                 Ok(Answer { code: 200..=299 | 404, .. }) => (Ok(()), false),
                 Ok(Answer { code, words, .. }) => (Err(collector.refusal(code, &words)), !is_passing(code)),
                 Err((_, why)) => (Err(why), false),
@@ -222,7 +223,7 @@ fn is_passing(code: u16) -> bool {
     matches!(outcome, Outcome::Failed(Failure::Unreachable | Failure::Busy, _))
 }
 
-/// An answer, as far as anybody looks at it.
+/// The parts of an answer that are used.
 pub(super) struct Answer {
     pub code: u16,
     /// How long the server asks to wait.

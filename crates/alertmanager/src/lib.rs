@@ -1,7 +1,7 @@
-//! Tells Alertmanagers what is true, for as long as it is. What that is, a program says
-//! with [`Owner`]; when it is told, [`pap_core::firing`] decides.
+//! Tells Alertmanagers which conditions hold, for as long as they do. A program says with
+//! [`Owner`] which they are; [`pap_core::firing`] decides when they are told.
 //!
-//! - [`settings`]: where Alertmanagers are, and what lets us in
+//! - [`settings`]: where Alertmanagers are, and with which credentials we post
 //! - [`sender`]: the threads that post, one for each Alertmanager
 //! - [`metrics`]: what is counted
 
@@ -23,7 +23,7 @@ pub trait Owner {
     /// Runs `work` on its conditions, under their lock.
     fn with<R>(&self, work: impl FnOnce(&mut Firing<Self::Numbers>, Now) -> R) -> R;
 
-    /// What an alert says of a subject.
+    /// What an alert says of the subject of a condition.
     fn concerned<'a>(&'a self, subject: &'a <Self::Numbers as Numbers>::Subject) -> Concerned<'a>;
 
     /// Rings when Alertmanager number `target` may have to be told something new.
@@ -35,7 +35,7 @@ pub trait Owner {
     /// Tells the threads to end.
     fn stop(&self) -> &Stop;
 
-    /// From a change until an Alertmanager took it.
+    /// How long it took from a change until an Alertmanager took it.
     fn delivery(&self) -> &Histogram;
 
     /// Whether the program still speaks for its conditions. If not, nothing is posted.

@@ -7,7 +7,7 @@ use pap_core::firing::{self, AlertName, Firing, Tally};
 use pap_core::time::Tick;
 use pap_process::metrics::{Histogram, Text};
 
-/// A copy of what the conditions and the Alertmanagers count.
+/// A copy of the counts of conditions and Alertmanagers.
 #[derive(Debug)]
 pub struct Numbers {
     holding: Vec<(AlertName, usize)>,
@@ -17,7 +17,7 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// A copy, with these alerts; `None` if there is no Alertmanager.
+    /// A copy, with a gauge for each of these alerts; `None` if there is no Alertmanager.
     pub fn of<N: firing::Numbers>(firing: &Firing<N>, alerts: &[AlertName], now: Tick) -> Option<Self> {
         firing.is_on().then(|| Self {
             holding: alerts.iter().map(|&alert| (alert, firing.holding(alert))).collect(),
@@ -27,7 +27,7 @@ impl Numbers {
         })
     }
 
-    /// Writes them, and the times from a change until an Alertmanager took it.
+    /// Writes the counts, and how long it took from changes until Alertmanagers took them.
     pub fn write(&self, text: &mut Text, delivery: &Histogram) {
         let name = "alertmanager_alerts_firing";
         text.family(name, "gauge", "Alerts that fire at the Alertmanagers, by alertname.");

@@ -1,6 +1,6 @@
-//! The threads that post to Alertmanagers, one for each. What is true is in
-//! [`pap_core::firing`]; a thread posts what its Alertmanager has not taken, in
-//! batches, one after the other. So one that hangs disturbs no other.
+//! The threads that post to Alertmanagers, one for each. [`pap_core::firing`] has the
+//! conditions; a thread posts what its Alertmanager has not taken, in batches, one after
+//! the other. So an Alertmanager that hangs holds up no other.
 
 use std::cell::Cell;
 use std::fs;
@@ -18,7 +18,7 @@ use pap_process::url::Url;
 use crate::Owner;
 use crate::settings::Alertmanagers;
 
-/// How often it is asked whether the program may post again.
+/// How often a thread asks whether the program may post again.
 const LOOK: Duration = Duration::from_secs(1);
 
 type Batch<O> = firing::Batch<<<O as Owner>::Numbers as Numbers>::Subject>;
@@ -36,7 +36,7 @@ pub struct Alertmanager {
 }
 
 impl Alertmanager {
-    /// All that are configured. Alerts link to `generator_url`.
+    /// All configured Alertmanagers. Alerts link to `generator_url`.
     pub fn all(config: &Alertmanagers, user_agent: &'static str, generator_url: &str) -> Vec<Self> {
         let urls = config.urls.iter().enumerate();
         let one = |(number, url): (usize, &Url)| Self {
@@ -151,7 +151,7 @@ impl Alertmanager {
     }
 }
 
-/// Where people reach this program, if nobody has said it: this host's name, and
+/// The URL at which people reach this program, if no setting says it: this host's name, and
 /// the port.
 pub fn own_url(port: u16) -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();

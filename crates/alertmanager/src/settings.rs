@@ -34,15 +34,15 @@ pap_process::settings! {
 pub struct Alertmanagers {
     /// The whole URL of each one's alerts endpoint.
     pub urls: Vec<Url>,
-    /// How often each is told again what is still true.
+    /// How often each Alertmanager is told again what is still true.
     pub every: Duration,
-    /// Sent to each.
+    /// What is sent to each to be let in.
     pub credentials: Credentials,
     /// Certificates trusted besides the built-in roots.
     pub roots: Vec<Certificate<'static>>,
 }
 
-/// What a request shows to be let in.
+/// The credentials that a request carries.
 #[derive(Clone, Debug)]
 pub enum Credentials {
     /// Nothing.
@@ -54,7 +54,7 @@ pub enum Credentials {
 }
 
 impl Alertmanagers {
-    /// To how many everything is told, and how often.
+    /// How many Alertmanagers are told everything, and how often.
     pub fn repeat(all: Option<&Self>) -> Repeat {
         all.map_or(Repeat::NONE, |all| Repeat { targets: all.urls.len(), every: all.every })
     }

@@ -167,7 +167,7 @@ impl From<serde_json::Error> for HeartbeatError {
 }
 
 impl<'a> Heartbeat<'a> {
-    /// A heartbeat from a request's body. It allocates only for escapes, and to read over
+    /// A heartbeat from a request's body. It allocates only for escapes, and to skip
     /// nested values.
     ///
     /// # Errors

@@ -12,7 +12,7 @@
 //! - [`link`]: when a collector registers at a pap-station, and when it sends its next beat
 //! - [`pace`]: when an agent sends its next heartbeat, and to which targets
 //! - [`fanout`]: which observer watches what, and which messages wait for it
-//! - [`trace`]: a record of heartbeats, in bytes; [`replay`]: what such a record says of a grace
+//! - [`trace`]: what the registry was told, as bytes; [`replay`]: what a trace says of a grace
 //! - [`time`]: moments as values
 
 #![forbid(unsafe_code)]

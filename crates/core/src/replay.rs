@@ -1,7 +1,7 @@
 //! What a trace says of a grace: which agents would have been dead, which of these
 //! deaths would have been false, and how late the true ones would have been told.
 //!
-//! The records go through a real registry. The verdicts of then come back exactly,
+//! The records go through a real registry. The recorded verdicts come back exactly,
 //! because the registry is called with the same moments in the same order. What the
 //! station took is not in a trace: the replay forgets a dead agent after its retention
 //! even where the collector kept it, because its death was still owed. Under another
@@ -52,7 +52,7 @@ struct Agent {
 pub struct Replay {
     asked: Option<Duration>,
     head: Option<Head>,
-    /// The deaths under the rules of then.
+    /// The deaths under the recorded rules.
     recorded: Judge,
     /// The deaths under the grace that was asked for, if one was.
     other: Option<Judge>,
@@ -74,7 +74,7 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// A replay under the rules of then and, if it is given, under another grace.
+    /// A replay under the recorded rules and, if it is given, under another grace.
     pub fn new(asked: Option<Duration>) -> Self {
         Self {
             asked,
@@ -315,7 +315,7 @@ impl Replay {
             _ => None,
         };
         let recorded = self.recorded.end();
-        // Under the same grace the verdicts of then are the better answer.
+        // Under the same grace the recorded verdicts are the better answer.
         let asked = match self.other {
             Some(judge) if grace_ms != self.asked.map(millis) => judge.end(),
             _ => recorded.clone(),

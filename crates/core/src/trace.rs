@@ -1,9 +1,9 @@
-//! A record of what the registry was told, in bytes: every accepted heartbeat, every
+//! A trace: what the registry was told, as bytes. It has every accepted heartbeat, every
 //! pause, and when verdicts were passed. docs/trace-format.md describes the format.
 //!
 //! The order of the records is the order in which the registry was called, and each
-//! moment is the one that the registry was given. So whoever makes the same calls
-//! again gets the same verdicts: see [`crate::replay`].
+//! moment is the one that the registry was given. So a program that makes the same
+//! calls again gets the same verdicts: see [`crate::replay`].
 //!
 //! - this file: what a trace can say
 //! - [`tape`]: the writing end, which is called under the registry's lock and does no I/O

@@ -5,21 +5,21 @@ pub const MAX_FRAMING: usize = 4096;
 /// More digits than any length that is taken has, leading zeros included.
 const MAX_DIGITS: usize = 16;
 
-/// What the bytes behind a head are.
+/// What the bytes after a head are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decoded {
     /// More is to come.
     Partial,
     /// The body ends after `consumed` bytes and has `length` bytes of content.
     Whole {
-        /// Of the bytes given.
+        /// Bytes that the body takes up, framing included.
         consumed: usize,
-        /// In the buffer.
+        /// Bytes of content in the buffer.
         length: usize,
     },
     /// The chunks announce more content than the buffer holds.
     TooLong,
-    /// They are not chunks, or have too much framing.
+    /// The bytes are no chunks, or have too much framing.
     Malformed,
 }
 
@@ -38,7 +38,7 @@ pub fn decode(bytes: &[u8], content: &mut [u8]) -> Decoded {
         if size == 0 {
             break;
         }
-        // What is announced decides: nobody waits for what will not be taken.
+        // The announced size decides: we do not wait for a body that we will not take.
         if length.saturating_add(size) > content.len() {
             return Decoded::TooLong;
         }
@@ -54,7 +54,7 @@ pub fn decode(bytes: &[u8], content: &mut [u8]) -> Decoded {
             return Decoded::Malformed;
         }
     }
-    // Trailers are read over.
+    // Trailers are skipped.
     loop {
         match line(&bytes[at..], MAX_FRAMING - framing) {
             Ok(Some([])) => return Decoded::Whole { consumed: at + 2, length },
@@ -68,8 +68,8 @@ pub fn decode(bytes: &[u8], content: &mut [u8]) -> Decoded {
     }
 }
 
-/// The line that `bytes` begin with, without its CRLF; none where it is not
-/// complete, an error where it is none or longer than `most`.
+/// The line that `bytes` begin with, without its CRLF; None while it is not complete, an
+/// error if it is no line or longer than `most`.
 fn line(bytes: &[u8], most: usize) -> Result<Option<&[u8]>, ()> {
     match bytes.iter().position(|&byte| matches!(byte, b'\n' | 0)) {
         Some(end) if bytes[end] == 0 || end + 1 > most => Err(()),
@@ -79,7 +79,7 @@ fn line(bytes: &[u8], most: usize) -> Result<Option<&[u8]>, ()> {
     }
 }
 
-/// The size in a chunk's line; extensions are read over.
+/// The size in a chunk's line; extensions are skipped.
 fn chunk_size(line: &[u8]) -> Option<usize> {
     let end = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let (digits, rest) = line.split_at(end);

@@ -16,21 +16,21 @@ use crate::service::{Service, States};
 pub struct Common<S> {
     pub service: Arc<S>,
     pub most: usize,
-    /// Connections, lanes and streams included.
+    /// All connections, those in lanes and those of streams included.
     pub open: Arc<AtomicUsize>,
-    /// Those of them that have not sent a whole request, in any event loop.
+    /// Connections that have not sent a whole request, in any event loop.
     pub newcomers: AtomicUsize,
-    /// Those of them that had an answer and are in an event loop.
+    /// Connections that had an answer and are in an event loop.
     pub asked: AtomicUsize,
-    /// Those with an unfinished request.
+    /// Connections with an unfinished request.
     pub reading: AtomicUsize,
-    /// Those that do not take their answers.
+    /// Connections whose clients do not take their answers.
     pub held_back: AtomicUsize,
-    /// Those in a lane, or waiting for one.
+    /// Connections in a lane, or waiting for one.
     pub in_lanes: AtomicUsize,
     /// Bytes that are kept for connections.
     pub held: AtomicUsize,
-    /// Somebody waits for room.
+    /// How often event loops have asked for room and got none yet.
     pub wanted: AtomicUsize,
     pub is_draining: AtomicBool,
     pub lanes: Sender<Item>,
@@ -124,7 +124,7 @@ impl Drop for Place {
 
 /// What an event loop is told.
 pub enum Command {
-    /// A connection comes back from a lane, or along from another program.
+    /// A connection comes back from a lane.
     Adopt(Box<(TcpStream, Place, Connection)>),
     /// Stand still: see [`Park`].
     Park(Park),
@@ -133,30 +133,29 @@ pub enum Command {
 }
 
 /// How an event loop stands still. It answers nothing any more, and only takes back
-/// what its lanes have had.
+/// connections that lanes have had.
 pub struct Park {
-    /// Whether an exec is to leave the connections open.
+    /// Whether a re-exec is to leave the connections open.
     pub keeps: bool,
-    /// It says here that it stands still,
+    /// It says here that it stands still.
     pub standing: Sender<()>,
-    /// and once this channel is closed, what it has,
+    /// Once this channel is closed, it sends its connections to `parked`.
     pub gather: Receiver<Infallible>,
     pub parked: Sender<Vec<Parked>>,
-    /// until this one is closed.
+    /// It stands still until this channel is closed.
     pub until: Receiver<Infallible>,
 }
 
-/// A connection that can go on in another program image.
+/// A connection that the next program can take over.
 #[derive(Debug)]
 pub struct Parked {
-    /// Its descriptor, which is not closed by an exec as long as its event loop
-    /// is parked.
+    /// Its descriptor, which a re-exec leaves open as long as the event loop stands still.
     pub descriptor: i32,
-    /// What goes along of it.
+    /// What the hand-over says of it.
     pub carried: Carried,
 }
 
-/// The way to an event loop.
+/// Sends commands to an event loop, and asks it for signs of life.
 pub struct Handle {
     commands: Sender<Command>,
     waker: Waker,
@@ -192,13 +191,13 @@ impl Handle {
         self.wake();
     }
 
-    /// Whether it has come since.
+    /// Whether the event loop has given a sign of life since it was asked.
     pub fn is_answered(&self) -> bool {
         self.answered.load(Ordering::SeqCst) >= self.asked.load(Ordering::SeqCst)
     }
 }
 
-/// As what a connection is counted.
+/// In which state a connection is counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Counted {
     #[default]
@@ -207,7 +206,7 @@ pub enum Counted {
     HeldBack,
 }
 
-/// A connection on its way through a lane.
+/// A connection that waits for a lane, or is in one.
 pub struct Item {
     /// Which event loop it came from.
     pub edge: usize,
@@ -215,7 +214,7 @@ pub struct Item {
     pub socket: TcpStream,
     /// Its place among all connections.
     pub place: Place,
-    /// What was read and not answered, and answered and not sent.
+    /// What was read and is not answered, and what was answered and is not sent.
     pub connection: Connection,
     /// The answer to give.
     pub job: LaneJob,

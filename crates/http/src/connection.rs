@@ -20,23 +20,24 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 pub struct Connection {
-    /// What was read and is not answered: a part of a request, or what stands
-    /// behind answers that are not sent yet.
+    /// What was read and is not answered: a part of a request, or requests that wait until
+    /// earlier answers are sent.
     pub input: Vec<u8>,
     /// What was answered and is not sent.
     pub output: Vec<u8>,
     /// When the first byte of the unfinished request came.
     pub request_since: Option<Tick>,
-    /// A whole request was read of it.
+    /// A whole request was read from it.
     pub has_asked: bool,
     /// Why no request of it is answered any more; it is closed when all is sent.
     pub ending: Option<Ending>,
-    /// It ends while bytes of the client are unread or on their way: they are
-    /// read over for a moment, or the reset would eat the answer (RFC 9112 §9.6).
+    /// It ends while bytes of the client are unread or on their way. We read and drop them for
+    /// a moment; else the kernel would send a reset, and the client might lose the answer
+    /// (RFC 9112 §9.6).
     pub lingers: bool,
     /// The client has sent all that it will.
     pub is_read_closed: bool,
-    /// The unfinished request was told to go on.
+    /// The client of the unfinished request got a 100.
     said_continue: bool,
 }
 
@@ -51,7 +52,7 @@ pub enum Ending {
     ByClient,
 }
 
-/// What goes along of a connection to another program image, besides its socket.
+/// What a hand-over says of a connection, besides its socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, in any combination")]
 pub struct Carried {
@@ -63,11 +64,11 @@ pub struct Carried {
     pub request_age: Option<Duration>,
     /// How long ago it was opened, or last answered.
     pub idle_age: Duration,
-    /// For how long it has not taken all of its answers.
+    /// For how long the client has not taken all of its answers.
     pub unsent_age: Option<Duration>,
-    /// A whole request was read of it.
+    /// A whole request was read from it.
     pub has_asked: bool,
-    /// Its unfinished request was told to go on.
+    /// The client of its unfinished request got a 100.
     pub said_continue: bool,
     /// It ends when all is sent,
     pub is_ending: bool,
@@ -76,7 +77,7 @@ pub struct Carried {
 }
 
 impl Connection {
-    /// One that another program image has handed over.
+    /// A connection that the former program has handed over.
     pub fn handed_over(carried: Carried, now: Tick) -> Self {
         let Carried { input, output, has_asked, said_continue, lingers, .. } = carried;
         let request_since = carried.request_age.map(|age| now - age);
@@ -84,7 +85,7 @@ impl Connection {
         Self { input, output, request_since, has_asked, ending, lingers, said_continue, ..Self::default() }
     }
 
-    /// What another program image needs of it.
+    /// What the next program needs to know of it.
     pub fn carried(&self, now: Tick) -> Carried {
         Carried {
             input: self.input.clone(),
@@ -99,15 +100,15 @@ impl Connection {
     }
 }
 
-/// How far the bytes of a connection have led.
+/// What is to be done after bytes of a connection were looked at.
 pub enum Step {
-    /// All that is whole is answered.
+    /// All whole requests are answered.
     Waiting,
     /// There are answers to be sent before more requests are answered.
     Full,
     /// A lane gives the next answer.
     Lane(LaneJob),
-    /// A thread of its own takes over; where there is none, the reply says so.
+    /// A thread of its own takes over; if none can be started, the client gets an answer.
     Stream(Box<dyn FnOnce(Upgraded) + Send>, Answering),
 }
 
@@ -116,7 +117,7 @@ pub enum Step {
 pub struct Answering {
     /// What the connection does after it.
     pub after: After,
-    /// Only the head is wanted.
+    /// The client wants only the head.
     pub is_head: bool,
     /// The client's version.
     pub version: Version,
@@ -126,7 +127,7 @@ pub struct Answering {
 pub struct LaneJob {
     /// Makes the answer.
     pub work: Box<dyn FnOnce() -> Response + Send>,
-    /// What it is an answer to.
+    /// What it needs to know of its request.
     pub answering: Answering,
 }
 
@@ -151,8 +152,8 @@ pub struct Desk<'a, S> {
 }
 
 impl Connection {
-    /// Answers what is whole in `bytes`, which begin with what was kept as
-    /// [`input`](Self::input). Returns how many of them are done with.
+    /// Answers the whole requests in `bytes`, which begin with what was kept as
+    /// [`input`](Self::input). Returns how many of the bytes are done with.
     pub fn take_in<S: Service>(&mut self, bytes: &[u8], desk: &mut Desk<'_, S>) -> (usize, Step) {
         let mut done = 0;
         while self.ending.is_none() {
@@ -206,7 +207,7 @@ impl Connection {
             }
         }
         if self.ending.is_some() {
-            // Nobody will ask for it.
+            // What follows the last answer is never answered.
             done = bytes.len();
         } else if done < bytes.len() {
             self.request_since.get_or_insert(desk.now);
@@ -217,7 +218,8 @@ impl Connection {
         (done, Step::Waiting)
     }
 
-    /// Takes note that an answer was given, with more bytes of the client behind it.
+    /// Takes note that an answer was given; `has_more` if more bytes of the client follow
+    /// its request.
     pub fn answered(&mut self, after: After, has_more: bool) {
         if after == After::Close {
             (self.ending, self.lingers) = (Some(Ending::Said), has_more);

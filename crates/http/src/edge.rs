@@ -2,8 +2,8 @@
 //! has one; all of them accept on the same listeners.
 //!
 //! An event only means: try. What a read, a write or an accept returns decides.
-//! A turn reads a bounded number of bytes of a connection and accepts a bounded
-//! number of them; whoever has more stands in line for the next turn.
+//! A turn reads a bounded number of bytes of a connection, and accepts a bounded number of
+//! connections. A connection that has more waits for the next turn.
 
 mod handing;
 mod rules;
@@ -53,11 +53,12 @@ struct Entry {
     links: Links,
     /// When it was opened, or last answered.
     since: Tick,
-    /// When its unfinished request, its unsent answer or its end are given up.
+    /// When we give up waiting for the rest of its request, for the client to take its answer,
+    /// or for its end.
     deadline: Option<Tick>,
-    /// Since when it has not taken all of an answer.
+    /// Since when its client has not taken all of an answer.
     unsent_since: Option<Tick>,
-    /// Bytes read over since the last answer; none while it is served.
+    /// Bytes read and dropped since the last answer; None while it is served.
     lingered: Option<usize>,
     /// What is counted in [`Common::held`].
     held: usize,
@@ -77,7 +78,7 @@ impl Linked for Slab<Entry> {
 
 struct Listener {
     inner: mio::net::TcpListener,
-    /// There may be somebody to accept.
+    /// A connection may wait to be accepted.
     is_ready: bool,
 }
 
@@ -95,8 +96,8 @@ pub struct Edge<S> {
     line: VecDeque<Slot>,
     /// The system had no descriptor or memory: not to accept before this moment.
     exhausted_until: Option<Tick>,
-    /// There was no room, and nobody of ours to give way: not to accept before
-    /// there is room, to be looked at again at this moment.
+    /// There was no room, and no connection of this loop could give way: not to accept before
+    /// there is room, and to look again at this moment.
     crowded_until: Option<Tick>,
     buffer: Vec<u8>,
     out: Vec<u8>,
@@ -155,7 +156,7 @@ impl<S: Service> Edge<S> {
         Arc::clone(&self.common.open)
     }
 
-    /// Takes a connection in, for the next turn.
+    /// Takes a connection in, and serves it in the next turn.
     pub fn insert_in_line(&mut self, socket: TcpStream, place: Place, connection: Connection) {
         let slot = self.insert(mio::net::TcpStream::from_std(socket), place, connection);
         self.stand_in_line(slot);
@@ -166,7 +167,7 @@ impl<S: Service> Edge<S> {
         let mut events = Events::with_capacity(TURN_EVENTS);
         while !self.is_stopping {
             let wait = self.wait();
-            // A wait that fails is a turn too early.
+            // If the wait fails, the turn only comes too early.
             let polled = self.poll.poll(&mut events, wait);
             let is_fine = polled.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::Interrupted);
             debug_assert!(is_fine, "an event loop's own descriptors are good");
@@ -219,7 +220,7 @@ impl<S: Service> Edge<S> {
             return;
         }
         let slot = slot(token.0 - FIRST_LISTENER - self.listeners.len());
-        // It may be a former connection's event; then it is one try too many.
+        // It may be the event of a former connection in this slot; then the try does no harm.
         if let Some(entry) = self.entries.get_mut(slot as usize) {
             entry.has_end |= event.is_read_closed() || event.is_error() || event.is_write_closed();
             if !std::mem::replace(&mut entry.is_in_line, true) {
@@ -251,7 +252,7 @@ impl<S: Service> Edge<S> {
         for at in 0..self.listeners.len() {
             while self.listeners[at].is_ready && budget > 0 {
                 if self.common.is_full() && self.candidate(None).is_none() {
-                    // Somebody else may have one that can go.
+                    // Another event loop may have a connection that can give way.
                     self.common.wanted.fetch_add(1, Ordering::SeqCst);
                     self.common.edges().iter().for_each(Handle::wake);
                     let pause = now + ACCEPT_PAUSE;
@@ -264,10 +265,10 @@ impl<S: Service> Edge<S> {
                     Ok((socket, _)) => {
                         let place = Place::take(&self.common.open);
                         let slot = self.insert(socket, place, Connection::default());
-                        // What it asks has often come with it.
+                        // Its request has often come already.
                         self.attend(slot);
-                        // One more than there may be, so that nobody is closed
-                        // for a connection that is not there.
+                        // Only now, with one connection too many: none is closed to make room
+                        // for a connection that never came.
                         if self.common.is_over_full() {
                             self.give_way(Some(slot));
                         }
@@ -372,7 +373,7 @@ impl<S: Service> Edge<S> {
         }
     }
 
-    /// Counts what a connection holds and as what it is shown.
+    /// Counts the bytes that a connection holds, and in which state it is.
     fn count(&mut self, slot: Slot) {
         let entry = &mut self.entries[slot as usize];
         let held = entry.connection.input.len() + entry.connection.output.len();
@@ -388,7 +389,7 @@ impl<S: Service> Edge<S> {
         self.common.recount(std::mem::replace(&mut entry.counted, counted), counted);
     }
 
-    /// Sees to it that the kernel tells us of what this connection waits for.
+    /// Asks the kernel for the events for which this connection waits.
     fn register(&mut self, slot: Slot) {
         let token = Token(FIRST_LISTENER + self.listeners.len() + slot as usize);
         let entry = &mut self.entries[slot as usize];

@@ -1,4 +1,4 @@
-//! Lanes: threads that give the answers that may be big or have to be waited
+//! Lanes: threads that give the answers which may be big or have to be waited
 //! for. A lane has the connection for as long as that takes, under a deadline,
 //! and gives it back to its event loop.
 
@@ -19,9 +19,9 @@ use crate::request::Version;
 use crate::response::{After, Content, Length, write_stamp, write_stream_head, write_whole};
 use crate::service::{Closed, Service};
 
-/// A client may take so long over an answer, progress or not,
+/// A client may take this long to read an answer, however steadily it reads,
 const LONGEST: Duration = Duration::from_secs(30);
-/// and so long where others wait for a lane.
+/// and this long while others wait for a lane.
 const LONGEST_BEFORE_OTHERS: Duration = Duration::from_secs(3);
 /// A lane that waits for a client looks up this often: others may have come.
 const LOOK_UP: Duration = Duration::from_millis(500);
@@ -80,7 +80,7 @@ fn answer<S: Service>(common: &Arc<Common<S>>, waiting: &Receiver<Item>, item: I
             connection.answered(after, !connection.input.is_empty());
             common.edges()[edge].command(Command::Adopt(Box::new((socket, place, connection))));
         }
-        // Half an answer is none; or the client has gone.
+        // A part of an answer is no answer; or the client has gone.
         Err(error) if error.kind() == io::ErrorKind::TimedOut => common.service.closed(Closed::Stalled),
         Err(_) => {}
     }
@@ -108,7 +108,7 @@ fn stream(mut content: Box<dyn Read + Send>, out: &mut Out<'_>, is_chunked: bool
     }
 }
 
-/// The way to a client that has until a deadline to take all of it.
+/// Writes to a client that has until a deadline to take all of it.
 struct Out<'a> {
     socket: &'a TcpStream,
     began: Monotonic,

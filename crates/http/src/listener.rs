@@ -11,7 +11,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 const BACKLOG: i32 = 4096;
 /// Sent data that stays unacknowledged this long ends the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
-/// A silent peer is asked for a sign of life after this, and every third of it.
+/// The kernel asks a silent peer for a sign of life after this time, and then after each
+/// third of it.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// What the kernel may keep for a connection in each direction, in bytes; it doubles
 /// it. It counts against the container's memory.
@@ -46,7 +47,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Takes over a socket that somebody else has bound.
+/// Takes over a socket that another program has bound.
 ///
 /// # Errors
 /// It is no socket that listens for TCP connections.
@@ -61,7 +62,7 @@ pub fn adopt(descriptor: OwnedFd) -> io::Result<TcpListener> {
     set_options(&SockRef::from(&socket))?;
     socket.set_nonblocking(false)?;
     socket.set_cloexec(true)?;
-    // Whoever bound it may have wanted a shorter queue.
+    // The program that bound it may have asked for a shorter queue.
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

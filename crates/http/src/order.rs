@@ -3,12 +3,13 @@
 /// A place in a slab of connections.
 pub type Slot = u32;
 
-/// Which queue a connection stands in.
+/// Which queue a connection is in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Queue {
-    /// It has not sent a whole request: the longest open gives way first.
+    /// It has not sent a whole request: the one that is open for longest gives way first.
     Newcomers,
-    /// It has had its answers: the longest idle gives way when no newcomer is left.
+    /// It has had its answers: the one that is idle for longest gives way when no newcomer is
+    /// left.
     Idle,
     /// It is being answered, and gives way to nobody.
     #[default]
@@ -24,7 +25,7 @@ pub struct Links {
 }
 
 impl Links {
-    /// Where it stands.
+    /// The queue that it is in.
     pub const fn queue(&self) -> Queue {
         self.queue
     }

@@ -1,4 +1,4 @@
-//! What of a client's bytes is a request (RFC 9112), and which requests are taken.
+//! Which of a client's bytes are a request (RFC 9112), and which requests are taken.
 
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
@@ -23,8 +23,8 @@ pub const fn max_request(max_body: usize) -> usize {
 /// Empty lines that may stand before a request (RFC 9112 §2.2).
 const MAX_EMPTY_LINES: usize = 8;
 
-/// Why a request is not taken. Where the next one begins is then not known, or
-/// not wanted: the connection ends with the answer.
+/// Why a request is not taken. We then do not know where the next request begins, or do not
+/// want it: the connection ends with the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// 505: a version other than 1.0 and 1.1.
@@ -45,7 +45,7 @@ pub enum Refused {
     UnknownCoding,
     /// 413: its body is longer than so many bytes.
     LongBody(usize),
-    /// 417: something other than a 100 is expected (RFC 9110 §10.1.1).
+    /// 417: the client expects something other than a 100 (RFC 9110 §10.1.1).
     Expectation,
     /// 408: it was not complete in time, or gave way to others.
     Timeout,
@@ -85,7 +85,7 @@ impl Refused {
         })
     }
 
-    /// What of the request is at fault: a header, a part, or all of it.
+    /// Which part of the request is at fault: a header, a part, or all of it.
     pub const fn field(self) -> &'static str {
         match self {
             Self::Malformed | Self::Timeout => "request",
@@ -201,13 +201,13 @@ pub fn parse<'a>(bytes: &'a [u8], room: &'a mut Room<'a>) -> Parsed<'a> {
     Parsed::Whole { request, length: start + head_length + consumed, persists }
 }
 
-/// Where the request begins, behind empty lines; none where there are too many.
+/// Where the request begins, after empty lines; None if there are too many.
 fn empty_lines(bytes: &[u8]) -> Option<usize> {
     let lines = bytes.chunks_exact(2).take_while(|line| line == b"\r\n").count();
     (lines <= MAX_EMPTY_LINES).then_some(lines * 2)
 }
 
-/// A head that is not complete; what is wrong already is said at once.
+/// A head that is not complete. If something is wrong already, the request is refused at once.
 fn partial_head<'a>(text: &[u8]) -> Parsed<'a> {
     let is_line_complete = text.contains(&b'\n');
     if has_bare_lf(text) {
@@ -228,8 +228,7 @@ fn has_bare_lf(text: &[u8]) -> bool {
     text.iter().enumerate().any(|(at, &byte)| byte == b'\n' && (at == 0 || text[at - 1] != b'\r'))
 }
 
-/// The path and query of a target (RFC 9112 §3.2); none where it is no target of
-/// ours.
+/// The path and query of a target (RFC 9112 §3.2); None if it is no target of ours.
 fn origin_form<'a>(method: &str, target: &'a str) -> Option<&'a str> {
     if !target.is_ascii() {
         return None;

@@ -1,4 +1,4 @@
-//! How long is waited, as values: neither a clock nor a socket is here.
+//! How long the server waits for clients, as values: neither a clock nor a socket is here.
 
 use std::time::Duration;
 
@@ -12,33 +12,33 @@ const UNREAD: Duration = Duration::from_secs(5);
 const UNREAD_IN_ALL: Duration = Duration::from_secs(30);
 /// How long a client may go on sending after the last answer.
 const LINGER: Duration = Duration::from_secs(1);
-/// A connection without a request is closed after this time. Agents beat every
-/// 5, 30 or 900 seconds: it must not fall near one of them.
+/// A connection without a request is closed after this time. Agents send heartbeats every
+/// 5, 30 or 900 seconds: the time must not be near one of these.
 const IDLE: Duration = Duration::from_secs(100);
 /// A newcomer has this long to send its request before it gives way. A client on a busy
 /// machine is not always quick enough to write before a flood has filled all places.
 const NEWCOMER: Duration = Duration::from_millis(50);
 
-/// What a connection is waited for, and since when.
+/// What we wait for at a connection, and since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// The rest of a request whose first byte came then.
+    /// The rest of a request, whose first byte came at this moment.
     Request(Tick),
-    /// That it takes the rest of its answers.
+    /// That the client takes the rest of its answers.
     Unsent {
-        /// Since when it has not taken all.
+        /// Since when the client has not taken all.
         since: Tick,
-        /// When it took something last.
+        /// When the client last took something.
         taken: Tick,
     },
-    /// That it stops sending, since its last answer.
+    /// That the client stops sending, since its last answer.
     Linger(Tick),
-    /// Its next request, since the last one was answered or it came.
+    /// The next request, since the last one was answered or the connection came.
     Idle(Tick),
 }
 
 impl Wait {
-    /// Until when.
+    /// Until when we wait.
     pub fn until(self) -> Tick {
         match self {
             Self::Request(since) => since + REQUEST,
@@ -49,13 +49,13 @@ impl Wait {
     }
 }
 
-/// From when on a connection that came then, and has not asked, may give way.
+/// From when on a connection that came at `since`, and has sent no request, may give way.
 pub fn may_give_way(since: Tick) -> Tick {
     since + NEWCOMER
 }
 
-/// Connections that had an answer stay while they are no more than this share of the
-/// most connections, in percent; beyond it answers say `Connection: close`.
+/// Connections that had an answer stay open while they are at most this share of the most
+/// connections, in percent; beyond it answers say `Connection: close`.
 const CLOSE_FROM: usize = 90;
 
 /// Whether answers are to say `Connection: close`.

@@ -33,7 +33,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// Whether only the head of the answer is wanted.
+    /// Whether the client wants only the head of the answer.
     pub fn is_head(&self) -> bool {
         self.method == "HEAD"
     }
@@ -43,8 +43,8 @@ impl<'a> Request<'a> {
         values(self.headers, name)
     }
 
-    /// The one value of a header as text; none where there is none, several, or
-    /// one that is not UTF-8.
+    /// The one value of a header as text; None if there is no value, several, or one that is
+    /// not UTF-8.
     pub fn value(&self, name: &str) -> Option<&'a str> {
         let mut values = self.values(name);
         let first = values.next()?;

@@ -11,9 +11,9 @@ use crate::parse::Refused;
 
 /// What follows the head.
 pub enum Content {
-    /// All of it.
+    /// A body that is there as a whole.
     Whole(Vec<u8>),
-    /// It is made while it is sent; only a lane can wait for it.
+    /// A body that is made while it is sent; only a lane can wait for it.
     Stream(Box<dyn Read + Send>),
 }
 
@@ -43,7 +43,7 @@ impl Response {
         Self::json(status, &ErrorBody { error })
     }
 
-    /// The same, with what is at fault and what is demanded of it.
+    /// The same, with which field is at fault and what it must be.
     pub fn fault(status: u16, error: &str, field: &str, reason: &str) -> Self {
         Self::json(status, &FaultBody { error, field, reason })
     }
@@ -94,7 +94,7 @@ impl Response {
         self
     }
 
-    /// The header lines besides those of the content's length, and the type first.
+    /// The header lines but for those of the content's length. The type comes first.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let content_type = Some(self.content_type).filter(|it| !it.is_empty());
         let content_type = content_type.map(|it| ("Content-Type", it));
@@ -141,11 +141,11 @@ pub enum After {
 /// How a head says where its content ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
-    /// After so many bytes.
+    /// After this many bytes.
     Known(usize),
     /// After the last chunk.
     Chunked,
-    /// With the connection, or there is none.
+    /// At the end of the connection, or there is no content.
     Unsaid,
 }
 
@@ -207,7 +207,7 @@ pub fn write_stream_head(out: &mut Vec<u8>, response: &Response, stamp: &str, le
     write_head(out, (response.status, response.content_type), stamp, (length, after), headers);
 }
 
-/// Writes the lines that all heads of one second share over those of the second before.
+/// Replaces the lines that all heads of one second share by those of this second.
 pub fn write_stamp(stamp: &mut String, server: &str, now: SystemTime) {
     stamp.clear();
     // Writing to a String cannot fail.

@@ -19,16 +19,16 @@ use crate::edge::Edge;
 use crate::lanes;
 use crate::service::{Service, States};
 
-/// A connection that another program image has handed over.
+/// A connection that the former program has handed over.
 #[derive(Debug)]
 pub struct Adopted {
     /// The connection.
     pub descriptor: OwnedFd,
-    /// What came along of it.
+    /// What the hand-over says of it.
     pub carried: Carried,
 }
 
-/// How often it is looked whether the lanes are free.
+/// How often the server looks whether the lanes are free.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// The event loops and the lanes' queue, until their threads are started.
@@ -47,7 +47,7 @@ pub struct Server<S> {
 
 /// All event loops stand still until this is dropped.
 pub struct Standstill {
-    /// Every connection that can go on in another program image.
+    /// Every connection that the next program can take over.
     pub connections: Vec<Parked>,
     _until: Sender<Infallible>,
 }
@@ -74,10 +74,10 @@ impl<S: Service> Server<S> {
         Ok(Self { common, listeners, addresses, unstarted, lanes_open: Mutex::new(Some(open)), lanes_end })
     }
 
-    /// Gives the event loops connections that another image has handed over. To
-    /// be called before [`start`](Self::start).
+    /// Gives the event loops the connections that the former program has handed over. Call it
+    /// before [`start`](Self::start).
     pub fn adopt(&self, mut connections: Vec<Adopted>) {
-        // As in the event loops' queues: the longest idle ones first.
+        // As in the event loops' queues: those that are idle for longest come first.
         connections.sort_by_key(|adopted| Reverse(adopted.carried.idle_age));
         let loops = self.common.edges().len();
         let mut unstarted = self.unstarted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,7 +124,7 @@ impl<S: Service> Server<S> {
         self.common.states()
     }
 
-    /// The same, for who outlives this borrow.
+    /// The same as a function, which may live longer than this borrow.
     pub fn counter(&self) -> impl Fn() -> States + Send + Sync + 'static {
         let common = Arc::downgrade(&self.common);
         move || common.upgrade().map_or_else(States::default, |common| common.states())
@@ -140,7 +140,7 @@ impl<S: Service> Server<S> {
         self.common.edges().iter().for_each(Handle::ask);
     }
 
-    /// Whether every event loop has given the sign that was last asked for.
+    /// Whether every event loop has given the sign of life that was last asked for.
     pub fn is_alive(&self) -> bool {
         self.common.edges().iter().all(Handle::is_answered)
     }
@@ -155,10 +155,10 @@ impl<S: Service> Server<S> {
         self.common.is_draining.store(true, Ordering::SeqCst);
     }
 
-    /// Lets all event loops stand still between two turns; none if they do not
-    /// within `longest`. Then waits for the lanes, at most for `lanes`: what is still in
-    /// one is not among the connections. Where it `keeps` connections, an exec leaves
-    /// them open.
+    /// Lets all event loops stand still between two turns; None if they do not
+    /// within `longest`. Then waits for the lanes, at most for `lanes`: a connection that is
+    /// still in a lane is not among the connections. If it `keeps` connections, a re-exec
+    /// leaves them open.
     pub fn stand_still(&self, longest: Duration, lanes: Duration, keeps: bool) -> Option<Standstill> {
         let count = self.common.edges().len();
         let (standing, stand) = bounded(count);

@@ -20,11 +20,11 @@ pub trait Service: Send + Sync + 'static {
     /// to be waited for.
     const LANES: usize;
 
-    /// How many requests may wait for a lane; more are told to come back.
+    /// How many requests may wait for a lane; further ones get 503 with `Retry-After`.
     const MAX_WAITING: usize;
 
-    /// Answers a request on the thread of the event loop, or says who does. It
-    /// must not wait: everybody's next request waits for it.
+    /// Answers a request on the thread of the event loop, or says who does. It must not wait:
+    /// all other connections of the loop wait for it.
     fn call(&self, request: &Request<'_>, reply: &mut Reply<'_>) -> Next;
 
     /// The present moment in awake time, by which time-outs are judged.
@@ -33,10 +33,10 @@ pub trait Service: Send + Sync + 'static {
     /// The wall clock, for `Date`.
     fn wall(&self) -> Wall;
 
-    /// A request was not taken; its connection ends.
+    /// Called when a request was not taken; its connection ends.
     fn refused(&self, why: crate::parse::Refused);
 
-    /// A connection was closed by us.
+    /// Called when the server has closed a connection.
     fn closed(&self, why: Closed);
 }
 
@@ -44,22 +44,22 @@ pub trait Service: Send + Sync + 'static {
 pub enum Next {
     /// It is answered: the reply was sent.
     Answered,
-    /// A lane: the answer may be big, or has to be waited for.
+    /// A lane answers: the answer may be big, or has to be waited for.
     Lane(Box<dyn FnOnce() -> Response + Send>),
-    /// A thread of its own, which gets the connection.
+    /// A thread of its own answers, and gets the connection.
     Stream(Box<dyn FnOnce(Upgraded) + Send>),
 }
 
 /// A connection that has become something other than HTTP.
 #[derive(Debug)]
 pub struct Upgraded {
-    /// The connection; it does not block. Nothing of our side was said yet.
+    /// The connection; it does not block. We have sent nothing on it yet.
     pub socket: TcpStream,
-    /// What was read of it behind the request.
+    /// What was read from it after the request.
     pub read: Vec<u8>,
 }
 
-/// Why a connection was closed by us.
+/// Why the server closed a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
     /// A request was not taken.
@@ -68,7 +68,7 @@ pub enum Closed {
     Done,
     /// Too long without a request.
     Idle,
-    /// A request that did not arrive, or an answer that was not taken.
+    /// A request did not arrive, or an answer was not taken.
     Stalled,
     /// It gave way to another connection.
     Surplus,
@@ -85,7 +85,7 @@ pub struct States {
     pub reading: usize,
     /// In a lane, or waiting for one.
     pub answering: usize,
-    /// Not taking their answers.
+    /// With a client that does not take its answers.
     pub held_back: usize,
 }
 

@@ -1,7 +1,7 @@
 //! Inherited descriptors. They come from systemd, which listens for us (`LISTEN_FDS`,
 //! sd_listen_fds(3)), or from ourselves: in an in-place upgrade, the same process goes
-//! on with another program and keeps its ports and its memory. The call is a re-exec.
-//! An *image* is the program that a process runs between two re-execs.
+//! on with another program and keeps its ports and its memory. The call is a re-exec. The
+//! former program calls it, the next program runs after it.
 //!
 //! # The hand-over
 //! Listeners are always passed as systemd passes them: from descriptor 3 up, with
@@ -77,25 +77,25 @@ pub enum Inherited<A> {
     Nothing,
     /// Listeners from systemd: one or more.
     Listeners(Vec<OwnedFd>),
-    /// The hand-over of the former image of this process.
+    /// The hand-over of the former program of this process.
     Image(Image<A>),
 }
 
-/// What one image hands over to the next.
+/// What one program hands over to the next.
 #[derive(Debug)]
 pub struct Image<A> {
     /// The listeners. The list is empty only if the hand-over is unusable and no
     /// listener was found.
     pub listeners: Vec<OwnedFd>,
-    /// The Unix socket that the former image listened on, if it was handed over.
+    /// The Unix socket that the former program listened on, if it was handed over.
     pub local: Option<OwnedFd>,
-    /// The former image's state, if it was handed over.
+    /// The former program's state, if it was handed over.
     pub state: Option<File>,
     /// The connections that were handed over.
     pub connections: Vec<Connection<A>>,
 }
 
-/// A connection that one image hands over to the next.
+/// A connection that one program hands over to the next.
 #[derive(Debug)]
 pub struct Connection<A> {
     /// The connection's socket.
@@ -212,7 +212,7 @@ impl Claims {
         Self { taken: BTreeSet::new(), above }
     }
 
-    /// Takes an inherited descriptor, and marks it so that the next image does not
+    /// Takes an inherited descriptor, and marks it so that the next program does not
     /// inherit it. `None` if it is not open, or was taken before.
     fn take(&mut self, number: RawFd) -> Option<OwnedFd> {
         if number < FIRST || !self.taken.insert(number) {
@@ -286,8 +286,8 @@ impl Claims {
         }
     }
 
-    /// Closes sockets and memory that the former image left open and the hand-over does
-    /// not name. On such a connection a client would wait for ever, and no process could
+    /// Closes sockets and memory that the former program left open and the hand-over
+    /// does not name. On such a connection a client would wait for ever, and no process could
     /// bind the port of such a listener. If `listeners` is empty, the listeners that are
     /// found here go into it instead. Other descriptors stay open: the process may have
     /// been started with them, for instance with a lock.
@@ -358,7 +358,7 @@ impl Seats {
         Ok(Self { seats, placeholder })
     }
 
-    /// Puts the listeners where the next image expects them.
+    /// Puts the listeners where the next program expects them.
     fn fill(&mut self, listeners: &[BorrowedFd<'_>]) -> io::Result<()> {
         if listeners.len() > self.seats.len() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "there are more listeners than seats"));
@@ -459,7 +459,7 @@ fn manifest<A: Serialize>(listeners: usize, memory: &Memory<'_, A>) -> io::Resul
 }
 
 /// Calls `execve(2)` itself: the standard library would unblock all signals, and a
-/// signal that waits would end the next image before that image can read it.
+/// signal that waits would end the next program before it can read the signal.
 fn exec(program: &Path, handover: &str, variables: Vec<(&str, String)>) -> io::Result<Infallible> {
     let text = |text: OsString| CString::new(text.into_vec());
     let program = text(program.into())?;

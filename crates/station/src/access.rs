@@ -1,4 +1,4 @@
-//! Who may do what: keys, sessions, and those who try wrong keys.
+//! Who may do what: keys, sessions, and addresses from which wrong keys come.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,12 +16,12 @@ use crate::ids::{self, KeyHash, hash, kept_hash};
 pub const COOKIE: &str = "pap_session";
 /// How long a session lasts.
 pub const SESSION: Duration = Duration::from_secs(12 * 3600);
-/// How long the key before a rotation is taken.
+/// How long a key is still taken after a rotation.
 pub const FORMER_KEY: Duration = Duration::from_secs(600);
 /// Wrong keys from one address within a minute that are answered with 401.
 const MAX_WRONG: u32 = 5;
 const MINUTE: Duration = Duration::from_secs(60);
-/// Addresses of which wrong keys are counted.
+/// The most addresses whose wrong keys are counted.
 const MAX_ADDRESSES: usize = 4096;
 
 /// What a person may do.
@@ -47,7 +47,7 @@ impl Role {
     }
 }
 
-/// What the bearer of a key may do. One key may have been given out for several purposes.
+/// What a client with a key may do. One key may be valid for several purposes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Grants {
     /// As a person.
@@ -74,23 +74,23 @@ impl Grants {
         self.machine = self.machine.or(other.machine);
     }
 
-    /// Whether it is of a cluster's collector, or of an admin.
+    /// Whether they are those of this cluster's collector, or of an admin.
     pub fn may_speak_for_cluster(&self, cluster_id: &str) -> bool {
         self.all_clusters || self.role == Some(Role::Admin) || self.clusters.iter().any(|id| id == cluster_id)
     }
 
-    /// Whether it is of an agent.
+    /// Whether they are those of this agent, or of an admin.
     pub fn may_speak_for_agent(&self, agent: &str) -> bool {
         self.all_agents || self.role == Some(Role::Admin) || self.agents.iter().any(|id| id == agent)
     }
 
-    /// Whether it is of a person who has at least this role.
+    /// Whether they are those of a person who has at least this role.
     pub fn is(&self, role: Role) -> bool {
         self.role >= Some(role)
     }
 }
 
-/// For what a key is that the station has made.
+/// Who has a key that the station has made.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {
     /// A cluster's collector.
@@ -121,13 +121,13 @@ struct Made {
 #[derive(Clone, Copy, Debug)]
 struct Session {
     role: Role,
-    /// Of the key it was got for.
+    /// The hash of the key for which it was opened.
     key: KeyHash,
     until: Wall,
 }
 
-/// All keys that are taken, by their hashes. A look-up by a hash tells nothing of a key by
-/// the time it takes.
+/// All keys that are taken, by their hashes. How long a look-up by a hash takes shows nothing
+/// of a key.
 #[derive(Default)]
 pub struct Keys {
     set: HashMap<KeyHash, Grants>,
@@ -193,7 +193,7 @@ impl Keys {
             let hashes = (kept_hash(row.get_ref(0)?.as_blob()?), kept_hash(row.get_ref(2)?.as_blob()?));
             let (Some(token), Some(key)) = hashes else { continue };
             let role = Role::from_name(row.get_ref(1)?.as_str()?);
-            // A session ends with the key it was got for.
+            // A session ends with the key for which it was opened.
             if keys.set.get(&key).is_some_and(|grants| grants.is(role)) {
                 sessions.insert(token, Session { role, key, until: Wall(row.get(3)?) });
             }
@@ -222,7 +222,7 @@ impl Keys {
         }
     }
 
-    /// What the bearer of this key may do; None if it is nobody's.
+    /// What a client with this key may do; None if the key is nobody's.
     pub fn of_key(&self, key: &[u8], now: Wall) -> Option<Grants> {
         let hash = hash(key);
         let made = self.made.read().unwrap_or_else(PoisonError::into_inner);
@@ -279,14 +279,14 @@ impl Keys {
     }
 }
 
-/// What a request brings to prove who sends it.
+/// What a request shows to prove who sends it.
 #[derive(Debug, Default)]
 pub struct Credentials {
     /// What its sender may do.
     pub grants: Grants,
-    /// A key of it is nobody's.
+    /// One of its keys is nobody's.
     pub has_wrong_key: bool,
-    /// It has nothing but a cookie, which a browser sends by itself.
+    /// It shows nothing but a cookie, which a browser sends by itself.
     pub is_by_cookie: bool,
 }
 
@@ -309,7 +309,7 @@ pub struct NewSession {
 }
 
 impl NewSession {
-    /// Stores it, and removes those that have ended.
+    /// Stores it, and removes the sessions that have ended.
     ///
     /// # Errors
     /// It cannot be stored.
@@ -331,7 +331,7 @@ fn cookie<'a>(request: &Request<'a>) -> Option<&'a str> {
     cookies.find(|(name, _)| *name == COOKIE).map(|(_, token)| token)
 }
 
-/// The keys that a request brings.
+/// The keys that a request shows.
 pub fn offered<'a>(request: &Request<'a>) -> impl Iterator<Item = &'a [u8]> {
     request.values("X-API-Key").chain(request.values("Authorization").filter_map(bearer))
 }
@@ -347,8 +347,8 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 pub struct Attempts(Mutex<HashMap<IpAddr, (u32, Uptime)>>);
 
 impl Attempts {
-    /// A wrong key came from this address. Returns how long its sender must wait, if it
-    /// was one too many. Right keys are not asked about.
+    /// Counts a wrong key from this address. Returns how long its sender must wait, if it was
+    /// one too many. Right keys are not counted.
     pub fn wrong(&self, address: IpAddr, now: Uptime) -> Option<Duration> {
         let mut attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if attempts.len() >= MAX_ADDRESSES && !attempts.contains_key(&address) {

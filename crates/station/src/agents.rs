@@ -1,5 +1,5 @@
-//! Agents that beat at the station, because their collector does not answer: judged by the
-//! collector's own rules.
+//! Agents that beat at the station, because their collector does not answer. They are judged
+//! by the collector's own rules.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -25,14 +25,14 @@ use crate::store::{Store, StoreError};
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Verdicts passed, or agents looked at, while the lock is held.
 const BUDGET: usize = 256;
-/// The parts that were stored together. A station of an earlier version, which stores one part under
-/// a name of its own, leaves ours where they are.
+/// The parts that were stored together last. A station of an earlier version stores one part under
+/// another name, and leaves these where they are.
 const SELECT_SNAPSHOT: &str =
     "SELECT body FROM snapshot WHERE at = (SELECT max(at) FROM snapshot) ORDER BY name";
 
 struct Guarded {
     registry: Registry,
-    /// Those in mode EMERGENCY, and those that have left it and are not told yet.
+    /// The agents in mode EMERGENCY, and those that have left it while that is not told yet.
     in_emergency: BTreeSet<AgentId>,
     calm: Vec<AgentId>,
     /// Something has changed since the agents were last stored.
@@ -43,7 +43,7 @@ struct Guarded {
 pub struct Agents(Mutex<Guarded>);
 
 impl Agents {
-    /// Nobody is known yet.
+    /// No agent is known yet.
     pub fn new(max_agents: usize) -> Self {
         let registry = Registry::new(Rules {
             max_agents,
@@ -126,7 +126,7 @@ impl Agents {
         (stats.total(), stats.unhealthy())
     }
 
-    /// Those that are dead, and those in mode EMERGENCY.
+    /// The agents that are dead, and the agents in mode EMERGENCY.
     pub fn in_trouble(&self) -> (BTreeSet<AgentId>, BTreeSet<AgentId>) {
         let guarded = self.lock();
         let (mut dead, mut from) = (Vec::new(), Some(0));
@@ -137,7 +137,7 @@ impl Agents {
         (dead.into_iter().collect(), guarded.in_emergency.clone())
     }
 
-    /// What is to be told next.
+    /// The alerts to tell next, and the agents that have left mode EMERGENCY.
     pub fn owed(&self, clock: &Clock) -> (Vec<Alert>, Vec<AgentId>) {
         let mut guarded = self.lock();
         let now = clock.now();
@@ -145,7 +145,7 @@ impl Agents {
         (alerts, std::mem::take(&mut guarded.calm))
     }
 
-    /// Takes note of what was told, or was not.
+    /// Takes note of whether these were told.
     pub fn settle(&self, clock: &Clock, alerts: &[Alert], calm: Vec<AgentId>, is_told: bool) {
         let mut guarded = self.lock();
         let now = clock.now();
@@ -242,7 +242,7 @@ fn subject(alert: &Alert) -> Subject {
     )
 }
 
-/// Stores what follows from what an agent did here.
+/// Stores what follows from an alert about an agent that beats here.
 ///
 /// # Errors
 /// Nothing is stored.
@@ -250,7 +250,7 @@ pub fn conclude(connection: &Connection, now: Wall, alert: &Alert) -> rusqlite::
     let subject = subject(alert);
     let details = serde_json::to_value(&alert.details).unwrap_or_default();
     match &alert.details {
-        // It is told by `died` when nobody else knows the agent.
+        // `died` tells it, when no collector says that the agent lives.
         Details::Death(_) => Ok(()),
         Details::Emergency(_) => {
             incidents::open(connection, now, Event::AgentEmergency, &subject, &details).map(drop)

@@ -1,4 +1,4 @@
-//! An alert as a collector posts it: what is taken, and what is said of what is not.
+//! An alert as a collector posts it: what is taken, and what is answered if it is not taken.
 
 use pap_core::agent_id::AgentId;
 use pap_core::time::Wall;
@@ -83,12 +83,12 @@ impl Alert {
     }
 }
 
-/// Something in a body that is not as it must be.
+/// A member of a body that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {
     /// Which member.
     pub path: Vec<&'static str>,
-    /// What is demanded of it.
+    /// What it must be.
     pub message: String,
 }
 
@@ -111,7 +111,7 @@ pub enum NoAlert {
 /// The alert in a body that was posted for this cluster.
 ///
 /// # Errors
-/// There is none.
+/// Why the body is no alert of this cluster.
 pub fn parse(cluster_id: &str, body: &[u8]) -> Result<Alert, NoAlert> {
     let members: Map<String, Value> = serde_json::from_slice(body).map_err(|error| {
         NoAlert::Invalid(vec![Fault { path: Vec::new(), message: format!("must be a JSON object: {error}") }])

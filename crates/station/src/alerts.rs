@@ -14,9 +14,9 @@ use crate::ids;
 use crate::incidents::{self, AgentFacts, Closer, ClusterName, Subject, raw};
 use crate::store::Conditions;
 
-/// A collector tries an alert no longer than this, in milliseconds.
+/// A collector posts an alert again for no longer than this, in milliseconds.
 const LATEST_REPEAT: u64 = 3_600_000;
-/// How far a collector's clock may be ahead where it is compared with ours, in milliseconds.
+/// How far a collector's clock may be ahead of ours where the two are compared, in milliseconds.
 const MOST_AHEAD: u64 = 5000;
 
 /// An alert that is stored.
@@ -104,7 +104,7 @@ fn conclude(
     let details = alert.details.clone().map_or_else(|| Value::Object(serde_json::Map::new()), Value::Object);
     let is_over = |opening| close_if_older(connection, now, opening, &subject, alert.timestamp);
     match alert.kind {
-        // It was tried for so long that the agent was heard since.
+        // It was on its way for so long that the agent was heard since.
         Type::Death if is_heard_since(connection, now, cluster, alert)? => Ok(None),
         Type::Death => {
             let incident = incidents::open(connection, now, Event::AgentDead, &subject, &details)?;
@@ -114,8 +114,8 @@ fn conclude(
             }
             Ok(Some(incident))
         }
-        // Each of the others is the word of a living agent. Collectors of the original send
-        // no recovery, so it has to do for one.
+        // Each of the other alerts comes from a living agent. The original collector sends no
+        // recovery, so such an alert counts as one.
         Type::Emergency => {
             is_over(Event::AgentDead)?;
             end_mass_silence(connection, now, cluster)?;
@@ -139,10 +139,10 @@ fn conclude(
     }
 }
 
-/// A collector was asked at some moment, and says of an agent that it is healthy. That closes
-/// what was open then. Where it says when the agent was last heard, it must have been heard
-/// since it died: a collector that was killed and started again takes everyone for alive at
-/// first.
+/// A collector was asked at some moment, and says that an agent is healthy. That closes the
+/// incidents of the agent that were open at that moment. If the collector says when the agent
+/// was last heard, that must be after its death: a collector that was killed and started again
+/// takes every agent for alive at first.
 ///
 /// # Errors
 /// Nothing is stored.
@@ -191,9 +191,9 @@ fn close_if_heard(
         types::Value::Text(text) => Wall::deserialize(Value::from(text)).ok(),
         _ => None,
     };
-    // An EMERGENCY that was said here is over if its agent has said another mode there since.
+    // An EMERGENCY that an agent sent here is over if it has sent another mode to a collector since.
     let before = before.or_else(|| subject.cluster().is_none().then_some(Wall(opened_at)));
-    // A collector's clock is compared with ours here, and nobody was heard later than now.
+    // Here a collector's clock is compared with ours. No agent was heard later than now.
     let is_future = |since: Wall| subject.cluster().is_none() && since.0 > now.0 + MOST_AHEAD;
     let is_heard = match (before, said.last_seen) {
         (_, Some(since)) if is_future(since) => false,
@@ -209,8 +209,8 @@ fn close_if_heard(
     incidents::close(connection, now, opening, &subject, Closer::Over).map(drop)
 }
 
-/// Some of the agents in the open incidents of a cluster, of which its collector is asked;
-/// and of those that beat here, which may live there.
+/// Some of the agents about which a cluster's collector is asked: those in the open incidents of
+/// the cluster, and those that beat here, which may live there.
 ///
 /// # Errors
 /// They cannot be read.
@@ -241,8 +241,8 @@ fn close_if_older(
     incidents::close(connection, now, opening, subject, Closer::Over)
 }
 
-/// Whether a later alert is the word of a living agent. A timestamp is a collector's, and no
-/// later than its receipt here.
+/// Whether a later alert shows that the agent lived. A timestamp is by the collector's clock, and
+/// counts as no later than the alert's receipt here.
 fn is_heard_since(
     connection: &Connection,
     now: Wall,
@@ -312,9 +312,9 @@ fn facts(alert: &Alert) -> AgentFacts {
 /// Which alerts are listed.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// At most so many.
+    /// How many at most.
     pub limit: u32,
-    /// Those older than this one.
+    /// Only alerts that are older than this one.
     pub after: Option<String>,
     /// Only acknowledged ones, or only others.
     pub acknowledged: Option<bool>,
@@ -322,7 +322,7 @@ pub struct Listing {
     pub severity: Option<String>,
     /// Only of this type.
     pub kind: Option<String>,
-    /// Only those whose incident is open, or only others.
+    /// Only alerts whose incident is open, or only others.
     pub open: Option<bool>,
 }
 
@@ -405,7 +405,7 @@ pub fn list(connection: &Connection, cluster: i64, listing: &Listing) -> rusqlit
     rows.collect()
 }
 
-/// Who acknowledges, when, and what they say; None takes it back.
+/// Who acknowledges, when, and with which note; None takes the acknowledgement back.
 pub type Acknowledgement = Option<(String, Wall, Option<String>)>;
 
 /// Acknowledges an alert, and its incident with it. Returns whether there is such an alert.

@@ -58,7 +58,7 @@ impl Api {
         debug_assert!(set.is_ok(), "there is one server");
     }
 
-    /// Who is at the other end: the client, as far as it is known.
+    /// The address of the client, as far as it is known.
     fn from(&self, request: &Request<'_>) -> Option<IpAddr> {
         let forwarded = || request.tokens("X-Forwarded-For").last()?.trim().parse().ok();
         if self.station.config.trust_proxy { forwarded().or(request.peer) } else { request.peer }
@@ -128,8 +128,8 @@ impl Api {
         })))
     }
 
-    /// Whoever is watched and says something is heard now, before it waits for a lane and is
-    /// stored: so nobody is accused who has spoken.
+    /// A request of a watched machine or collector counts as heard now, before it waits for a lane
+    /// and is stored. So none is accused that has sent something in time.
     fn note_heard(&self, route: &Route, parameters: &[String], credentials: &Credentials) {
         let named = || parameters.first().and_then(|id| id.parse().ok());
         match route.need {
@@ -211,7 +211,7 @@ enum Lane {
 impl Service for Api {
     const NAME: &'static str = "pap-station";
     const MAX_BODY: usize = 64 * 1024;
-    /// As many alerts as this are committed together.
+    /// So many alerts can be committed together.
     const LANES: usize = 32;
     const MAX_WAITING: usize = 512;
 
@@ -240,7 +240,7 @@ impl Service for Api {
 
 /// Whether the metrics' key is among those that a request brings.
 fn has_key(request: &Request<'_>, key: &Secret) -> bool {
-    // Hashes are compared, so the time it takes tells nothing.
+    // Hashes are compared, so how long it takes shows nothing of the key.
     let wanted = hash(key.reveal().as_bytes());
     offered(request).any(|key| hash(key) == wanted)
 }
@@ -272,8 +272,8 @@ fn wrong_key(station: &Station, from: Option<IpAddr>) -> Response {
     })
 }
 
-/// What is said to who may not do something, in the words of the programs that the station
-/// takes over from.
+/// The answer to a client that may not do something, in the words of the program that the
+/// station takes over from.
 fn refusal(need: Need, credentials: &Credentials) -> Response {
     let is_somebody = credentials.grants != crate::access::Grants::default();
     let response = match need {

@@ -30,11 +30,11 @@ use crate::station::{Phase, Station, admin_key, admin_key_path};
 use crate::store::{OpenError, RENEW, StoreError};
 use crate::{VERSION, conditions, control, elsewhere, notify, standby, sweeper};
 
-/// How long requests in hand and the last writes may take when the process stops.
+/// How long the requests in hand may take when the process stops, and the last writes as well.
 const JOIN: Duration = Duration::from_secs(5);
 /// How long writing the rest of the log may take.
 const FLUSH: Duration = Duration::from_millis(500);
-/// The wait after a renewal of the lease that failed.
+/// The wait after a renewal of the lease on the file that failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often event loops are asked for a sign of life.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -116,7 +116,7 @@ pub fn run(config: &Config, log: &Log, signals: Signals) -> Result<(), StartErro
         log::info!("the admin's key is in {key_path}");
     }
     if is_new && io::stderr().is_terminal() {
-        // For the one who starts it by hand, and nowhere else.
+        // For a person who starts the station by hand; it is shown nowhere else.
         let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("admin key: {admin}\n"));
     }
     let station = Arc::new(Station::new(config.clone(), store, &admin).map_err(StartError::Read)?);
@@ -198,8 +198,8 @@ fn start(
     Ok(())
 }
 
-/// Renews the lease. If another station has taken over, this one knows nothing of what happens
-/// now, so the process ends: half a station is worse than one that is started again.
+/// Renews the lease on the file. If another station has taken over, this one does not know what
+/// happens now, so the process ends: such a station is worse than one that is started again.
 fn keep_lease(station: &Station, log: &Log) {
     let lease = station.store.lease();
     let mut next = RENEW;
@@ -233,7 +233,7 @@ fn keep_lease(station: &Station, log: &Log) {
     }
 }
 
-/// Starts the threads that tell Alertmanagers what is open.
+/// Starts the threads that tell Alertmanagers which incidents are open.
 fn tell_alertmanagers(station: &Arc<Station>, server: &Server<Api>, threads: &mut Threads) -> io::Result<()> {
     let config = &station.config;
     let Some(alertmanagers) = &config.alertmanagers else { return Ok(()) };
@@ -268,7 +268,7 @@ fn watch(station: &Station, server: &Server<Api>) {
     }
 }
 
-/// Tells systemd whether the station is well, and what it sees at a glance.
+/// Tells systemd whether the station is well, and a line about its state.
 fn report(station: &Station, notifier: &Notifier) {
     let every = notifier.watchdog.map_or(LOOK_EVERY, |watchdog| (watchdog / 3).min(LOOK_EVERY));
     loop {
@@ -324,8 +324,8 @@ fn obey(signals: Signals, log: &Log) -> io::Result<Receiver<()>> {
     Ok(stopped)
 }
 
-/// A thread of ours that panics ends the process: half a station is worse than one that is
-/// started again.
+/// A thread of ours that panics ends the process: a station without one of its threads is worse
+/// than a station that is started again.
 fn end_on_panic(log: &Log) {
     let log = log.clone();
     panics::on_panic_of_ours(move |panic| {

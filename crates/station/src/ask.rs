@@ -29,7 +29,7 @@ pub struct Running {
     pub port: u16,
     /// The admin's key, if it is set.
     pub key: Option<Secret>,
-    /// Its file, beside which the key is if it is not set.
+    /// Its file; if the key is not set, it is in `admin.key` beside this file.
     pub db: PathBuf,
 }
 
@@ -90,7 +90,7 @@ impl Running {
         Ok(table(&clusters, &workers))
     }
 
-    /// Workers of clusters that are not known are removed.
+    /// Has the workers of clusters that are not known removed.
     ///
     /// # Errors
     /// They are left. The text is one line for people.

@@ -1,5 +1,5 @@
-//! Asks collectors of their agents by their own heartbeats, which works behind NAT: the
-//! answer to a heartbeat holds the ids, and the next heartbeat what is known of them.
+//! Asks collectors about agents by their beats, which works behind NAT too: the answer to a
+//! beat holds the ids, and the next beat what the collector knows of these agents.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,8 +9,8 @@ use pap_core::time::{Uptime, Wall};
 
 /// Ids in one question: as many as a collector's answer has room for.
 pub const MAX_IDS: usize = 200;
-/// How often a collector is asked of agents whose incidents are open. Collectors of the
-/// original say nothing when an agent is back.
+/// How often a collector is asked about agents whose incidents are open. The original collector
+/// posts no recovery.
 pub const FOLLOW_UP: Duration = Duration::from_secs(30);
 
 /// What a collector says of an agent.
@@ -26,17 +26,17 @@ pub struct Said {
 
 #[derive(Default)]
 struct Questions {
-    /// Agents that beat here, of which every collector is asked.
+    /// Agents that beat here, about which every collector is asked.
     wanted: BTreeSet<String>,
-    /// What was said of them, by agent and cluster.
+    /// What collectors said of them, by agent and cluster.
     said: HashMap<(String, String), Said>,
-    /// Which clusters were asked of which agents.
+    /// Which agents and clusters: the cluster's collector was asked about the agent.
     asked: BTreeSet<(String, String)>,
-    /// When each cluster was last asked of those in its open incidents.
+    /// When each cluster's collector was last asked about the agents in its open incidents.
     followed_up: HashMap<String, (Uptime, Wall)>,
 }
 
-/// The questions that wait for heartbeats of collectors.
+/// The questions that wait for beats of collectors.
 #[derive(Default)]
 pub struct Asking(Mutex<Questions>);
 
@@ -45,12 +45,12 @@ impl Asking {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on collectors are asked of this agent.
+    /// From now on collectors are asked about this agent.
     pub fn want(&self, agent: &str) {
         self.lock().wanted.insert(agent.into());
     }
 
-    /// They are asked of it no more.
+    /// From now on collectors are not asked about this agent.
     pub fn forget(&self, agent: &str) {
         let mut questions = self.lock();
         questions.wanted.remove(agent);
@@ -58,13 +58,13 @@ impl Asking {
         questions.asked.retain(|(of, _)| of != agent);
     }
 
-    /// Whether a cluster's collector is to be asked of those in its open incidents again.
+    /// Whether a cluster's collector is to be asked again about the agents in its open incidents.
     pub fn is_due(&self, cluster_id: &str, now: Uptime) -> bool {
         self.lock().followed_up.get(cluster_id).is_none_or(|(at, _)| now.since(*at) >= FOLLOW_UP)
     }
 
-    /// What a heartbeat of a cluster's collector is answered with: some of those in its open
-    /// incidents, if that [is due](Self::is_due), and the agents that it was not asked of.
+    /// The ids in the answer to a beat: some of the agents in the cluster's open incidents, if
+    /// that [is due](Self::is_due), and the agents about which its collector was not asked yet.
     pub fn questions(
         &self,
         cluster_id: &str,
@@ -89,7 +89,8 @@ impl Asking {
         ids
     }
 
-    /// A collector has answered, if perhaps not at once: with what it knows; of the others it knows nothing.
+    /// A collector has answered, perhaps not with the first beat after the question. It does not
+    /// know the agents that its answer leaves out.
     pub fn answer(&self, cluster_id: &str, said: &[(String, Said)]) {
         let mut questions = self.lock();
         let asked: Vec<_> =
@@ -101,7 +102,7 @@ impl Asking {
         }
     }
 
-    /// When a cluster was last asked of those in its open incidents.
+    /// When a cluster's collector was last asked about the agents in its open incidents.
     pub fn asked_at(&self, cluster_id: &str) -> Option<Wall> {
         self.lock().followed_up.get(cluster_id).map(|(_, wall)| *wall)
     }

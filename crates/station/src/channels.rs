@@ -42,19 +42,19 @@ pub struct Channel {
     pub kind: Kind,
     /// A URL, or a chat's id.
     pub target: String,
-    /// What signs.
+    /// The secret that signs.
     pub secret: Option<String>,
-    /// Whether `X-LunaSentri-Signature` is sent, too.
+    /// Whether `X-LunaSentri-Signature` is sent too.
     pub signs_as_original: bool,
-    /// Its key, where the secret is not known.
+    /// The key of that signature, if the secret is not known.
     pub original_key: Option<KeyHash>,
     /// Whether it is told anything.
     pub is_active: bool,
     /// What it wants.
     pub filters: Option<Filters>,
-    /// When it is not to be disturbed.
+    /// At which hours nothing is sent.
     pub quiet_hours: Option<QuietHours>,
-    /// How it went.
+    /// How its deliveries went.
     pub record: Record,
 }
 
@@ -138,35 +138,36 @@ pub fn active(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
     rows.collect()
 }
 
-/// What a channel is made of, or what of it changes.
+/// What a channel is made of, or what is changed of it.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     /// A URL, or a chat's id.
     pub target: Option<String>,
-    /// What signs.
+    /// The secret that signs.
     pub secret: Option<String>,
-    /// Whether the original's signature is sent, too.
+    /// Whether `X-LunaSentri-Signature` is sent too.
     pub signs_as_original: Option<bool>,
-    /// The key of that, where the secret is not known.
+    /// The key of that signature, if the secret is not known.
     pub original_key: Option<KeyHash>,
     /// Whether it is told anything.
     pub is_active: Option<bool>,
     /// What it wants; None in it for everything.
     pub filters: Option<Option<Filters>>,
-    /// When it is not to be disturbed; None in it for never.
+    /// At which hours nothing is sent; None in it for none.
     pub quiet_hours: Option<Option<QuietHours>>,
 }
 
 /// Why a channel is not made or changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conflict {
-    /// Another one leads to the same place.
+    /// Another channel has the same URL or chat.
     Taken,
-    /// There are as many as may be.
+    /// There are [`MAX_CHANNELS`] already.
     Full,
     /// There is no such channel.
     Missing,
-    /// Its secret is not known, and the signature that needs none was to be left out.
+    /// Its secret is not known, and the change would leave out the one signature that needs no
+    /// secret.
     Unsigned,
 }
 
@@ -271,17 +272,17 @@ pub fn remove(connection: &Connection, kind: Kind, id: i64) -> rusqlite::Result<
 pub struct Owed {
     /// Its row.
     pub id: i64,
-    /// The id that it has at each attempt.
+    /// Its id, the same at each attempt.
     pub uuid: String,
     /// How often it was tried.
     pub attempts: u32,
-    /// For how long.
+    /// For how long it was tried, in milliseconds.
     pub tried_ms: u64,
     /// The event's name.
     pub event: String,
     /// A webhook's body.
     pub body: String,
-    /// A person's message.
+    /// The message for a person.
     pub line: String,
 }
 
@@ -320,15 +321,15 @@ pub enum Outcome {
     Delivered,
     /// It is refused for good, and why.
     Refused(String),
-    /// It is refused for good, and so is all that follows: the channel is turned off.
+    /// It is refused for good, and the channel is turned off.
     Gone(String),
     /// It is tried again, or given up if it was tried for long enough.
     Failed(String),
 }
 
-/// Takes note of an attempt at these deliveries, which were tried for so long by now. Of a
-/// channel that was changed meanwhile only a success counts: the failure was the former
-/// one's.
+/// Takes note of an attempt at these deliveries, each with how long it was tried by now. If the
+/// channel was changed meanwhile, only a success counts: a failure was of the channel as it was
+/// before.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -358,7 +359,7 @@ pub fn settle(
                 "UPDATE delivery SET state = ?2, attempts = attempts + 1, tried_ms = ?3, last_error = ?4,
                  ended_at = iif(?2 = 'owed', NULL, ?5) WHERE id = ?1 AND channel = ?6 AND state = 'owed'",
             )?
-            // The channel may be gone, and the number then be another's.
+            // The channel may be removed, and the row's number then another delivery's.
             .execute(params![delivery, state, tried_ms, error, now.0, channel])?;
     }
     let error = match outcome {

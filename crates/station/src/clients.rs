@@ -9,16 +9,16 @@ use crate::reach::Guarded;
 
 /// What the station calls itself.
 pub const USER_AGENT: &str = concat!("pap-station/", env!("CARGO_PKG_VERSION"));
-/// How long a question of a person to a collector may take,
+/// How long a collector may take to answer a person's question,
 const PATIENCE: Duration = Duration::from_secs(10);
-/// and one of ours.
+/// and a question of the station.
 pub const QUICK: Duration = Duration::from_secs(2);
 
 /// Clients that keep no connection open: a collector is asked now and then.
 pub struct Clients {
-    /// For questions of people.
+    /// For questions that people ask.
     pub collectors: ureq::Agent,
-    /// For our own.
+    /// For questions that the station asks.
     pub quick: ureq::Agent,
 }
 
@@ -26,7 +26,7 @@ impl Clients {
     /// With these settings.
     pub fn new(settings: &Config) -> Self {
         let client = |patience| {
-            // A list is long, and all of it is wanted.
+            // A list may be long, and all of it is read.
             let config = config(USER_AGENT)
                 .timeout_global(Some(patience))
                 .timeout_recv_body(None)

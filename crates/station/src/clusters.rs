@@ -1,4 +1,5 @@
-//! Clusters: registered by hand, by their collectors, or by a first word of theirs.
+//! Clusters: registered by a person, a collector, the chart's hooks or Kafka, or known by their
+//! first alert or beat.
 
 mod registry;
 
@@ -31,7 +32,7 @@ pub fn is_id(id: &str) -> bool {
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'))
 }
 
-/// Who may come in without being registered.
+/// Which clusters are taken in.
 #[derive(Clone, Copy, Debug)]
 pub struct Admission {
     /// `AUTO_REGISTER`.
@@ -89,7 +90,7 @@ impl ClusterView {
         self.state
     }
 
-    /// Judges it by how long it has been silent while this station was awake.
+    /// Judges it by how long it has given no sign of life while this station was awake.
     pub fn judge(&mut self, silence: Option<Duration>, stale_after: Duration) {
         self.state = match silence {
             _ if self.is_dead && self.has_signs => STATES[2],
@@ -163,7 +164,7 @@ pub fn find(connection: &Connection, cluster_id: &str) -> rusqlite::Result<Optio
         .optional()
 }
 
-/// The cluster that an alert or a heartbeat is of, taken in if need be.
+/// The cluster of an alert or a beat. If it is not known, it is taken in if that is allowed.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -207,7 +208,7 @@ fn insert(
     Ok(())
 }
 
-/// What is said of a cluster when it is registered. What is not said stays.
+/// What a registration says of a cluster. What it does not say stays as it was.
 #[derive(Clone, Debug, Default)]
 pub struct Registration {
     /// Its name.
@@ -216,7 +217,7 @@ pub struct Registration {
     pub description: Option<String>,
     /// Where its collector answers.
     pub collector_url: Option<String>,
-    /// The key with which its collector is asked, and for which origin it is.
+    /// The key with which its collector is asked, and the origin that the key is for.
     pub collector_key: Option<(String, String)>,
     /// The version of what registers it.
     pub version: Option<String>,
@@ -226,8 +227,8 @@ pub struct Registration {
     pub metadata: Option<Map<String, Value>>,
 }
 
-/// The moment of a word that is said here and now: it is later than all that is known of the
-/// cluster, even if the clock was set back.
+/// The moment of a registration or a removal that comes over HTTP now: it is later than all that
+/// is known of the cluster, even if the clock was set back.
 fn moment(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite::Result<Wall> {
     let known: Option<u64> = connection
         .prepare_cached("SELECT registry_at FROM cluster WHERE cluster_id = ?1")?
@@ -237,8 +238,8 @@ fn moment(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite::Res
     Ok(Wall(known.map_or(now.0, |known| now.0.max(known + 1))))
 }
 
-/// Registers a cluster or refreshes it; a removed one lives again. It may be a sign of life: a
-/// person's word is none. Returns whether it is new or lives again.
+/// Registers a cluster or refreshes it; a removed cluster lives again. `is_sign` says whether
+/// that is a sign of life: a `POST` is none. Returns whether it is new or lives again.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -254,7 +255,7 @@ pub fn register(
     register_at(connection, now, cluster_id, registration, admission, (at, is_sign.then_some(now)))
 }
 
-/// The same by a word that was said at a moment, and perhaps is a sign of life of another one.
+/// The same for a registration of the moment `at`, which may be a sign of life of the moment `sign`.
 fn register_at(
     connection: &Connection,
     now: Wall,
@@ -313,7 +314,7 @@ pub fn remove(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite:
     remove_at(connection, now, cluster_id, at)
 }
 
-/// The same by a word that was said at a moment.
+/// The same for a tombstone of the moment `at`.
 fn remove_at(connection: &Connection, now: Wall, cluster_id: &str, at: Wall) -> rusqlite::Result<bool> {
     let Some((cluster, false)) = find(connection, cluster_id)? else { return Ok(false) };
     close_some(connection, now, &cluster, u32::MAX)?;
@@ -329,8 +330,8 @@ fn remove_at(connection: &Connection, now: Wall, cluster_id: &str, at: Wall) -> 
     Ok(true)
 }
 
-/// Closes at most this many open incidents of a cluster that is to be removed, so that nobody
-/// waits for long for the writer. Returns how many.
+/// Closes at most this many open incidents of a cluster that is to be removed. So other work does
+/// not wait for the writer for long. Returns how many.
 ///
 /// # Errors
 /// None is closed.
@@ -366,7 +367,7 @@ pub fn close_some(
     Ok(count)
 }
 
-/// What a heartbeat of a collector says.
+/// What a collector's beat says.
 #[derive(Clone, Debug, Default)]
 pub struct Beat {
     /// How many agents it knows, and how many of them are healthy.
@@ -375,8 +376,8 @@ pub struct Beat {
     pub version: Option<String>,
 }
 
-/// Takes a heartbeat of a collector; an incident of its silence closes. Returns whether it is its
-/// first sign of life, or the first since it died.
+/// Takes a collector's beat; an open `collector.silent` closes. Returns whether it is the
+/// cluster's first sign of life, or the first since the cluster was dead.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -408,7 +409,7 @@ pub fn beat(
 }
 
 /// Takes note that a cluster has given no sign of life for too long. Returns whether it ever gave
-/// one: else it is not dead, but was never heard. None if there is nothing to note.
+/// one; else it is not dead, but `unknown`. None if there is nothing to note.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -423,8 +424,9 @@ pub fn die(connection: &Connection, now: Wall, cluster_id: &str) -> rusqlite::Re
         .optional()
 }
 
-/// The ids of the clusters that may die: they are registered or have beaten. Those that are dead
-/// have their time once more after a start: the file may be older than what runs.
+/// The ids of the clusters that may become dead: those that are registered, or whose collectors
+/// have beaten. Dead clusters are among them, and have their full time again after a start: the
+/// file may be older than what runs.
 ///
 /// # Errors
 /// They cannot be read.
@@ -436,8 +438,8 @@ pub fn alive(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     rows.collect()
 }
 
-/// What is known of all clusters, or of one, for their workers. One that is not registered gets none,
-/// but what runs of it goes on while it is heard.
+/// What is known of all clusters, or of one, for their workers. A cluster that is not registered gets
+/// no workers, but those that run go on while it is heard.
 ///
 /// # Errors
 /// It cannot be read.
@@ -466,7 +468,7 @@ fn standing(row: &Row<'_>) -> rusqlite::Result<(String, Standing)> {
     Ok((row.get(0)?, standing))
 }
 
-/// A cluster whose collector has beaten here.
+/// A cluster, if its collector has beaten here.
 ///
 /// # Errors
 /// It cannot be read.
@@ -492,7 +494,7 @@ pub fn beating(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     rows.collect()
 }
 
-/// Where a cluster's collector answers, and with which key it is asked; the key only if it
+/// Where a cluster's collector answers, and with which key it is asked; the key is used only if it
 /// was set for this origin.
 #[derive(Clone, Debug, Default)]
 pub struct Collector {

@@ -1,6 +1,6 @@
-//! What is true and told to Alertmanagers: the open incidents. They are read from the events,
-//! after the fact: so whoever opens and closes an incident need not know of Alertmanagers, and
-//! what an Alertmanager is told is on disk.
+//! The conditions that Alertmanagers are told: the open incidents. They are read from the stored
+//! events. So the code that opens and closes incidents need not know of Alertmanagers, and what
+//! an Alertmanager is told is on disk.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,14 +21,14 @@ use serde_json::Value;
 use crate::event::Event;
 use crate::station::Station;
 
-/// The longest that nobody looks at the events.
+/// The longest time between two looks at the events.
 const LOOK_UP: Duration = Duration::from_secs(60);
 /// The most events that are read at once.
 const STEP: usize = 1000;
 /// The most ended conditions.
 const MOST_ENDED: usize = 100_000;
 
-/// Whom an incident concerns, as that was when it opened.
+/// The subject of an incident, as it was when the incident opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
     cluster: Option<String>,
@@ -66,7 +66,7 @@ impl Numbers for ByIncident {
     }
 }
 
-/// The conditions, and who waits for news of them.
+/// The conditions, and the bells of the threads that wait for news of them.
 pub struct Conditions {
     firing: Mutex<Firing<ByIncident>>,
     bells: Vec<(Sender<()>, Receiver<()>)>,
@@ -75,7 +75,7 @@ pub struct Conditions {
 }
 
 impl Conditions {
-    /// None yet.
+    /// No condition is known yet.
     pub fn new(alertmanagers: Option<&Alertmanagers>) -> Self {
         let repeat = Alertmanagers::repeat(alertmanagers);
         Self {
@@ -85,7 +85,7 @@ impl Conditions {
         }
     }
 
-    /// Runs `work` under the lock, and wakes who posts if it leads to something new.
+    /// Runs `work` under the lock, and wakes the threads that post if there is something new.
     fn with<R>(&self, work: impl FnOnce(&mut Firing<ByIncident>) -> R) -> R {
         // A panic in a thread of ours ends the process.
         let mut firing = self.firing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,11 +190,11 @@ pub fn run(station: &Station) {
 #[derive(Debug, Default)]
 struct Changes {
     incidents: Vec<Incident>,
-    /// They are from before this start.
+    /// They are from before this start of the station.
     is_past: bool,
     /// The last event that was read.
     last: i64,
-    /// There are more.
+    /// There are more events.
     more: bool,
 }
 
@@ -209,8 +209,8 @@ struct Incident {
 #[derive(Debug, Default)]
 struct Follower {
     last: i64,
-    /// The keys of what holds, by the incidents' rows. After the start some events are read
-    /// once more: the end of a former incident must not end the present one of the same key.
+    /// The keys of the conditions that hold, by the incidents' rows. After the start some events
+    /// are read twice: the end of a former incident must not end the present one of the same key.
     open: HashMap<i64, Key>,
 }
 
@@ -243,9 +243,9 @@ const INCIDENT: &str = "i.id, i.kind, i.opened_at, i.closed_at, i.closed_by, i.a
     c.id, c.cluster_id, i.worker";
 const CLUSTER: &str = "LEFT JOIN cluster c ON c.id = i.cluster";
 
-/// What is open, and what closed so lately that an Alertmanager may not know it.
+/// The open incidents, and those that closed so lately that an Alertmanager may not know it.
 fn read_all(connection: &Connection, station: &Station) -> rusqlite::Result<Changes> {
-    // Read first: what is opened meanwhile is read once more, which changes nothing.
+    // Read first: an incident that opens meanwhile is read twice, which changes nothing.
     let last: Option<i64> = connection.query_row("SELECT max(id) FROM event", [], |row| row.get(0))?;
     let every = Alertmanagers::repeat(station.config.alertmanagers.as_ref()).every;
     let since = wall().0.saturating_sub(millis(every * ENDS_AFTER));
@@ -282,7 +282,7 @@ fn read_events(connection: &Connection, last: i64) -> rusqlite::Result<Changes> 
     Ok(changes)
 }
 
-/// An incident as a condition. One that cannot be read must hide no other, so it is None.
+/// An incident as a condition. If it cannot be read, it is None, so that it hides no other.
 fn readable(row: &Row<'_>) -> Option<Incident> {
     incident(row).unwrap_or_else(|error| {
         log::error!("an incident that Alertmanagers should be told cannot be read: {error}");
@@ -308,8 +308,8 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
     };
     let last_seen = text(row, 8)?.and_then(|text| Wall::deserialize(Value::from(text)).ok());
     let since = last_seen.map_or(opened_at, |seen| seen.min(opened_at));
-    // What it was when the incident opened: the machine may have another name now, or be gone.
-    // Details of other incidents are a client's, whatever they name.
+    // As it was when the incident opened: the machine may have another name now, or be removed.
+    // Details of other incidents come from clients, and their members mean nothing here.
     let machine = match alert {
         AlertName::MachineOffline => row.get::<_, Option<i64>>(9)?.zip(text(row, 10)?),
         _ => None,

@@ -29,7 +29,7 @@ use settings::{
     TELEGRAM_BOT_TOKEN, TRUST_PROXY, WORKERS_FILE,
 };
 
-/// A key shorter than this is guessed some day.
+/// A key of fewer bytes may be guessed: it brings a warning.
 const SHORT_KEY: usize = 16;
 
 /// Takes what collectors, agents and machines send, and tells people.
@@ -71,9 +71,9 @@ pub struct Config {
     pub bind: Option<IpAddr>,
     /// The file that holds everything.
     pub db: PathBuf,
-    /// The keys of collectors, all of which are taken.
+    /// The keys of collectors; all are taken.
     pub collector_keys: Vec<Secret>,
-    /// The keys of agents, all of which are taken.
+    /// The keys of agents; all are taken.
     pub agent_keys: Vec<Secret>,
     /// The admin's key; None to make one.
     pub admin_key: Option<Secret>,
@@ -87,17 +87,17 @@ pub struct Config {
     pub max_agents: usize,
     /// The most connections.
     pub max_connections: usize,
-    /// How long things are kept.
+    /// How long alerts, closed incidents, removed clusters and the audit are kept.
     pub retention: Duration,
-    /// After which silence a collector is silent,
+    /// After how much silence an incident of a collector opens,
     pub collector_patience: Duration,
-    /// a cluster dead,
+    /// a cluster is dead,
     pub cleanup_timeout: Duration,
-    /// and a machine offline.
+    /// and a machine is offline.
     pub machine_patience: Duration,
     /// The workers of clusters; None without templates.
     pub control: Option<Workers>,
-    /// The longest sleep before it is looked for offline machines.
+    /// The longest sleep between two looks for machines that went offline.
     pub check_interval: Duration,
     /// The token of the Telegram bot.
     pub telegram_token: Option<Secret>,
@@ -109,7 +109,7 @@ pub struct Config {
     pub external_url: Option<Url>,
     /// Which private addresses may be connected to.
     pub reach: Reach,
-    /// The Kafka that the registry is in; None without one.
+    /// The Kafka with the registry; None without Kafka.
     pub kafka: Option<Kafka>,
     /// Certificates that are trusted besides the built-in roots.
     pub roots: Vec<Certificate<'static>>,
@@ -208,13 +208,13 @@ impl Config {
 /// How workers are made.
 #[derive(Clone, Debug)]
 pub struct Workers {
-    /// From what.
+    /// The templates.
     pub templates: Vec<Template>,
-    /// By which engine.
+    /// How the container engine is reached.
     pub client: Client,
-    /// How many at most, and what is adopted.
+    /// How many containers are made at most, and which are adopted.
     pub limits: Limits,
-    /// How often they are looked at.
+    /// The longest time between two passes.
     pub interval: Duration,
 }
 
@@ -239,7 +239,7 @@ fn workers(from: &mut Reader<'_>, warnings: &mut Vec<String>) -> Result<Option<W
     Ok(Some(Workers { templates, client, limits, interval }))
 }
 
-/// The table's own URL.
+/// The default of the table of settings.
 fn default_url(from: &mut Reader<'_>) -> Result<Url, ConfigError> {
     let raw: String = from.value(&TELEGRAM_API_URL)?;
     Url::base(&raw).map_err(|why| TELEGRAM_API_URL.wrong_as(&raw, &why))

@@ -1,6 +1,6 @@
-//! Workers of clusters: one thread looks at them and decides, a few others do what it decided.
+//! Workers of clusters: one thread looks at them and decides, a few others do what it has decided.
 //!
-//! What decides is [`pap_core::reconcile`]. This lists the containers, stores what people are told, and
+//! [`pap_core::reconcile`] decides. This file lists the containers, stores what people are told, and
 //! hands the actions to the threads of `perform`.
 
 pub mod metrics;
@@ -41,7 +41,7 @@ const PULLING: usize = 2;
 const MAX_WAITING: usize = 256;
 /// The wait after a listing that failed.
 const RETRY: Duration = Duration::from_secs(5);
-/// The shortest time between two looks at all containers.
+/// The shortest time between two passes.
 const GAP: Duration = Duration::from_millis(100);
 /// How many containers are looked at more closely in one pass, and for how long.
 const MAX_LOOKS: usize = 100;
@@ -72,7 +72,7 @@ struct Planned {
 pub struct Counters {
     /// Containers that were made and started.
     pub spawned: AtomicU64,
-    /// Workers that were removed since their cluster is dead or was removed.
+    /// Workers that were removed because their cluster is dead or was removed.
     pub cleaned: AtomicU64,
     /// Actions that failed.
     pub failed: AtomicU64,
@@ -106,7 +106,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Control {
-    /// Workers by these templates; what a former station knew of them is read.
+    /// The workers with these templates. What the file keeps of them is read.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -150,8 +150,8 @@ impl Control {
         &self.engine
     }
 
-    /// Workers of clusters that nobody knows are removed in the next pass. Returns how many were
-    /// seen in the last one.
+    /// The next pass removes workers of clusters that are not known. Returns how many such workers
+    /// the last pass has seen.
     pub fn prune(&self) -> usize {
         self.prunes.store(true, Ordering::SeqCst);
         self.bell.ring();
@@ -212,8 +212,8 @@ impl Control {
         }
     }
 
-    /// Looks up what a listing does not show: how often young containers of workers were started
-    /// again, since they may crash in a loop, and the images of those that may be adopted.
+    /// Asks for what a listing does not show: how often the engine has started young containers of
+    /// workers again, as they may crash in a loop, and the images of containers that may be adopted.
     fn look_closer(&self, station: &Station, listing: Listing) -> Vec<Container> {
         let begun = station.clock.uptime();
         let mut looks = 0;
@@ -232,7 +232,7 @@ impl Control {
                             container.image = made_from.image;
                         }
                     }
-                    // An engine that does not answer now is asked no more in this pass.
+                    // An engine that does not answer now is not asked again in this pass.
                     Err(EngineError::Unheard(_) | EngineError::Unasked) => looks = MAX_LOOKS,
                     Err(_) => {}
                 }
@@ -249,7 +249,7 @@ impl Control {
             && self.templates.iter().any(|template| template.may_bear(&container.name))
     }
 
-    /// Stores what follows, and has the actions performed.
+    /// Stores what follows from a plan, and has its actions performed.
     fn follow(&self, station: &Station, mut plan: Plan) {
         let (is_back, is_news) = {
             let mut seen = locked(&self.seen);
@@ -342,7 +342,7 @@ pub fn start(station: &Arc<Station>, threads: &mut Threads) -> io::Result<()> {
 
 fn run(station: &Station) {
     let Some(control) = &station.control else { return };
-    // Many changes at once need one look.
+    // Many changes at once need only one pass.
     while !station.stop.wait(GAP) {
         let rung = control.bell.count();
         let longest = control.pass(station);

@@ -1,5 +1,5 @@
-//! Agents that are silent here may live at their collector. Before a death is told, every
-//! collector that can be asked is asked: at its URL, or with the answer to its heartbeat.
+//! Agents that are silent here may live at their collector. Before a death is told, the station
+//! asks every collector that it can: at its URL, or with the answer to its beat.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -24,18 +24,18 @@ use crate::incidents::Closer;
 use crate::station::Station;
 use crate::{agents, alerts, clusters};
 
-/// How long the answers of collectors that are asked with their heartbeats are waited for.
+/// How long the station waits for collectors that it asks with the answers to their beats.
 const LONGEST_WAIT: Duration = Duration::from_secs(45);
 /// Threads that ask at the same time.
 const ASKERS: usize = 8;
 /// The longest answer, in bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
-/// How often it is looked at again whether answers have come.
+/// How often the station looks whether answers have come.
 const LOOK_UP: Duration = Duration::from_secs(5);
 
 /// An agent that a collector reports alive.
 pub const ALIVE: &str = "elsewhere";
-/// An agent of which a living collector could not be asked.
+/// An agent about which a collector that beats here could not be asked.
 pub const UNKNOWN: &str = "elsewhere?";
 
 /// Where agents that are silent here live.
@@ -63,7 +63,7 @@ struct Candidate {
     cluster_id: String,
     url: Option<String>,
     key: Option<String>,
-    /// Its collector beats here and is not silent.
+    /// Its collector beats here, and is not silent.
     is_beating: bool,
 }
 
@@ -96,7 +96,7 @@ enum Decision {
     Elsewhere(&'static str),
 }
 
-/// What a collector said of an agent.
+/// What a collector answered about an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Lives,
@@ -118,7 +118,7 @@ fn decide(answers: impl Iterator<Item = (Answer, bool)>, waited: Duration) -> De
                 decision = Decision::Elsewhere(UNKNOWN);
             }
             (Answer::Open, _) | (Answer::Failed, true) if waited < LONGEST_WAIT => decision = Decision::Wait,
-            // A collector that neither answers nor beats is no witness.
+            // A collector that neither answers nor beats decides nothing.
             (Answer::No | Answer::Failed | Answer::Open, _) => {}
         }
     }
@@ -150,7 +150,7 @@ pub fn run(station: &Station) {
         if !others.is_empty() || !calm.is_empty() {
             tell(station, &others, calm);
         }
-        // From here on this list owes them, and after a crash the list is made again.
+        // From here on this list owes these deaths. After a crash the list is made again.
         station.agents.settle(&station.clock, &deaths, Vec::new(), true);
         let since = station.clock.uptime();
         for death in deaths {
@@ -192,31 +192,32 @@ fn last_incidents(connection: &Connection) -> rusqlite::Result<LastIncidents> {
     Ok(last)
 }
 
-/// An open incident of an agent that was not in trouble when the agents were stored: they were
-/// stored before it opened, or the agent has been heard since. Its next heartbeat tells.
+/// Open incidents of agents that were neither dead nor in EMERGENCY when the agents were stored.
+/// Either the agents were stored before the incident opened, or the agent was heard after that:
+/// its next heartbeat shows which.
 type Unsettled = Vec<(AgentId, Event, Wall)>;
 
-/// What happened just before the last station ended may not be told: what agents are now is
-/// compared with their last incidents. Returns the deaths that are owed, and the incidents
-/// that are not settled.
+/// What happened just before the last run of the station ended may not be told. So what the agents
+/// are now is compared with their last incidents. Returns the deaths that are owed, and the
+/// incidents that are not settled.
 fn catch_up(station: &Station, last: &LastIncidents) -> (HashMap<AgentId, Pending>, Unsettled) {
     let (dead, alarmed) = station.agents.in_trouble();
     let (now, since) = (station.clock.now(), station.clock.uptime());
-    // What is older may have been told, and its incident be removed.
+    // An older death may have been told, and its incident removed since.
     let oldest = now.wall.0.saturating_sub(millis(station.config.retention));
     let mut pending = HashMap::new();
     let mut unsaid = Vec::new();
     for agent in &dead {
         let Some(view) = station.agents.view(now, agent) else { continue };
         let incident = last.get(&(agent.clone(), Event::AgentDead));
-        // Whoever closed it, this death was told.
+        // This death was told, whoever closed its incident.
         let is_told = incident.is_some_and(|it| it.closed_by.is_none() || it.opened_at >= view.last_seen);
         if !is_told && view.last_seen.0 >= oldest {
             pending.insert(agent.clone(), Pending { since, answers: HashMap::new() });
         }
     }
     for agent in &alarmed {
-        // A person may have closed it while it lasts.
+        // A person may have closed the incident while the EMERGENCY lasts.
         let incident = last.get(&(agent.clone(), Event::AgentEmergency));
         let is_told = incident.is_some_and(|it| it.closed_by.as_deref() != Some(Closer::Over.name()));
         if !is_told {
@@ -240,19 +241,19 @@ fn catch_up(station: &Station, last: &LastIncidents) -> (HashMap<AgentId, Pendin
     (pending, unsettled)
 }
 
-/// Ends what the agents have been heard since.
+/// Closes unsettled incidents whose agents have been heard since and are well.
 fn settle_former(station: &Station, unsettled: &mut Unsettled) {
     let now = station.clock.now();
     let mut over = Vec::new();
     unsettled.retain(|(agent, opening, opened_at)| {
-        // It may have been heard first after the agents were stored, and be heard again.
+        // An agent that was first heard after the agents were stored may be heard again.
         let Some(view) = station.agents.view(now, agent) else { return true };
         let is_in_trouble = match opening {
             Event::AgentDead => view.status == Verdict::Dead,
             _ => view.mode == Mode::Emergency,
         };
         if is_in_trouble {
-            // From here on it is like any other.
+            // From here on it is an incident like any other.
             return false;
         }
         let is_heard = view.last_seen > *opened_at;
@@ -281,7 +282,7 @@ fn settle(station: &Station, pending: &mut HashMap<AgentId, Pending>, candidates
         let id = agent.to_string();
         let view = station.agents.view(station.clock.now(), agent);
         let Some(view) = view.filter(|view| view.status == Verdict::Dead) else {
-            // It was heard while this waited: there is nothing to tell.
+            // The agent was heard while this waited: there is nothing to tell.
             station.elsewhere.set(agent, None);
             station.asking.forget(&id);
             return false;
@@ -306,7 +307,7 @@ fn settle(station: &Station, pending: &mut HashMap<AgentId, Pending>, candidates
         match decide(answers, uptime.since(death.since)) {
             Decision::Wait => return true,
             Decision::Elsewhere(UNKNOWN) => {
-                // It is decided when its collector answers, or falls silent, too.
+                // It is decided when that collector answers, or falls silent too.
                 station.elsewhere.set(agent, Some(UNKNOWN));
                 return true;
             }
@@ -316,7 +317,7 @@ fn settle(station: &Station, pending: &mut HashMap<AgentId, Pending>, candidates
             }
             Decision::Tell => {
                 told.push(view);
-                // It stays on the list until it is stored.
+                // The death stays on the list until it is stored.
                 return true;
             }
         }
@@ -357,8 +358,8 @@ fn tell(station: &Station, alerts: &[Alert], calm: Vec<AgentId>) {
     }
 }
 
-/// Has `work` done for each of these by a few threads, for [`QUICK`] in all. What is not begun
-/// by then is left.
+/// Has `work` done for each of these by a few threads, for [`QUICK`] in all. Those whose work has
+/// not begun by then are left out.
 fn by_threads<T: Sync>(station: &Station, all: &[T], work: impl Fn(&T, &dyn Fn() -> bool) + Sync) {
     let began = station.clock.uptime();
     let has_time = || station.clock.uptime().since(began) < QUICK && !station.stop.is_stopping();
@@ -375,8 +376,8 @@ fn by_threads<T: Sync>(station: &Station, all: &[T], work: impl Fn(&T, &dyn Fn()
     });
 }
 
-/// Asks each collector that has a URL of the agents that it was not asked of. One that fails
-/// once is not asked of others in this turn.
+/// Asks each collector that has a URL about the agents about which it was not asked yet. A
+/// collector that fails once is not asked again in this turn.
 fn ask_all(station: &Station, pending: &mut HashMap<AgentId, Pending>, candidates: &[Candidate]) {
     if candidates.iter().any(|candidate| candidate.is_beating) {
         for agent in pending.keys() {
@@ -384,7 +385,7 @@ fn ask_all(station: &Station, pending: &mut HashMap<AgentId, Pending>, candidate
         }
     }
     let mut with_url: Vec<_> = candidates.iter().filter(|candidate| candidate.url.is_some()).collect();
-    // Whoever comes last in one turn may be first in the next.
+    // A collector that is last in one turn may be first in the next.
     fastrand::shuffle(&mut with_url);
     let answers = Mutex::new(Vec::new());
     by_threads(station, &with_url, |candidate, has_time| {
@@ -414,8 +415,8 @@ fn ask_all(station: &Station, pending: &mut HashMap<AgentId, Pending>, candidate
     }
 }
 
-/// Asks collectors of agents whose incidents are open, until the station stops. Those that
-/// have no URL are asked with the answers to their heartbeats.
+/// Asks collectors about agents whose incidents are open, until the station stops. Collectors
+/// without a URL are asked with the answers to their beats.
 pub fn follow_up(station: &Station) {
     while !station.stop.wait(FOLLOW_UP) {
         let asked = station.store.read(|connection| {
@@ -440,7 +441,7 @@ pub fn follow_up(station: &Station) {
                 if let Lives { healthy: true, mode, last_seen } = lives {
                     let said = Said { healthy: true, mode, last_seen };
                     let (cluster, agent) = (cluster.clone(), agent.clone());
-                    // An error is in the log, and it is asked again.
+                    // An error is in the log, and the collector is asked again.
                     let _ = station.write(move |connection| {
                         alerts::is_healthy(connection, wall(), asked_at, &cluster, &agent, &said)
                     });
@@ -467,7 +468,7 @@ struct Lives {
     last_seen: Option<Wall>,
 }
 
-/// What a collector reports of an agent; None if it does not answer.
+/// What a collector reports about an agent; None if it does not answer.
 fn ask(station: &Station, candidate: &Candidate, agent: &AgentId) -> Option<Lives> {
     let id = agent.to_string();
     let path = utf8_percent_encode(&id, NON_ALPHANUMERIC);

@@ -1,8 +1,8 @@
 //! The container engine, by its API (Docker Engine API 1.25 to 1.47; Podman answers the same).
 //!
-//! Each call has a deadline and is made outside any lock. None of them harms if it is done
-//! later than anybody waits for it: a container is made under a name that is given only once,
-//! and removed by its id.
+//! Each call has a deadline and is made outside any lock. A call does no harm if the engine acts
+//! on it after the deadline: a container is made under a name that the engine gives only once,
+//! and is removed by its id.
 
 mod listing;
 
@@ -30,12 +30,12 @@ use crate::workers::{Container, Pull};
 use listing::{CLIENT, MANAGED, ROLE, STATION, TEMPLATE};
 pub use listing::{Listed, Listing};
 
-/// The versions of the API that we know, and the first that has all that is used.
+/// The newest version of the API that we know, and the oldest that has all that we use.
 const NEWEST: (u32, u32) = (1, 47);
 const OLDEST: (u32, u32) = (1, 25);
 /// How long a call may take.
 pub const PATIENCE: Duration = Duration::from_secs(15);
-/// How long an image may take to be pulled. Only what needs a pull as well waits for it.
+/// How long a pull of an image may take. Only workers that need a pull as well wait for it.
 const PULL: Duration = Duration::from_secs(600);
 /// How long a look at one container may take.
 const GLANCE: Duration = Duration::from_secs(5);
@@ -76,21 +76,21 @@ impl fmt::Display for Host {
     }
 }
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug)]
 pub enum EngineError {
-    /// It was not asked, since another station may act by now.
+    /// The engine was not asked, because another station may act by now.
     Unasked,
-    /// The engine was not reached, or did not answer in time. What was asked may still happen.
+    /// The engine was not reached, or did not answer in time. It may still do what was asked.
     Unheard(String),
-    /// It refused.
+    /// The engine refused.
     Refused(u16, String),
     /// Its answer makes no sense to us.
     Answer(String),
 }
 
 impl EngineError {
-    /// The same without the secrets of a container, before anything of it is cut or replaced.
+    /// The same without the secrets of a container. Call it before the text is cut or replaced.
     pub fn hiding(self, secrets_of: &Container) -> Self {
         let hide = |why: String| secrets_of.without_secrets(&why);
         match self {
@@ -137,7 +137,8 @@ pub struct Inspected {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct MadeFrom {
-    /// The image as it was asked for. A listing shows its id instead once the name is another one's.
+    /// The image as the container was made from it. A listing shows the image's id once the name
+    /// belongs to another image.
     #[serde(default)]
     pub image: String,
 }
@@ -181,16 +182,16 @@ impl Client {
 /// The engine.
 pub struct Engine {
     client: Client,
-    /// Our id: what bears it is ours.
+    /// The id of this station: containers that bear it are ours.
     station: String,
-    /// Whether it is us who may act.
+    /// The lease on the file: whether this station may act.
     lease: Arc<Lease>,
-    /// As agreed; None until the first call.
+    /// The version of the API on which we agreed; None until the first call.
     version: Mutex<Option<String>>,
 }
 
 impl Engine {
-    /// An engine that is spoken to from the first call on.
+    /// The engine. Nothing is sent before the first call.
     pub fn new(client: Client, station: String, lease: Arc<Lease>) -> Self {
         Self { client, station, lease, version: Mutex::default() }
     }
@@ -265,11 +266,11 @@ impl Engine {
             return Ok(answer);
         }
         if status == 400 {
-            // It may speak another version now: it was replaced.
+            // The engine may have been replaced by one that speaks another version.
             *self.version.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         let mut said = String::new();
-        // If it fails, what has come is said.
+        // If this fails, the part that has come is shown.
         let _ = answer.into_body().into_reader().take(64 << 10).read_to_string(&mut said);
         let message = serde_json::from_str::<Value>(&said).ok();
         let message = message.as_ref().and_then(|it| it["message"].as_str()).unwrap_or(&said);
@@ -312,7 +313,7 @@ impl Engine {
         serde_json::from_slice(&read).map_err(|error| EngineError::Answer(error.to_string()))
     }
 
-    /// All containers: one call.
+    /// All containers, by one call.
     ///
     /// # Errors
     /// Nothing is known of them.
@@ -393,12 +394,12 @@ impl Engine {
     /// It is not there, as far as is known.
     pub fn pull(&self, from: &Container) -> Result<(), EngineError> {
         let image = &from.image;
-        // Without a tag the engine would pull all of them.
+        // Without a tag the engine would pull all tags of the image.
         let last = image.rsplit('/').next().unwrap_or_default();
         let tag = if last.contains([':', '@']) { "" } else { "&tag=latest" };
         let path = format!("/images/create?fromImage={}{tag}", segment(image));
         let progress = self.call(Method::POST, &path, &Sent::Nothing, PULL)?;
-        // A pull that fails is a 200 one of whose lines says so.
+        // A pull that fails is a 200 too; a line of the answer says that it failed.
         let mut failed = progress.split(|&byte| byte == b'\n').filter_map(|line| {
             serde_json::from_slice::<Value>(line).ok()?["error"].as_str().map(str::to_owned)
         });
@@ -448,7 +449,7 @@ enum Sent<'a> {
     Tar(&'a [u8]),
 }
 
-/// What is not there any more is as it should be.
+/// A container that is not there any more is as it should be.
 fn absent(result: Result<Vec<u8>, EngineError>) -> Result<(), EngineError> {
     match result {
         Ok(_) | Err(EngineError::Refused(404, _)) => Ok(()),
@@ -460,7 +461,7 @@ fn segment(text: &str) -> impl fmt::Display {
     utf8_percent_encode(text, NON_ALPHANUMERIC)
 }
 
-/// An archive with files that only they may read who run the container.
+/// An archive with the secrets as files.
 fn secrets(secrets: &[(String, String)]) -> std::io::Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();

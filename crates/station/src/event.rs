@@ -30,7 +30,7 @@ pub enum Event {
     WorkerBack,
     /// Many agents of a cluster fell silent together.
     MassSilence,
-    /// The last of their incidents closed.
+    /// The last incident of these agents has closed.
     MassSilenceOver,
 }
 
@@ -107,7 +107,7 @@ impl Event {
         }
     }
 
-    /// The alert that an Alertmanager is told while what it opened is open.
+    /// The alert that fires at Alertmanagers while the incident that this event opened is open.
     pub const fn alert(self) -> Option<AlertName> {
         match self {
             Self::AgentDead => Some(AlertName::AgentDead),

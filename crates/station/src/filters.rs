@@ -14,9 +14,9 @@ use crate::event::Event;
 /// The most entries of a list.
 const MAX_ENTRIES: usize = 1000;
 
-/// What a channel wants. A list that is absent lets everything pass; lists are joined by
-/// AND. What happens at a cluster or at a machine is looked up in the list of its own
-/// kind; if only the other list is there, it does not pass.
+/// Which events a channel wants. A list that is absent lets everything pass; lists are joined
+/// by AND. What happens in a cluster or at a machine is looked up in the list of clusters or of
+/// machines; if only the other of these two lists is there, it does not pass.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Filters {
@@ -41,7 +41,7 @@ pub enum Place<'a> {
     Cluster(&'a str),
     /// At a machine with this id.
     Machine(i64),
-    /// At an agent that beats at the station.
+    /// To an agent that beats at the station.
     Station,
 }
 
@@ -80,7 +80,7 @@ impl Filters {
     }
 }
 
-/// Hours at which a channel is not to be disturbed. What happens then is told after them.
+/// Quiet hours: nothing is sent to the channel then. What happens in them is told afterwards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuietHours {
@@ -124,7 +124,7 @@ impl QuietHours {
     }
 }
 
-/// The same day at another time. Where a clock is put forward over it, the moment after.
+/// The same day at another time. If the clock is put forward over that time, the moment after.
 fn at_time(day: &Zoned, time: Time) -> Option<Zoned> {
     day.with().time(time).build().ok()
 }

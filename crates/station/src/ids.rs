@@ -21,7 +21,7 @@ pub fn kept_hash(column: &[u8]) -> Option<KeyHash> {
     column.try_into().ok()
 }
 
-/// The SHA-256 that these hexadecimal digits say; None if they are none.
+/// The SHA-256 in these hexadecimal digits; None if the text is none.
 pub fn hash_from_hex(text: &str) -> Option<KeyHash> {
     let mut hash = KeyHash::default();
     if text.len() != 2 * hash.len() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
@@ -33,7 +33,7 @@ pub fn hash_from_hex(text: &str) -> Option<KeyHash> {
     Some(hash)
 }
 
-/// Random bytes. A system that has none is no place for keys: the process ends.
+/// Random bytes. If the system has none, the process ends: keys would not be safe.
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     let filled = SystemRandom::new().fill(&mut bytes);

@@ -1,8 +1,9 @@
 //! Takes over from the machine monitor LunaSentri: its machines with the hashes of their keys,
 //! its webhooks with the hashes of their secrets, and its Telegram chats.
 //!
-//! Its file is read as a whole before ours is opened, and ours is written in one transaction.
-//! What is here already is left as it is, so importing twice is importing once.
+//! LunaSentri's file is read as a whole before the station's file is opened, and that one is
+//! written in one transaction. What is here already is left as it is, so a second import adds
+//! only what is new.
 
 mod source;
 
@@ -30,7 +31,7 @@ use source::{Machine, Original, SourceError};
 pub enum ImportError {
     /// LunaSentri's file cannot be read: its path, and why.
     Source(String, SourceError),
-    /// The station's cannot be written.
+    /// The station's file cannot be written.
     Store(StartError),
 }
 
@@ -56,7 +57,7 @@ impl ImportError {
     }
 }
 
-/// Takes over what is in `file` to the station's file at `database`. Returns what to tell the
+/// Takes over what is in `file` into the station's file at `database`. Returns what to tell the
 /// user: a line for each thing that is left, and a summary.
 ///
 /// # Errors
@@ -151,8 +152,8 @@ fn take_machines(
         .query_row("SELECT seq FROM sqlite_sequence WHERE name = 'machine'", [], |row| row.get(0))
         .optional()?;
     let last = last.unwrap_or(0);
-    // An id that a machine of ours has or had is never given again. Those that keep their ids
-    // come first, so that no new id is one of them.
+    // An id that a machine of the station has or had is never given again. Machines that keep
+    // their ids come first, so that no new id is one of these.
     let (keeping, others): (Vec<_>, Vec<_>) = original.machines.iter().partition(|it| it.id > last);
     for machine in keeping.into_iter().chain(others) {
         let label = format!("machine {} ({})", machine.id, cut(&machine.name));
@@ -196,7 +197,7 @@ fn has_key(connection: &Connection, key: &KeyHash) -> rusqlite::Result<bool> {
     connection.prepare_cached(sql)?.query_row([key], |row| row.get(0))
 }
 
-/// A text as long as it may be here: LunaSentri has no limit.
+/// A text, cut to the length that the station allows: LunaSentri has no limit.
 fn cut(text: &str) -> String {
     text.chars().take(MAX_TEXT).collect()
 }
@@ -209,10 +210,11 @@ fn insert(
     id: Option<i64>,
     key: &KeyHash,
 ) -> rusqlite::Result<i64> {
-    // Whoever was online has all of its time after the station's start, and is told if it does
-    // not come. An outage that LunaSentri knew was told by it: such a machine is offline without
-    // an incident, so that neither its silence nor its return is told. LunaSentri calls a machine
-    // offline that it has never seen; here that is unknown, and so is one that is not watched.
+    // A machine that was online has its full time after the station's start; if it is not heard
+    // by then, that is told. LunaSentri has told that a machine went offline: here such a machine
+    // is offline without an incident, so that neither its silence nor its return is told.
+    // LunaSentri also calls a machine offline that it has never seen; here that machine is
+    // unknown, and so is a machine that is not watched.
     let status = match machine.last_seen {
         Some(_) if machine.is_enabled && machine.is_online => "online",
         Some(_) if machine.is_enabled => "offline",
@@ -255,7 +257,7 @@ fn take_channels(
     done: &mut Done,
 ) -> rusqlite::Result<()> {
     let webhooks = original.webhooks.iter().map(|it| -> Wanted {
-        // The path of a URL may be a secret, and what is no URL is not shown at all.
+        // The path of a URL may be a secret, and text that is no URL is not shown at all.
         let shown = Url::parse(&it.url).map(|url| format!(" ({})", hidden_url(url.as_str())));
         let label = format!("webhook {}{}", it.id, shown.unwrap_or_default());
         let changes = check_url(reach, &it.url).and_then(|url| {
@@ -278,7 +280,7 @@ fn take_channels(
         });
         (Kind::Telegram, format!("Telegram chat {}", it.id), changes)
     });
-    // Users of LunaSentri may have the same target: who was first.
+    // Several users of LunaSentri may have the same URL or chat: the first one is taken.
     let mut firsts = HashMap::new();
     for (kind, label, changes) in webhooks.chain(chats) {
         let changes = match changes {

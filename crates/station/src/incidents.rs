@@ -11,7 +11,7 @@ use crate::event::{Event, severity_name};
 use crate::filters::{Filters, Place};
 use crate::{ids, words};
 
-/// A cluster, as far as events need it.
+/// The parts of a cluster that events need.
 #[derive(Clone, Debug, Serialize)]
 pub struct ClusterName {
     /// Its row.
@@ -38,7 +38,7 @@ pub struct AgentFacts {
     pub last_seen: Option<String>,
 }
 
-/// A machine, in the order in which the original writes it.
+/// A machine, its members in the order in which the machine monitor writes them.
 #[derive(Clone, Debug, Serialize)]
 pub struct MachineFacts {
     /// Its id.
@@ -55,7 +55,7 @@ pub struct MachineFacts {
     pub last_seen: Option<String>,
 }
 
-/// To what something happened.
+/// To whom something happened.
 #[derive(Clone, Debug)]
 pub enum Subject {
     /// An agent of a cluster, or one that beats here.
@@ -85,7 +85,8 @@ impl Subject {
         }
     }
 
-    /// What makes it one: the rows of its cluster and machine, its agent's id, and its role.
+    /// What tells it from others: the rows of its cluster and machine, its agent's id, and its
+    /// worker's role.
     fn key(&self) -> (Option<i64>, Option<i64>, &str, &str) {
         let cluster = self.cluster().map(|cluster| cluster.row);
         match self {
@@ -102,7 +103,7 @@ impl Subject {
         }
     }
 
-    /// What must be told in order.
+    /// Deliveries with the same text go to a channel in order.
     fn order(&self) -> String {
         match (self, self.key()) {
             (Self::Machine(machine), _) => format!("machine {}", machine.id),
@@ -115,13 +116,14 @@ impl Subject {
 /// Why an incident closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closer<'a> {
-    /// It is over: somebody was heard who was silent, or left a mode.
+    /// It is over: an agent, a machine or a collector was heard again, an agent left EMERGENCY, or
+    /// a worker runs again.
     Over,
-    /// A person closed it, who has this role.
+    /// A person with this role closed it.
     Person(&'a str),
     /// Its cluster or its machine was removed.
     Removed,
-    /// It was open for longer than anything is kept.
+    /// It was open for longer than `ALERT_RETENTION`.
     Retention,
 }
 
@@ -137,7 +139,7 @@ impl<'a> Closer<'a> {
     }
 }
 
-/// Opens an incident and tells of it, unless one is open that says it all. Returns its row.
+/// Opens an incident and tells of it, unless the same incident is open already. Returns its row.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -175,8 +177,8 @@ pub fn open(
     Ok(row)
 }
 
-/// Closes an open incident and tells of it where the opening was told. Returns its row;
-/// None if none is open.
+/// Closes an open incident, and tells the channels that the opening went to or still is to go to.
+/// Returns its row; None if none is open.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -257,7 +259,8 @@ pub fn find(connection: &Connection, uuid: &str) -> rusqlite::Result<Option<(Eve
         .map(Option::flatten)
 }
 
-/// Closes what is open for longer than anything is kept. Returns how many there were.
+/// Closes at most 1,000 incidents that are open for longer than `ALERT_RETENTION`. Returns how
+/// many.
 ///
 /// # Errors
 /// They stay open.
@@ -298,7 +301,7 @@ fn tell_closing(
 ) -> rusqlite::Result<()> {
     let message = match by {
         Closer::Over => words::happened(closing, subject, now),
-        // Nobody has come back.
+        // Nobody was heard again.
         by => words::closed(closing, subject, by.name()),
     };
     write_event(connection, now, closing, Some(incident), subject, &message)
@@ -343,7 +346,7 @@ fn active_channels(connection: &Connection) -> rusqlite::Result<Vec<(i64, Filter
     rows.collect()
 }
 
-/// Whether a channel was told of the opening, or still is to be.
+/// Whether the opening went to a channel, or still is to go there.
 fn was_told(connection: &Connection, incident: Option<i64>, channel: i64) -> rusqlite::Result<bool> {
     connection
         .prepare_cached(
@@ -419,7 +422,7 @@ fn body(event: Event, incident: Option<&Said>, subject: &Subject) -> String {
     body.unwrap_or_default()
 }
 
-/// RFC 3339 in whole seconds, as the original's webhooks have it.
+/// RFC 3339 in whole seconds, as the machine monitor's webhooks have it.
 pub fn whole_seconds(at: Wall) -> String {
     let text = Wall(at.0 / 1000 * 1000).to_string();
     text.replace(".000Z", "Z")

@@ -1,5 +1,5 @@
-//! Kafka: the registry of clusters and their heartbeats come from there, what is said here goes
-//! there, and groups of removed clusters are deleted there.
+//! Kafka: registrations, tombstones and heartbeats of clusters come from there. Registrations and
+//! tombstones that come over HTTP go there, and groups of removed clusters are deleted there.
 //!
 //! ```text
 //!  cluster.registry --> reader --> taker: message, order --> clusters::apply
@@ -10,8 +10,8 @@
 //! - `settings`, `outbox`, `groups`, `counters`: in every build, since the file is the same
 //! - `client`, `message`, `order`, `reader`, `taker`, `writer`: with the feature `kafka` alone
 //!
-//! Kafka is the second mouth of the registry, beside HTTP: of two words about a cluster the later
-//! one holds (`clusters::holds`), so the registry may be read again and again.
+//! Registrations and tombstones come by Kafka or over HTTP. Of two about one cluster the later one
+//! holds (`clusters::holds`), so the registry may be read again and again.
 
 #[cfg(feature = "kafka")]
 pub mod client;
@@ -42,13 +42,13 @@ use counters::Counters;
 /// A topic that is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// Who is registered.
+    /// Registrations and tombstones of clusters.
     Registry,
-    /// Who lives.
+    /// Heartbeats of clusters.
     Heartbeat,
 }
 
-/// How it goes with Kafka, for all threads.
+/// The state of the link to Kafka, for all threads.
 #[derive(Debug, Default)]
 pub struct Link {
     is_used: bool,

@@ -1,8 +1,8 @@
-//! The station: takes what collectors, agents and machines send, keeps it in one file, and
-//! tells people.
+//! The station: takes what collectors, agents and machines send, keeps it in one file (the
+//! file, `STATION_DB`), and tells people.
 //!
 //! ```text
-//!  collectors --alerts, heartbeats--> server --> store (one writer) --> event, deliveries
+//!  collectors --alerts, beats-------> server --> store (one writer) --> event, deliveries
 //!  machines, agents --heartbeats--->    |          ^                         |
 //!                                    watch, agents |                         v
 //!                                       `--- sweeper, elsewhere        notify --> people
@@ -11,11 +11,12 @@
 //! - [`config`]: settings; [`app`]: starts and ends the threads; [`station`]: what they share
 //! - [`store`]: the file; [`ids`]: random ids and keys; [`access`]: who may do what
 //! - [`alert`]: an alert's body; [`alerts`], [`clusters`], [`machines`], [`incidents`],
-//!   [`channels`]: what is stored, and what follows from what
+//!   [`channels`]: what is stored, and what follows from it
 //! - [`event`], [`words`], [`filters`]: what people are told, how, and who wants it
-//! - [`watch`]: who is silent; [`agents`]: agents that beat here; [`elsewhere`], [`asking`]:
-//!   whether they live at their collector; [`sweeper`]: waits for deadlines
-//! - [`conditions`]: what is open, for Alertmanagers
+//! - [`watch`]: which machines and collectors are silent; [`agents`]: agents that beat here;
+//!   [`elsewhere`], [`asking`]: whether they live at their collector; [`sweeper`]: waits for
+//!   deadlines
+//! - [`conditions`]: the open incidents, for Alertmanagers
 //! - [`registry`]: what follows when clusters are registered or removed; [`kafka`]: the registry
 //!   and the heartbeats in Kafka
 //! - [`notify`]: delivers; [`clients`], [`reach`]: requests to others

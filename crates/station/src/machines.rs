@@ -110,7 +110,7 @@ pub fn find(connection: &Connection, id: i64) -> rusqlite::Result<Option<Machine
     connection.prepare_cached(&sql)?.query_row([id], machine).optional()
 }
 
-/// What people say of a machine; what is not said stays.
+/// What people say of a machine; members that are left out stay as they were.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct About {
@@ -149,7 +149,7 @@ pub fn change(connection: &Connection, id: i64, about: &About) -> rusqlite::Resu
     Ok(changed > 0)
 }
 
-/// Removes a machine; its outage closes. Returns whether there was one.
+/// Removes a machine; its open incident closes. Returns whether there was one.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -161,8 +161,8 @@ pub fn remove(connection: &Connection, now: Wall, id: i64) -> rusqlite::Result<b
     Ok(connection.execute("DELETE FROM machine WHERE id = ?1", [id])? > 0)
 }
 
-/// Watches a machine, or watches it no more: then its outage closes. Returns whether there
-/// is one.
+/// Has a machine watched, or not watched any more: then its open incident closes. Returns whether
+/// there is one.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -183,7 +183,7 @@ pub fn enable(
     Ok(true)
 }
 
-/// Gives a machine a new key. The present one is taken for [`FORMER_KEY`] longer. Returns
+/// Gives a machine a new key. The present key is taken for [`FORMER_KEY`] longer. Returns
 /// the key; None if there is no such machine.
 ///
 /// # Errors
@@ -198,11 +198,11 @@ pub fn rotate(connection: &Connection, now: Wall, id: i64) -> rusqlite::Result<O
     Ok((changed > 0).then_some(key))
 }
 
-/// What a machine says of itself. Members that it does not say stay as they were.
+/// What a machine says of itself. Members that are left out stay as they were.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Report {
-    /// Percentages of what is used,
+    /// Percentages that are used, of the processors,
     pub cpu_pct: Option<f64>,
     /// of memory,
     pub mem_used_pct: Option<f64>,
@@ -214,19 +214,20 @@ pub struct Report {
     pub net_tx_bytes: Option<i64>,
     /// Seconds since it started.
     pub uptime_s: Option<f64>,
-    /// What it is.
+    /// Its hardware and its operating system.
     #[serde(deserialize_with = "object")]
     pub system_info: Option<SystemInfo>,
 }
 
-/// For serde a list of all values, in their order, is an object as well. Here it is none.
+/// An object. For serde a list of all values, in their order, is an object as well; here it is
+/// none.
 fn object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SystemInfo>, D::Error> {
     let members: Option<Map<String, Value>> = Deserialize::deserialize(deserializer)?;
     let info = members.map(|members| SystemInfo::deserialize(Value::Object(members)));
     info.transpose().map_err(D::Error::custom)
 }
 
-/// What a machine is.
+/// The hardware and the operating system of a machine.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct SystemInfo {
@@ -249,7 +250,7 @@ pub struct SystemInfo {
 }
 
 impl Report {
-    /// The first percentage that is none, by its name.
+    /// The name of the first percentage that is not from 0 to 100.
     pub fn wrong_percentage(&self) -> Option<&'static str> {
         let all = [
             ("cpu_pct", self.cpu_pct),
@@ -262,16 +263,16 @@ impl Report {
     }
 }
 
-/// Who was heard.
+/// Whether a machine was heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
-    /// A machine; and its name if it was offline before.
+    /// Yes; and its name if it was offline before.
     Yes(Option<String>),
     /// There is none with this id, or it is disabled.
     No,
 }
 
-/// A word of a machine: it is online, and its outage is over.
+/// A heartbeat or a report of a machine: the machine is online, and its open incident closes.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -327,13 +328,14 @@ pub fn hear(connection: &Connection, now: Wall, id: i64, report: &Report) -> rus
     Ok(Heard::Yes(Some(before.name)))
 }
 
-/// A machine fell silent. Returns it; None if it is not watched any more.
+/// A machine fell silent: it is offline, and an incident opens. Returns it; None if it is not
+/// watched any more.
 ///
 /// # Errors
 /// It cannot be stored.
 pub fn lose(connection: &Connection, now: Wall, id: i64) -> rusqlite::Result<Option<Machine>> {
     let machine = find(connection, id)?.filter(|machine| {
-        // One that was never seen is unknown, not offline.
+        // A machine that was never heard is unknown, not offline.
         machine.is_enabled && machine.status != "offline" && machine.last_seen.is_some()
     });
     let Some(machine) = machine else { return Ok(None) };

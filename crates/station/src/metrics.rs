@@ -27,7 +27,7 @@ pub struct Metrics {
     store_failures: AtomicU64,
 }
 
-/// What is counted where it is kept.
+/// Numbers of this moment, from where they are kept.
 #[derive(Debug, Default)]
 pub struct Gauges {
     /// Seconds since the start.
@@ -51,32 +51,32 @@ fn count(counter: &AtomicU64) {
 }
 
 impl Metrics {
-    /// An alert was stored, or was stored before.
+    /// Counts an alert that is stored; `is_new` if it was not stored before.
     pub fn alert(&self, kind: Type, is_new: bool) {
         count(if is_new { &self.alerts[kind as usize] } else { &self.repeats });
     }
 
-    /// An alert was not taken.
+    /// Counts an alert that was not taken.
     pub fn refused_alert(&self) {
         count(&self.refused_alerts);
     }
 
-    /// A collector said that it lives.
+    /// Counts a beat.
     pub fn beat(&self) {
         count(&self.beats);
     }
 
-    /// An agent said that it lives.
+    /// Counts a heartbeat of an agent.
     pub fn heartbeat(&self) {
         count(&self.heartbeats);
     }
 
-    /// A machine said something.
+    /// Counts a report or a heartbeat of a machine.
     pub fn machine_report(&self) {
         count(&self.machine_reports);
     }
 
-    /// A delivery was tried.
+    /// Counts an attempt at a delivery.
     pub fn delivery(&self, outcome: &Outcome) {
         count(match outcome {
             Outcome::Delivered => &self.deliveries[0],
@@ -85,12 +85,12 @@ impl Metrics {
         });
     }
 
-    /// A key was nobody's.
+    /// Counts a key that is nobody's.
     pub fn wrong_key(&self) {
         count(&self.wrong_keys);
     }
 
-    /// Something could not be stored.
+    /// Counts a write that was not stored.
     pub fn store_failure(&self) {
         count(&self.store_failures);
     }

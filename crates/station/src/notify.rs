@@ -1,7 +1,7 @@
 //! Tells people: a thread for each channel delivers what is owed to it.
 //!
-//! What is owed is in the file, written with what caused it, so a crash loses nothing: it
-//! may repeat a delivery, with the same id. A channel that hangs delays nobody but itself.
+//! What is owed is in the file, written with what caused it. So a crash loses no delivery; it may
+//! repeat one, with the same id. A channel that hangs delays nobody but itself.
 
 mod backoff;
 mod telegram;
@@ -33,16 +33,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const KEEP_IDLE: Duration = Duration::from_secs(2);
 /// After this time of trying a delivery is given up.
 const GIVE_UP: Duration = Duration::from_secs(24 * 3600);
-/// A thread that has nothing to do looks up this often.
+/// A thread that has nothing to do looks this often.
 const LOOK_UP: Duration = Duration::from_secs(30);
 /// Deliveries that are looked at in one turn.
 const TURN: usize = 200;
 /// The most messages that wait for one chat before they become one.
 const MAX_SINGLE: usize = 5;
-/// The most that become one.
+/// The most messages that become one.
 const MAX_BATCH: usize = 1000;
 
-/// Wakes those who wait for news.
+/// Wakes the threads that wait for news.
 #[derive(Debug, Default)]
 pub struct Bell {
     rung: Mutex<u64>,
@@ -64,12 +64,12 @@ impl Bell {
     /// Waits until it has rung more often than `seen`, or for `longest`.
     pub fn wait(&self, seen: u64, longest: Duration) {
         let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
-        // A spurious wake-up is harmless: nothing is found.
+        // A spurious wake-up is harmless: the thread then finds nothing to do.
         drop(self.waiting.wait_timeout_while(rung, longest, |rung| *rung == seen));
     }
 }
 
-/// What all channels need.
+/// What the threads of all channels need.
 pub struct Notifier {
     /// For URLs that came by the API.
     webhooks: ureq::Agent,
@@ -114,7 +114,7 @@ impl Notifier {
         self.post(channel, &ids::uuid(), body, text).outcome
     }
 
-    /// Posts one delivery, or what stands for several.
+    /// Posts one delivery, or one message for several.
     fn post(&self, channel: &Channel, uuid: &str, body: &str, text: &str) -> Attempt {
         match channel.kind {
             Kind::Webhook => webhook::post(&self.webhooks, channel, uuid, wall(), body),
@@ -161,7 +161,7 @@ fn start(station: &Arc<Station>, running: &Arc<Mutex<Vec<i64>>>, id: i64) -> io:
 
 /// A delivery that failed in this run of the program.
 struct Try {
-    /// Up to when its time of trying was counted.
+    /// Up to when the time of trying was counted.
     counted: Uptime,
     due: Uptime,
 }
@@ -171,7 +171,7 @@ struct Deliverer<'a> {
     station: &'a Station,
     id: i64,
     tries: HashMap<i64, Try>,
-    /// When the channel was last changed: then nothing of its past matters.
+    /// When the channel was last changed. After a change, former failures do not matter.
     updated_at: Wall,
 }
 
@@ -195,7 +195,7 @@ impl Deliverer<'_> {
             }
             let now = self.now();
             if let Some(quiet) = channel.quiet_hours.as_ref().and_then(|hours| hours.left(wall())) {
-                // It does not count as trying.
+                // Quiet hours do not count as trying.
                 self.tries.values_mut().for_each(|tried| tried.counted = now);
                 self.station.bell.wait(seen, quiet.min(LOOK_UP));
                 continue;
@@ -220,7 +220,7 @@ impl Deliverer<'_> {
         self.station.clock.uptime()
     }
 
-    /// What is delivered next: one, or so many that they become one.
+    /// What is delivered next: one delivery, or several that become one message.
     fn due(&mut self, channel: &Channel, now: Uptime) -> Vec<Owed> {
         let merges = channel.kind == Kind::Telegram;
         let limit = if merges { MAX_BATCH } else { TURN + self.tries.len() };
@@ -230,7 +230,7 @@ impl Deliverer<'_> {
             Vec::new()
         });
         self.tries.retain(|id, _| owed.iter().any(|owed| owed.id == *id));
-        // A chat that refused to take one for now takes no other either.
+        // While one message to a chat waits after a failure, the others wait too.
         let waits = |owed: &Owed| self.tries.get(&owed.id).is_some_and(|tried| tried.due > now);
         if merges && owed.iter().any(waits) {
             return Vec::new();
@@ -249,7 +249,7 @@ impl Deliverer<'_> {
             let merged =
                 self.station.notifier.post(channel, &first.uuid, &first.body, &telegram::merged(due));
             if matches!(merged.outcome, Outcome::Refused(_)) {
-                // One of them may be at fault: each has its own chance.
+                // One of them may be at fault, so each is tried alone.
                 due = &due[..1];
             } else {
                 attempt = Some(merged);
@@ -282,7 +282,7 @@ impl Deliverer<'_> {
             channels::settle(connection, at, (id, updated_at), &tried, &outcome, millis(GIVE_UP))
         });
         if let Err(error) = stored {
-            // It is repeated with the same id.
+            // The delivery is repeated with the same id.
             log::error!("the outcome of a delivery is not stored: {error}");
             self.station.stop.wait(Duration::from_secs(1));
         }

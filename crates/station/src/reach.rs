@@ -1,6 +1,6 @@
 //! Which addresses URLs that came by the API may lead to: not into the station's own
-//! network, unless that is allowed. It is checked on the addresses that a name has when
-//! it is connected to, so that a name cannot change between check and use.
+//! network, unless that is allowed. The addresses that a name has are checked when the station
+//! connects, so that a name cannot change between check and use.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -10,7 +10,7 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-/// What is said of an address that may not be connected to.
+/// What is said of an address to which the station may not connect.
 pub const FORBIDDEN: &str = "it leads to a private address, which ALLOW_PRIVATE_TARGETS forbids";
 
 /// A network, such as `10.0.0.0/8`.
@@ -42,7 +42,7 @@ impl Network {
     }
 }
 
-/// Which private addresses may be connected to (`ALLOW_PRIVATE_TARGETS`).
+/// To which private addresses the station may connect (`ALLOW_PRIVATE_TARGETS`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// None.
@@ -66,12 +66,12 @@ impl Reach {
         }
     }
 
-    /// Whether plain http is taken, too.
+    /// Whether plain http is taken too.
     pub fn takes_http(&self) -> bool {
         *self != Self::Public
     }
 
-    /// Whether an address may be connected to.
+    /// Whether the station may connect to an address.
     pub fn allows(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         if is_public(address) {
@@ -138,7 +138,7 @@ pub fn literal_address(url: &Url) -> Option<IpAddr> {
     uri.host()?.trim_matches(['[', ']']).parse().ok()
 }
 
-/// Looks names up, and leaves out what may not be connected to.
+/// Looks names up, and leaves out addresses to which the station may not connect.
 #[derive(Debug)]
 pub struct Guarded {
     reach: Reach,

@@ -1,5 +1,4 @@
-//! What follows when a cluster is registered or removed, whoever says so: a request, or the
-//! registry in Kafka.
+//! What follows when a cluster is registered or removed, by a request or by a record in Kafka.
 
 use pap_core::time::Wall;
 use rusqlite::Connection;
@@ -11,16 +10,16 @@ use crate::station::Station;
 use crate::store::StoreError;
 use crate::{audit, clusters};
 
-/// What the audit says of clusters.
+/// The name in the audit for a cluster that was registered.
 pub const REGISTERED: &str = "cluster.registered";
-/// It was removed.
+/// The name in the audit for a cluster that was removed.
 pub const REMOVED: &str = "cluster.removed";
 
 /// How many incidents of a cluster that is removed close in one transaction.
 const CLOSED_AT_ONCE: u32 = 250;
 
-/// Writes down what was just said here about a cluster, and owes it to Kafka's registry if Kafka
-/// is used.
+/// Writes a registration or a removal that came over HTTP into the audit, and owes it to Kafka's
+/// registry if Kafka is used.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -36,7 +35,8 @@ pub fn said(
     if is_used { outbox::owe(connection, cluster_id) } else { Ok(()) }
 }
 
-/// A cluster was registered, or registered again: that is stored. It may be a sign of life.
+/// What follows when it is stored that a cluster was registered, or registered again. `is_sign`
+/// says whether that is a sign of life.
 pub fn registered(station: &Station, cluster_id: &str, is_sign: bool) {
     if is_sign {
         station.heard_cluster(cluster_id);
@@ -47,7 +47,7 @@ pub fn registered(station: &Station, cluster_id: &str, is_sign: bool) {
     station.reconcile();
     station.kafka.bell.ring();
     let known = station.store.read(|connection| clusters::name_and_version(connection, cluster_id));
-    // Who was removed meanwhile has a line of its own.
+    // A cluster that was removed meanwhile has a line of its own.
     if let Ok(Some((name, version))) = known {
         let version = version.as_deref().unwrap_or("unknown");
         log::info!("📝 Cluster registered: {cluster_id} (name: {name}, version: {version})");
@@ -77,8 +77,8 @@ pub fn remove(station: &Station, now: Wall, cluster_id: &str, who: &str) -> Resu
     Ok(is_removed)
 }
 
-/// Closes the incidents of a cluster that is to be removed, some in each transaction, so that
-/// nobody waits for long for the writer.
+/// Closes the incidents of a cluster that is to be removed, some in each transaction. So other work
+/// does not wait for the writer for long.
 ///
 /// # Errors
 /// Some may still be open.
@@ -95,12 +95,12 @@ pub fn close_incidents(station: &Station, now: Wall, cluster_id: &str) -> Result
     }
 }
 
-/// A cluster was removed by `who`: that is stored.
+/// What follows when it is stored that `who` has removed a cluster.
 pub fn removed(station: &Station, cluster_id: &str, who: &str) {
     let holder = Holder::Cluster(cluster_id.into());
     station.forget_cluster(cluster_id);
     station.keys.end(&holder);
-    // It may be registered again by now, and whoever did that was here before.
+    // It may be registered again by now, and `registered` may have run before this.
     let again = station.store.read(|connection| {
         let is_there = clusters::show(connection, cluster_id)?.is_some();
         Ok((is_there, if is_there { access::keys_of(connection, cluster_id)? } else { Vec::new() }))

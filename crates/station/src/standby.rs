@@ -1,5 +1,5 @@
-//! Waits for the file that another station has: everything but `/health` is answered with 503
-//! until that one ends, or has not renewed its lease for too long.
+//! Waits for the file that another station has. All requests but `/health` get 503 until that
+//! station ends, or has not renewed its lease for too long.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -21,16 +21,16 @@ use serde_json::json;
 use crate::VERSION;
 use crate::store::{OpenError, Store, Watcher, Writer};
 
-/// How often it is looked whether the file is free.
+/// How often the station looks whether the file is free.
 const LOOK: Duration = Duration::from_millis(200);
 /// The most connections meanwhile.
 const MAX_CONNECTIONS: usize = 1024;
 /// How long requests in hand may take when the wait is over.
 const JOIN: Duration = Duration::from_secs(2);
-/// What is said to clients.
+/// What clients are told.
 const WAITS: &str = "another station has STATION_DB; this one waits to take over";
 
-/// Answers while nothing can be done.
+/// Answers while the station waits.
 struct Waiting(Clock);
 
 impl Service for Waiting {
@@ -63,7 +63,7 @@ impl Service for Waiting {
     fn closed(&self, _: Closed) {}
 }
 
-/// Waits for the file; None if the process is to stop before.
+/// Waits for the file; None if the process is told to stop before.
 ///
 /// # Errors
 /// The file cannot be used.
@@ -103,7 +103,7 @@ pub fn wait(
         notifier.say("WATCHDOG=1");
         match Store::open_after(db, &mut watcher) {
             Ok(None) => {}
-            // The disk may be full; the other one has the same trouble.
+            // The disk may be full, for the other station too: try again.
             Err(error @ (OpenError::Io(_) | OpenError::Sqlite(_) | OpenError::Elsewhere)) => {
                 if trouble.replace(error.to_string()).as_ref() != Some(&error.to_string()) {
                     log::warn!("STATION_DB cannot be taken over now: {error}");

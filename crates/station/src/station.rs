@@ -42,7 +42,7 @@ pub enum Phase {
     Stopping,
 }
 
-/// Which things have changed, for those who look at them: a number that rises for each.
+/// What has changed, for pages that show it: for each kind a number that rises.
 #[derive(Debug, Default)]
 pub struct News {
     incidents: AtomicU64,
@@ -53,27 +53,27 @@ pub struct News {
 }
 
 impl News {
-    /// Incidents, and what they are of.
+    /// Notes that incidents have changed, or the alerts in them.
     pub fn incidents(&self) {
         self.incidents.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Clusters.
+    /// Notes that clusters have changed.
     pub fn clusters(&self) {
         self.clusters.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Machines.
+    /// Notes that machines have changed.
     pub fn machines(&self) {
         self.machines.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Agents that beat here.
+    /// Notes that agents that beat here have changed.
     pub fn agents(&self) {
         self.agents.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Channels, and what is delivered to them.
+    /// Notes that channels or their deliveries have changed.
     pub fn channels(&self) {
         self.channels.fetch_add(1, Ordering::Relaxed);
     }
@@ -98,12 +98,12 @@ pub struct Vitals {
 }
 
 impl Vitals {
-    /// The sweeper is awake.
+    /// Notes that the sweeper is awake.
     pub fn swept(&self, now: Uptime) {
         self.sweeper.store(millis(now.reading()), Ordering::Relaxed);
     }
 
-    /// Every event loop has given a sign of life.
+    /// Notes that every event loop has given a sign of life.
     pub fn probed(&self, now: Uptime) {
         self.edge.store(millis(now.reading()), Ordering::Relaxed);
     }
@@ -126,7 +126,7 @@ impl Vitals {
     }
 }
 
-/// One of each, shared by all threads.
+/// What all threads share, one of each.
 pub struct Station {
     /// The settings.
     pub config: Config,
@@ -134,9 +134,9 @@ pub struct Station {
     pub store: Store,
     /// Who may do what.
     pub keys: Keys,
-    /// Who tries wrong keys.
+    /// How many wrong keys come from which address.
     pub attempts: Attempts,
-    /// The clock, whose lease the sweeper renews.
+    /// The clock. The sweeper renews the lease on awake time.
     pub clock: Clock,
     /// Tells the threads to end.
     pub stop: Stop,
@@ -146,32 +146,32 @@ pub struct Station {
     pub agent_bell: Bell,
     /// What has changed, for the page.
     pub news: News,
-    /// Delivers.
+    /// What delivers to channels.
     pub notifier: Notifier,
     /// What Alertmanagers are told.
     pub conditions: Conditions,
-    /// Asks collectors.
+    /// The clients with which collectors are asked.
     pub clients: Clients,
     /// Where agents that are silent here live.
     pub elsewhere: Elsewhere,
     /// Whether the wall clock was stepped.
     pub steps: Steps,
-    /// When machines are silent,
+    /// After which time machines are silent,
     pub machines: Mutex<Watch<i64>>,
     /// and collectors.
     pub collectors: Mutex<Watch<String>>,
-    /// When clusters are dead.
+    /// After which time clusters are dead.
     pub lives: Mutex<Watch<String>>,
-    /// When this station started, and which clusters were removed in the first time after that.
+    /// When this station started, and which clusters were removed since, while that matters.
     started: Tick,
     left: Mutex<HashSet<String>>,
     /// The workers of clusters; None without templates.
     pub control: Option<Control>,
     /// The agents that beat here.
     pub agents: Agents,
-    /// What collectors are to be asked with their next heartbeats.
+    /// What collectors are to be asked with the answers to their next beats.
     pub asking: Asking,
-    /// How it goes with Kafka.
+    /// The state of the link to Kafka.
     pub kafka: Link,
     /// Counters.
     pub metrics: Metrics,
@@ -179,21 +179,21 @@ pub struct Station {
     pub vitals: Vitals,
     phase: AtomicU8,
     is_edge_alive: AtomicBool,
-    /// Requests of people that wait for other programs now.
+    /// How many requests wait for other programs now.
     pub errands: AtomicUsize,
     /// How many pages are told what has changed.
     pub watchers: AtomicUsize,
 }
 
 impl Station {
-    /// A station whose clock starts now. Whoever was online when the last one stopped has
-    /// all of its time to say something.
+    /// A station whose clock starts now. Machines, collectors and clusters that were not silent when
+    /// the last run stopped have their full time again.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn new(config: Config, store: Store, admin_key: &str) -> Result<Self, StoreError> {
         let (clock, steps) = (Clock::start(), Steps::default());
-        // From here on a step is noticed.
+        // From here on a step of the wall clock is noticed.
         steps.since(clock.uptime());
         let agents = Agents::new(config.max_agents);
         let mut watched = Watch::new(config.machine_patience);
@@ -279,13 +279,13 @@ impl Station {
         written
     }
 
-    /// A machine said something.
+    /// A machine was heard, and that is stored.
     pub fn heard_machine(&self, id: i64) {
         let now = self.clock.now().tick;
         self.machines.lock().unwrap_or_else(PoisonError::into_inner).hear(&id, now);
     }
 
-    /// A collector beats here.
+    /// A collector's beat is stored.
     pub fn heard_collector(&self, cluster_id: &str) {
         let now = self.clock.now().tick;
         self.collectors.lock().unwrap_or_else(PoisonError::into_inner).hear(&cluster_id.to_owned(), now);
@@ -298,7 +298,8 @@ impl Station {
         self.lives.lock().unwrap_or_else(PoisonError::into_inner).hear(&cluster_id.to_owned(), now);
     }
 
-    /// A cluster is registered, which is no sign of life: it has all of its time to give one.
+    /// A cluster is registered by something that is no sign of life: it has its full time to give
+    /// one.
     pub fn await_cluster(&self, cluster_id: &str) {
         let now = self.clock.now().tick;
         let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
@@ -307,7 +308,7 @@ impl Station {
         }
     }
 
-    /// A cluster was removed: nobody waits for it.
+    /// A cluster was removed: no sign of life is expected of it.
     pub fn forget_cluster(&self, cluster_id: &str) {
         for watch in [&self.collectors, &self.lives] {
             watch.lock().unwrap_or_else(PoisonError::into_inner).forget(&cluster_id.to_owned());
@@ -317,13 +318,14 @@ impl Station {
         }
     }
 
-    /// Whether clusters that the file calls removed may have been registered again since: for a while
-    /// after a start, as the file may have been put back from a backup.
+    /// Whether clusters that the file calls removed may have been registered again since. That is so
+    /// for a while after a start, because the file may have been put back from a backup.
     fn may_be_restored(&self) -> bool {
         !self.store.is_taken_over() && self.clock.now().tick.since(self.started) < self.config.cleanup_timeout
     }
 
-    /// For a while after a start what runs goes on, of clusters that the file calls dead or removed.
+    /// For a while after a start the workers that run go on, also those of clusters that the file
+    /// calls dead or removed.
     pub fn give_time(&self, standings: &mut BTreeMap<String, Standing>) {
         let now = self.clock.now().tick;
         let may_be_restored = self.may_be_restored();
@@ -346,20 +348,21 @@ impl Station {
         }
     }
 
-    /// The consumer groups of a cluster's workers, which end with it; none where Kafka is not used.
+    /// The consumer groups of a cluster's workers, which are deleted when the cluster is removed; none
+    /// if Kafka is not used.
     pub fn consumer_groups(&self, cluster_id: &str) -> Vec<String> {
         let control = self.control.as_ref().filter(|_| self.kafka.is_used());
         control.map(|control| control.consumer_groups(cluster_id)).unwrap_or_default()
     }
 
-    /// What is wanted of workers may have changed.
+    /// Lets the reconciler look at once: which workers are wanted may have changed.
     pub fn reconcile(&self) {
         if let Some(control) = &self.control {
             control.bell.ring();
         }
     }
 
-    /// Judges clusters by their silence.
+    /// Sets the state of clusters by how long they have given no sign of life.
     pub fn judge<'a>(&self, clusters: impl IntoIterator<Item = &'a mut ClusterView>) {
         let now = self.clock.now().tick;
         let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
@@ -369,7 +372,7 @@ impl Station {
         }
     }
 
-    /// A collector that beats here said something, which is not stored yet.
+    /// A collector that beats here has sent something, which is not stored yet.
     pub fn refresh_collector(&self, cluster_id: &str) {
         let now = self.clock.now().tick;
         for watch in [&self.collectors, &self.lives] {
@@ -377,13 +380,13 @@ impl Station {
         }
     }
 
-    /// A machine said something, which is not stored yet.
+    /// A machine has sent something, which is not stored yet.
     pub fn refresh_machine(&self, id: i64) {
         let now = self.clock.now().tick;
         self.machines.lock().unwrap_or_else(PoisonError::into_inner).refresh(&id, now);
     }
 
-    /// When the next deadline passes.
+    /// The next deadline.
     pub fn next_deadline(&self) -> Option<Tick> {
         let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner).next();
         let collectors = self.collectors.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -410,7 +413,7 @@ impl Station {
         self.is_edge_alive.store(is_alive, Ordering::SeqCst);
     }
 
-    /// Why nothing should be sent here now.
+    /// Why nothing should be sent here now; None if all is well.
     pub fn trouble(&self) -> Option<&'static str> {
         match self.phase() {
             Phase::Starting => Some("starting"),
@@ -459,13 +462,14 @@ fn write_key(path: &Path, key: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Whether the wall clock was stepped against the monotonic one: for a while then no
-/// client's timestamp is judged by it.
+/// Whether the wall clock was stepped against the monotonic one: for a while after that no client's
+/// timestamp is judged by it.
 #[derive(Debug, Default)]
 pub struct Steps(Mutex<Option<(i128, Option<Uptime>)>>);
 
 impl Steps {
-    /// How long ago the clock was stepped, if it was. To be asked with each timestamp.
+    /// How long ago the clock was stepped, if it was. Call it for each timestamp: it also looks for a
+    /// step.
     pub fn since(&self, uptime: Uptime) -> Option<Duration> {
         self.judge(wall(), uptime)
     }
@@ -477,7 +481,7 @@ impl Steps {
         if (offset - *before).abs() > 1000 {
             *stepped = Some(uptime);
         }
-        // A clock that is slewed is followed.
+        // A clock that is slewed is followed, step by small step.
         *before = offset;
         stepped.map(|stepped| uptime.since(stepped))
     }

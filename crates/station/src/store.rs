@@ -1,9 +1,9 @@
-//! One SQLite file: a thread that writes, and readers beside it.
+//! One SQLite file (`STATION_DB`): a thread that writes, and readers beside it.
 //!
 //! The writer takes what has gathered and commits it at once, so a thousand alerts a
 //! second are a few dozen syncs. Each piece of work is a savepoint: if it fails, it
-//! leaves nothing behind, and the others are committed. Whoever gave the work is told
-//! when it is on disk, not before.
+//! leaves nothing behind, and the others are committed. The thread that gave the work is
+//! told when it is on disk, not before.
 
 mod conditions;
 mod lease;
@@ -34,10 +34,10 @@ const MAX_BATCH: usize = 256;
 const BUSY: Duration = Duration::from_secs(5);
 /// Connections for reading that are kept open.
 const MAX_IDLE_READERS: usize = 4;
-/// Memory for pages that the writer keeps, and each reader, in KiB.
+/// Memory for pages that the writer keeps, and that each reader keeps, in KiB.
 const WRITER_CACHE: u32 = 2048;
 const READER_CACHE: u32 = 512;
-/// Pages that are copied before others get their turn, in a backup.
+/// Pages that a backup copies before others get their turn.
 const BACKUP_STEP: i32 = 256;
 
 /// Why something is not stored, or cannot be read.
@@ -47,7 +47,7 @@ pub enum StoreError {
     Stopping,
     /// SQLite says so.
     Sqlite(rusqlite::Error),
-    /// The transaction with it was not committed: its reason, in words.
+    /// The transaction with it was not committed: why, in words.
     Commit(String),
 }
 
@@ -64,7 +64,7 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {}
 
 impl StoreError {
-    /// Whether any other write would have failed in the same way.
+    /// Whether any other write would fail in the same way.
     fn is_of_disk(&self) -> bool {
         let code = match self {
             Self::Stopping => return false,
@@ -148,7 +148,7 @@ impl From<rusqlite::Error> for OpenError {
     }
 }
 
-/// What is done when a piece of work is on disk, or is not.
+/// What is done when a piece of work is on disk, or could not be stored.
 type Finish = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 /// A piece of work. It says whether it is to be kept.
 type Job = Box<dyn FnOnce(&Connection) -> (bool, Finish) + Send>;
@@ -158,9 +158,9 @@ pub struct Store {
     path: PathBuf,
     jobs: Sender<Job>,
     readers: Mutex<Vec<Connection>>,
-    /// Whether the last write found the disk as it must be.
+    /// Whether the last write did not fail because of the disk.
     is_well: AtomicBool,
-    /// Whether this station acts, or another one that shares the file.
+    /// The lease on the file: whether this station acts, or another one that shares the file.
     lease: Arc<Lease>,
     /// Keeps other stations from the file.
     lock: Mutex<Option<lease::Lock>>,
@@ -193,7 +193,7 @@ impl Store {
     }
 
     /// The file, if the station that has it is gone, or has not renewed its lease for so long that
-    /// it does not act any more. None if it has to be waited for.
+    /// it does not act any more. None if this station has to wait.
     ///
     /// # Errors
     /// The file cannot be used, or not by two stations.
@@ -209,7 +209,7 @@ impl Store {
         prepare(&connection, READER_CACHE)?;
         let expired = match lease::read(&connection) {
             Ok(row) => watcher.look(row),
-            // The other one may be making the file.
+            // The other station may be making the file.
             Err(_) => None,
         };
         let Some(expired) = expired else { return Ok(None) };
@@ -217,7 +217,7 @@ impl Store {
         let lock = lease::new_lock(path, lease.holder()).map_err(OpenError::Io)?;
         let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let transaction = match begun {
-            // The holder is stopped within a write of its own.
+            // The other station was stopped in the middle of a write.
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => return Ok(None),
             begun => begun?,
         };
@@ -236,8 +236,8 @@ impl Store {
         self
     }
 
-    /// Whether another station had the file until this one took it: so nobody has put it back from a
-    /// backup.
+    /// Whether another station had the file until this one took it. Then nobody has put the file back
+    /// from a backup.
     pub const fn is_taken_over(&self) -> bool {
         self.is_taken_over
     }
@@ -277,7 +277,7 @@ impl Store {
         self.write(Lease::renew)?;
         self.lease.renewed_at(began);
         if let Some(lock) = self.lock.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            // Whoever was stuck may be gone now. If not, the lease is ours all the same.
+            // A station that was stuck may be gone now. If not, the lease is ours all the same.
             let _ = lock.complete();
         }
         Ok(())
@@ -296,7 +296,7 @@ impl Store {
             let result = work(connection);
             let is_kept = result.is_ok();
             let finish: Finish = Box::new(move |committed| {
-                // Whoever asked waits for it.
+                // The thread that gave the work waits for this.
                 let _ = told.send(match (result, committed) {
                     (Err(error), _) => Err(StoreError::Sqlite(error)),
                     (Ok(_), Err(error)) => Err(error),
@@ -306,7 +306,7 @@ impl Store {
             (is_kept, finish)
         });
         self.jobs.send(job).map_err(|_| StoreError::Stopping)?;
-        // What a failed transaction leaves out is dropped.
+        // If a transaction fails, the work that was to follow in it is dropped.
         let left_out = || Err(StoreError::Commit("the transaction failed before it".into()));
         let written = outcome.recv().unwrap_or_else(|_| left_out());
         match &written {
@@ -317,7 +317,7 @@ impl Store {
         written
     }
 
-    /// Whether the last write found the disk as it must be.
+    /// Whether the last write did not fail because of the disk.
     pub fn is_well(&self) -> bool {
         self.is_well.load(Ordering::Relaxed)
     }
@@ -362,7 +362,7 @@ impl Writer {
             }
             write_all(&mut self.connection, &self.lease, batch.drain(..));
         }
-        // The file alone then holds everything. If it fails, the next start does it.
+        // The file alone then holds everything. If this fails, the next start does it.
         let _ = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
     }
 }
@@ -378,7 +378,7 @@ fn write_all(connection: &mut Connection, lease: &Lease, jobs: impl Iterator<Ite
     };
     for job in jobs {
         if failed.is_some() {
-            // Dropping it tells its sender that nothing is stored.
+            // Dropping the work tells its sender that nothing is stored.
             finishes.push(None);
             continue;
         }
@@ -435,7 +435,7 @@ pub fn backup(from: &Path, to: &Path) -> Result<(), OpenError> {
     options.write(true).create_new(true).mode(0o600).open(to).map_err(OpenError::Io)?;
     let copied = copy(&source, to);
     if copied.is_err() {
-        // It is not a backup.
+        // A part of a copy is no backup.
         let _ = std::fs::remove_file(to);
     }
     copied
@@ -468,7 +468,7 @@ fn connect(path: &Path, lease: &Lease) -> Result<Connection, OpenError> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     migrations::migrate(&mut connection)?;
-    // What is ours among the containers of an engine bears it.
+    // The containers that this station makes bear this id.
     let sql = "INSERT OR IGNORE INTO about (name, value) VALUES ('station_id', ?1)";
     connection.execute(sql, [crate::ids::uuid()])?;
     lease.take(&connection)?;

@@ -1,5 +1,5 @@
-//! The thread that waits for deadlines: of machines, of collectors, of agents that beat
-//! here. It renews the lease on awake time, so it never waits for long.
+//! The thread that waits for deadlines: of machines, of collectors, of clusters, and of agents
+//! that beat here. It renews the lease on awake time, so it never waits for long.
 
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,9 +20,9 @@ use crate::{clusters, machines};
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// The shortest: deadlines that are this close pass together.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(5);
-/// How many are lost in one write.
+/// How many that fell silent are stored in one write.
 const BATCH: usize = 256;
-/// A pause of this process is logged if it is longer.
+/// A pause of this process that is longer is logged.
 const NOTABLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Sweeps until it is told to stop.
@@ -64,18 +64,19 @@ pub fn run(station: &Arc<Station>) {
         sleep = match (more, is_stored) {
             (true, _) => Duration::ZERO,
             (_, true) => due.clamp(SHORTEST_SLEEP, longest),
-            // What is due cannot be stored now.
+            // What is due could not be stored: try again after the longest sleep.
             (_, false) => longest,
         };
         clock.renew(sleep);
     }
 }
 
-/// Takes those who are silent, and stores what follows for up to [`BATCH`] of them at once.
-/// `lose` returns a line for the log, if it is news to people. Returns whether anybody was taken.
+/// Takes the machines, collectors or clusters that are silent, and stores what follows for up to
+/// [`BATCH`] of them at once. `lose` returns a line for the log, if it is news to people. Returns whether any
+/// was taken.
 ///
 /// # Errors
-/// Some are still to be taken: what follows cannot be stored.
+/// What follows cannot be stored, and some are still to be taken.
 fn lose<K: Clone + Ord + Hash + Send + 'static>(
     station: &Arc<Station>,
     watch: fn(&Station) -> &Mutex<Watch<K>>,
@@ -94,7 +95,7 @@ fn lose<K: Clone + Ord + Hash + Send + 'static>(
             let mut lines = Vec::new();
             let mut is_any = false;
             for who in &all {
-                // Whoever was heard while this waited for the writer is not accused.
+                // One that was heard while this waited for the writer is not silent.
                 let tick = shared.clock.now().tick;
                 if watch(&shared).lock().unwrap_or_else(PoisonError::into_inner).take(who, tick) {
                     is_any = true;
@@ -159,7 +160,7 @@ pub fn keep(station: &Station) {
     while !station.stop.wait(SAVE_EVERY) {
         save(station);
         if !station.store.is_well() {
-            // Whether it is well again is found out here, if nobody else writes.
+            // If nobody else writes, this finds out whether the disk is well again.
             let sql = "INSERT INTO about (name, value) VALUES ('probe', '') ON CONFLICT (name) DO UPDATE SET value = ''";
             let _ = station.store.write(move |connection| connection.execute(sql, []));
         }
@@ -178,7 +179,7 @@ fn save(station: &Station) {
     }
 }
 
-/// Removes what is older than is kept, a little at a time.
+/// Removes what is older than `ALERT_RETENTION`, a little at a time.
 fn tidy(station: &Station) {
     let before = Wall(wall().0.saturating_sub(pap_core::time::millis(station.config.retention)));
     let now = wall();
@@ -195,7 +196,7 @@ fn tidy(station: &Station) {
                 SELECT 1 FROM event e JOIN delivery d ON d.event = e.id JOIN channel c ON c.id = d.channel
                 WHERE e.incident = i.id AND d.state = 'owed' AND c.is_active)
             AND id IS NOT (SELECT incident FROM event ORDER BY id DESC LIMIT 1) LIMIT ?2)",
-        // The last event stays, so that no number comes again: numbers say what was read.
+        // The last event stays, so that no number is given again: numbers say what was read.
         "DELETE FROM event WHERE id IN (SELECT id FROM event e WHERE at < ?1 AND incident IS NULL
             AND id < (SELECT max(id) FROM event)
             AND NOT EXISTS (SELECT 1 FROM delivery d JOIN channel c ON c.id = d.channel

@@ -1,6 +1,6 @@
-//! Who has to say something within a time, and who has not: machines, and collectors.
+//! Which machines, collectors and clusters must be heard within a time, and which were not.
 //!
-//! Time is awake time, so silence that the station itself slept through accuses nobody.
+//! Time is awake time: time in which the station was not awake does not count as silence.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -8,22 +8,22 @@ use std::time::Duration;
 
 use pap_core::time::Tick;
 
-/// Those who are watched, by when they were last heard.
+/// All that are watched, and when each was last heard.
 #[derive(Debug)]
 pub struct Watch<K> {
     patience: Duration,
     last: HashMap<K, Tick>,
-    /// Those who are not silent yet, by their last word.
+    /// Those that are not silent yet, by when they were last heard.
     waiting: BTreeSet<(Tick, K)>,
 }
 
 impl<K: Clone + Ord + Hash> Watch<K> {
-    /// Nobody is watched yet. After `patience` without a word somebody is silent.
+    /// Nobody is watched yet. One that was not heard for `patience` is silent.
     pub fn new(patience: Duration) -> Self {
         Self { patience, last: HashMap::new(), waiting: BTreeSet::new() }
     }
 
-    /// A word of somebody, who is watched from now on.
+    /// One is heard, and is watched from now on.
     pub fn hear(&mut self, who: &K, now: Tick) {
         if let Some(before) = self.last.insert(who.clone(), now) {
             self.waiting.remove(&(before, who.clone()));
@@ -31,46 +31,46 @@ impl<K: Clone + Ord + Hash> Watch<K> {
         self.waiting.insert((now, who.clone()));
     }
 
-    /// A word of somebody, if they are watched.
+    /// One is heard; if it is not watched, that changes nothing.
     pub fn refresh(&mut self, who: &K, now: Tick) {
         if self.last.contains_key(who) {
             self.hear(who, now);
         }
     }
 
-    /// Nobody waits for them any more.
+    /// One is not watched any more.
     pub fn forget(&mut self, who: &K) {
         if let Some(last) = self.last.remove(who) {
             self.waiting.remove(&(last, who.clone()));
         }
     }
 
-    /// How long somebody has been silent who is watched.
+    /// How long one has been silent; None if it is not watched.
     pub fn silence(&self, who: &K, now: Tick) -> Option<Duration> {
         self.last.get(who).map(|last| now.since(*last))
     }
 
-    /// Those who are silent and have not been taken yet, the longest silent first.
+    /// Those that are silent and were not taken yet. The one that is silent for longest comes first.
     pub fn overdue(&self, now: Tick, most: usize) -> Vec<K> {
         let silent = self.waiting.iter().take_while(|(last, _)| now.since(*last) >= self.patience);
         silent.take(most).map(|(_, who)| who.clone()).collect()
     }
 
-    /// Takes somebody who is silent, until the next word; false if they were heard
-    /// meanwhile, or are taken.
+    /// Takes one that is silent, until it is heard again; false if it was heard meanwhile, or is
+    /// taken already.
     pub fn take(&mut self, who: &K, now: Tick) -> bool {
         let Some(&last) = self.last.get(who) else { return false };
         now.since(last) >= self.patience && self.waiting.remove(&(last, who.clone()))
     }
 
-    /// Gives somebody back who was taken: what was to follow could not be done.
+    /// Gives one back that was taken, because what was to follow could not be stored.
     pub fn give_back(&mut self, who: &K) {
         if let Some(&last) = self.last.get(who) {
             self.waiting.insert((last, who.clone()));
         }
     }
 
-    /// When the next one is silent.
+    /// When the next one will be silent.
     pub fn next(&self) -> Option<Tick> {
         self.waiting.first().map(|&(last, _)| last + self.patience)
     }

@@ -1,4 +1,4 @@
-//! What people are told, in words. Names are a client's text, so they are kept short and on one
+//! What people are told, in words. Names are text of clients, so they are kept short and on one
 //! line.
 
 use std::fmt::Write as _;
@@ -56,7 +56,7 @@ pub fn happened(event: Event, subject: &Subject, now: Wall) -> String {
     text
 }
 
-/// An incident was closed although nobody has come back.
+/// What people are told when an incident was closed although nobody was heard again.
 pub fn closed(closing: Event, subject: &Subject, by: &str) -> String {
     format!("{} {} (closed: {by})", closing.sign(), describe(subject))
 }

@@ -23,7 +23,7 @@ const LEAST_MEMORY: u64 = 6 << 20;
 /// The longest time between SIGTERM and SIGKILL.
 const LONGEST_STOP: Duration = Duration::from_secs(60);
 
-/// What the file says of one container.
+/// What `WORKERS_FILE` says of one container.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -133,12 +133,13 @@ pub struct Container {
     pub pull: Pull,
     /// Files under /run/secrets: names and contents.
     pub secrets: Vec<(String, String)>,
-    /// What nobody may read in an error: the values of all secrets.
+    /// The values of all secrets, which must not be in an error.
     pub hidden: Vec<String>,
 }
 
 impl Container {
-    /// A text about it without its secrets, longest first: one may be a part of another.
+    /// A text about it without its secrets. Longer ones are replaced first: a secret may be a part of
+    /// another.
     pub fn without_secrets(&self, text: &str) -> String {
         let mut shown: Vec<_> = self.hidden.iter().filter(|secret| !secret.is_empty()).collect();
         shown.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
@@ -146,7 +147,7 @@ impl Container {
     }
 }
 
-/// Reads and checks the templates. What they lack now and may have later is a warning.
+/// Reads and checks the templates. What is missing now and may be there later is a warning.
 ///
 /// # Errors
 /// What is wrong, on one line.
@@ -269,7 +270,7 @@ fn check(written: Written) -> Result<Template, String> {
             }
         },
     };
-    // Where a secret comes from is part of the template, what it is is not.
+    // The path of a secret is part of the hash, its content is not.
     let canonical = serde_json::to_vec(&written).unwrap_or_default();
     let mut hash = String::with_capacity(16);
     for byte in &ids::hash(&canonical)[..8] {
@@ -320,13 +321,13 @@ impl Template {
         &self.written.role
     }
 
-    /// What decides.
+    /// The parts of it that decide.
     pub fn decisive(&self) -> Role {
         let Written { role, name, image, .. } = &self.written;
         Role { role: role.clone(), name: name.clone(), hash: self.hash.clone(), image: image.clone() }
     }
 
-    /// Whether a container of this name may be some cluster's.
+    /// Whether a container of this name may be a worker of some cluster.
     pub fn may_bear(&self, name: &str) -> bool {
         let (before, after) = self.written.name.split_once(CLUSTER_ID).unwrap_or_default();
         name.starts_with(before) && after.rsplit(CLUSTER_ID).next().is_some_and(|after| name.ends_with(after))
@@ -344,7 +345,7 @@ impl Template {
     pub fn fill(&self, cluster: &str, name: &str) -> Result<Container, String> {
         let written = &self.written;
         let id = |text: &String| text.replace(CLUSTER_ID, cluster);
-        // The name is a client's text: what looks like a variable in it stays as it is.
+        // The name is a client's text: text in it that looks like a variable stays as it is.
         let name: String = name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let both = |text: &String| id(text).replace(CLUSTER_NAME, &name);
         let mut env: Vec<_> = written.env.iter().map(|(key, value)| (key.clone(), both(value))).collect();

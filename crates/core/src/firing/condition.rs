@@ -68,7 +68,7 @@ pub struct Condition<S> {
     pub alert: AlertName,
     /// Whom it concerns, as that was when it began.
     pub subject: S,
-    /// When it began. For a silence: the last word.
+    /// When it began. For a silence: when its subject was last heard.
     pub since: Wall,
     /// How it ended, if it did.
     pub ended: Option<Ended>,

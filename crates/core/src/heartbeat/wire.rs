@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 /// The members of resource data, which no heartbeat may have.
 const RESOURCE: [&str; 4] = ["cpu_percent", "memory_mb", "requests_handled", "custom_metrics"];
 
-/// What a heartbeat's JSON has. What is not known is read over.
+/// What a heartbeat's JSON has. Unknown members are skipped.
 #[derive(Debug, Default)]
 pub struct Wire<'a> {
     pub mode: Member<'a>,

@@ -36,7 +36,7 @@ pub struct Deaths {
 
 #[derive(Debug)]
 pub struct Judge {
-    /// None: the grace of then, and its verdicts.
+    /// None: the recorded grace, and the recorded verdicts.
     grace: Option<Duration>,
     registry: Option<Registry>,
     /// Nothing falls due before this moment.

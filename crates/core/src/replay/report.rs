@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::agent_id::AgentId;
 
 /// The result of a replay. Deaths are those under the grace that was asked for, or
-/// else those of then.
+/// else the recorded ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// The agents in the trace.
@@ -16,9 +16,9 @@ pub struct Report {
     pub deaths: u64,
     /// How many of these deaths were false: the agent came back with a higher uptime.
     pub false_deaths: u64,
-    /// The same under the rules of then.
+    /// The same under the recorded rules.
     pub recorded: Recorded,
-    /// How late deaths were told that were not false.
+    /// How late the deaths that were not false were told.
     pub lateness_ms: Lateness,
     /// How far heartbeats were from the moment at which they were expected.
     pub jitter: Vec<Bucket>,
@@ -27,7 +27,7 @@ pub struct Report {
     pub irregular: Vec<Irregular>,
 }
 
-/// The deaths under the rules of then.
+/// The deaths under the recorded rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Recorded {
     /// The grace when the trace ended, in milliseconds; None if each mode had its own,

@@ -9,8 +9,8 @@ use crate::heartbeat::Mode;
 use crate::time::{Tick, Wall};
 use crate::verdict::Verdict;
 
-/// The most bytes from the start of a block to its end. Whoever offers as many bytes is
-/// never asked for more.
+/// The most bytes from the start of a block to its end. A reader with this many
+/// bytes is never asked for more.
 pub const MOST_NEEDED: usize = HEADER + LONGEST_BLOCK;
 
 /// What some bytes of a trace begin with.

@@ -18,8 +18,8 @@ use crate::verdict::{Verdict, dead_after};
 use super::wire::{self, FULL_BLOCK, HEADER, MAGIC, check_sum, tag};
 use super::{Head, TracedRules, VERSION};
 
-/// Whoever writes the bytes to a disk should come before its time when there are this
-/// many, or when a quarter of the memory is used.
+/// The thread that writes the bytes to a disk should write before its time when there are
+/// this many, or when a quarter of the memory is used.
 const HEAVY: usize = 256 * 1024;
 
 /// Bytes that are to be written, and what is in them.

@@ -67,7 +67,7 @@ impl<S: Service> Edge<S> {
             }
             return;
         }
-        // What was asked before it is answered before it.
+        // Answers to earlier requests go out first.
         if !out.is_empty() && !self.send(slot, out) {
             if self.entries.contains(slot as usize) {
                 self.close(slot, Closed::Stalled);
@@ -89,7 +89,7 @@ impl<S: Service> Edge<S> {
         Some((entry.socket.into(), entry.place, entry.connection))
     }
 
-    /// Stands still, for another program image to go on with our connections.
+    /// Stands still, so that the next program can take over our connections.
     pub(super) fn park(&mut self, park: &Park) {
         let _ = park.standing.send(());
         loop {
@@ -117,21 +117,21 @@ impl<S: Service> Edge<S> {
             Parked { descriptor: entry.socket.as_raw_fd(), carried }
         });
         let _ = park.parked.send(kept.collect());
-        // It is closed when the exec has failed.
+        // The channel is closed when the re-exec has failed.
         let _ = park.until.recv();
         keep(&self.entries, FdFlags::CLOEXEC);
     }
 
-    /// Takes a connection back that a lane has had. What stands behind its answer is
-    /// looked at in the next turn, here or in another program image.
+    /// Takes a connection back that a lane has had. What its client sent after the answered
+    /// request is looked at in the next turn, here or in the next program.
     fn take_back(&mut self, command: Option<Command>) {
-        // Whoever lets us stand still sends nothing else meanwhile.
+        // While the loop stands still, only lanes send commands.
         let Some(Command::Adopt(adopted)) = command else { return };
         let (socket, place, connection) = *adopted;
         self.insert_in_line(socket, place, connection);
     }
 
-    /// Takes a connection over from another program image, before the loop runs.
+    /// Takes a connection over from the former program, before the loop runs.
     pub(crate) fn take_over(&mut self, socket: TcpStream, carried: Carried) {
         if socket.set_nonblocking(true).is_err() {
             return;

@@ -1,4 +1,4 @@
-//! Who is closed, and when: time-outs, too many connections, too many bytes.
+//! Which connection is closed, and when: time-outs, too many connections, too many bytes.
 
 use std::sync::atomic::Ordering;
 
@@ -18,14 +18,14 @@ const MOST_HELD: usize = 8 * 1024 * 1024;
 const MOST_CANDIDATES: usize = 16;
 
 impl<S: Service> Edge<S> {
-    /// Who gives way next, other than `except`. While there are newcomers, of other
-    /// event loops too, no idle connection does.
+    /// Which connection gives way next, other than `except`. While there are newcomers, in
+    /// other event loops too, no idle connection does.
     pub(super) fn candidate(&self, except: Option<Slot>) -> Option<Slot> {
         let first = self.order.first(Queue::Newcomers);
         if let Some(slot) = first.filter(|&slot| Some(slot) != except) {
             return (self.may_go(slot) <= self.common.service.now()).then_some(slot);
         }
-        // What is left of ours is at most `except`.
+        // Of this loop's newcomers at most `except` is left.
         let others = self.common.newcomers.load(Ordering::SeqCst) - usize::from(first.is_some());
         if others > 0 { None } else { self.order.first(Queue::Idle) }
     }
@@ -40,14 +40,14 @@ impl<S: Service> Edge<S> {
         self.order.first(Queue::Newcomers).map(|slot| self.may_go(slot))
     }
 
-    /// Closes one of ours, other than `except`, to make room. Returns whether
+    /// Closes a connection of this loop, other than `except`, to make room. Returns whether
     /// there was one.
     pub(super) fn give_way(&mut self, except: Option<Slot>) -> bool {
         for _ in 0..MOST_CANDIDATES {
             let Some(slot) = self.candidate(except) else { return false };
             let (queue, since) =
                 (self.entries[slot as usize].links.queue(), self.entries[slot as usize].since);
-            // Its request may have come and not have been looked at.
+            // Its request may have come, and nobody has looked at it yet.
             self.attend(slot);
             let Some(entry) = self.entries.get(slot as usize) else { return true };
             if entry.links.queue() == queue && entry.since == since {
@@ -71,7 +71,7 @@ impl<S: Service> Edge<S> {
         }
     }
 
-    /// Ends what has taken too long, after a last look at each.
+    /// Ends connections that have taken too long, after a last look at each.
     pub(super) fn expire(&mut self) {
         let now = self.common.service.now();
         while let Some(&(due, slot)) = self.deadlines.first() {
@@ -84,7 +84,7 @@ impl<S: Service> Edge<S> {
                 continue;
             }
             self.attend(slot);
-            // Whoever has moved on has another deadline.
+            // A connection that has moved on has another deadline.
             let Some(entry) = self.entries.get(slot as usize) else { continue };
             if entry.deadline != Some(due) {
                 continue;

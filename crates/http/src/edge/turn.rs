@@ -1,5 +1,5 @@
-//! One turn of one connection: what is unsent goes out, what has come is read
-//! once and answered, and the connection is put where it belongs.
+//! One turn of one connection: unsent answers go out, what has come is read once and
+//! answered, and the connection is put into the queue where it belongs.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
@@ -16,7 +16,7 @@ use crate::patience::Wait;
 use crate::response::write_stamp;
 use crate::service::{Closed, Service};
 
-/// What is read of a connection in one turn, in bytes.
+/// The most that is read from a connection in one turn, in bytes.
 pub(super) const TURN_READ: usize = 16 * 1024;
 
 /// How many bytes a client may go on sending after the last answer.
@@ -46,15 +46,15 @@ impl<S: Service> Edge<S> {
         self.buffer = buffer;
     }
 
-    /// Reads once, behind what was kept. Returns how many bytes there are to
-    /// look at; none where the connection is gone.
+    /// Reads once, after what was kept. Returns how many bytes there are to look at; None if
+    /// the connection is gone.
     pub(super) fn read(&mut self, slot: Slot, buffer: &mut [u8]) -> Option<usize> {
         let entry = &mut self.entries[slot as usize];
         let kept = std::mem::take(&mut entry.connection.input);
         let length = kept.len();
         buffer[..length].copy_from_slice(&kept);
         if buffer.len() - length < TURN_READ {
-            // Whole requests stand behind answers that had to be sent first.
+            // Whole requests wait here: earlier answers had to be sent first.
             self.stand_in_line(slot);
             return Some(length);
         }
@@ -70,8 +70,8 @@ impl<S: Service> Edge<S> {
                 Some(length)
             }
             Ok(count) => {
-                // Less than there was room for is all there is, unless an end
-                // was announced.
+                // If the read filled less than its room, no more has come, unless an event said
+                // that there is an end to be read.
                 if (count == TURN_READ || entry.has_end) && !std::mem::replace(&mut entry.is_in_line, true) {
                     self.line.push_back(slot);
                 }
@@ -140,7 +140,7 @@ impl<S: Service> Edge<S> {
         }
     }
 
-    /// Puts a connection where it belongs after a turn in which all was sent.
+    /// Puts a connection into the queue where it belongs, after a turn in which all was sent.
     pub(super) fn settle(&mut self, slot: Slot, was_answered: bool, now: Tick) {
         let entry = &mut self.entries[slot as usize];
         if entry.connection.ending.is_some() {
@@ -160,8 +160,8 @@ impl<S: Service> Edge<S> {
         self.register(slot);
     }
 
-    /// Sends bytes of answers. Returns whether all of them went out; where the
-    /// connection is gone or held back, its turn is over.
+    /// Sends bytes of answers. Returns whether all of them went out. If not, the connection is
+    /// gone or held back, and its turn is over.
     pub(super) fn send(&mut self, slot: Slot, bytes: &[u8]) -> bool {
         let now = self.common.service.now();
         let entry = &mut self.entries[slot as usize];
@@ -198,13 +198,13 @@ impl<S: Service> Edge<S> {
         false
     }
 
-    /// All is sent, and nothing more is answered.
+    /// Ends a connection: all is sent, and nothing more is answered.
     pub(super) fn finish(&mut self, slot: Slot) {
         let entry = &mut self.entries[slot as usize];
         if !entry.connection.lingers || entry.connection.is_read_closed {
             return self.remove_ended(slot);
         }
-        // If it fails, the connection is gone, and the next read says so.
+        // If this fails, the connection is gone, and the next read says so.
         let _ = entry.socket.shutdown(Shutdown::Write);
         entry.lingered = Some(0);
         entry.connection.input = Vec::new();
@@ -216,7 +216,7 @@ impl<S: Service> Edge<S> {
         self.linger(slot);
     }
 
-    /// Reads over what a client still sends after its last answer.
+    /// Reads and drops what a client still sends after its last answer.
     pub(super) fn linger(&mut self, slot: Slot) {
         let Entry { socket, lingered, .. } = &mut self.entries[slot as usize];
         let total = lingered.get_or_insert(0);
@@ -240,7 +240,7 @@ impl<S: Service> Edge<S> {
         }
     }
 
-    /// Closes a connection whose end was said in its last answer.
+    /// Closes a connection whose last answer has said that it ends.
     pub(super) fn remove_ended(&mut self, slot: Slot) {
         match self.entries[slot as usize].connection.ending {
             Some(Ending::Refused) => self.close(slot, Closed::Refused),

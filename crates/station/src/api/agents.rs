@@ -108,7 +108,8 @@ fn read<'a>(
     Ok(Heartbeat { mode, uptime, name })
 }
 
-/// Whether a heartbeat is of now. While our own clock was stepped lately, none is judged.
+/// Whether a heartbeat's timestamp is recent. If our own clock was stepped lately, no timestamp is
+/// judged.
 fn check_age(station: &Station, timestamp: &Value, mode: Mode, now: Wall) -> Result<(), Response> {
     let at = match timestamp {
         Value::String(text) => text.parse::<Timestamp>().ok().map(Timestamp::as_millisecond),
@@ -213,7 +214,7 @@ fn members(call: &Call) -> Result<Map<String, Value>, Response> {
     call.json().map_err(|why| Response::error(400, &format!("Invalid JSON: {why}")))
 }
 
-/// Keeps the last of each kind.
+/// Keeps the last report of each kind.
 fn keep(
     station: &Arc<Station>,
     call: &Call,
@@ -248,7 +249,7 @@ fn keep(
     }
 }
 
-/// An agent, and where else it may live.
+/// An agent, and whether it may live elsewhere.
 #[derive(Serialize)]
 struct Shown {
     #[serde(flatten)]
@@ -290,7 +291,7 @@ pub fn show(station: &Arc<Station>, call: &Call) -> Response {
     }
 }
 
-/// `POST /api/agents/:id/keys`: shown once.
+/// `POST /api/agents/:id/keys`: the key is shown once.
 pub fn make_key(station: &Arc<Station>, call: &Call) -> Response {
     let id = call.parameter(0).to_owned();
     if AgentId::new(&id).is_err() {
@@ -308,7 +309,7 @@ pub fn make_key(station: &Arc<Station>, call: &Call) -> Response {
     }
 }
 
-/// `DELETE /api/agents/:id/keys`: all of them end.
+/// `DELETE /api/agents/:id/keys`: all keys of the agent end.
 pub fn end_keys(station: &Arc<Station>, call: &Call) -> Response {
     end_all_keys(station, "agent", call, &Holder::Agent(call.parameter(0).into()))
 }

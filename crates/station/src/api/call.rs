@@ -17,7 +17,7 @@ use crate::store::StoreError;
 /// A request that may wait: it borrows nothing.
 #[derive(Debug)]
 pub struct Call {
-    /// What stands in the path where the route has a name, decoded.
+    /// The parts of the path where the route has names, decoded.
     pub parameters: Vec<String>,
     /// The query, decoded, in its order.
     pub query: Vec<(String, String)>,
@@ -27,11 +27,11 @@ pub struct Call {
     pub grants: Grants,
     /// When it came.
     pub now: Wall,
-    /// From where.
+    /// The address that it comes from.
     pub from: Option<IpAddr>,
     /// The session that this request has ended, by its token's hash; it is still stored.
     pub ended_session: Option<crate::ids::KeyHash>,
-    /// It came by TLS, as a trusted proxy says.
+    /// It came by TLS to a trusted proxy.
     pub is_secure: bool,
 }
 
@@ -51,7 +51,7 @@ impl Call {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// How many entries of a list are wanted.
+    /// How many entries of a list the client asks for.
     ///
     /// # Errors
     /// The answer that says what is allowed.
@@ -115,8 +115,8 @@ pub fn query(text: &str) -> Vec<(String, String)> {
     pairs.filter_map(|(name, value)| Some((decode(name)?, decode(value)?))).collect()
 }
 
-/// Requests that may wait for other programs at the same time. The other lanes are left to
-/// those who only need the file.
+/// How many requests may wait for other programs at the same time. The other lanes are left to
+/// requests that only need the file.
 const MAX_ERRANDS: usize = 8;
 
 /// A request that waits for another program.
@@ -138,12 +138,12 @@ impl Drop for Errand<'_> {
     }
 }
 
-/// The answer where there are too many [`Errand`]s.
+/// The answer when there are too many [`Errand`]s.
 pub fn busy() -> Response {
     Response::error(503, "Too many requests wait for other programs, try again").retry_after(2)
 }
 
-/// The answer to what could not be stored or read.
+/// The answer when something could not be stored or read.
 pub fn store_failed(error: &StoreError) -> Response {
     log::error!("STATION_DB: {error}");
     Response::error(503, "The station cannot use its database now").retry_after(5)
@@ -154,7 +154,7 @@ pub fn invalid(error: &str, details: &[Fault]) -> Response {
     Response::json(400, &json!({ "error": error, "details": details }))
 }
 
-/// The answer where there is no such thing.
+/// The answer when what the path names is not there.
 pub fn missing(what: &str) -> Response {
     Response::error(404, &format!("{what} not found"))
 }

@@ -1,4 +1,4 @@
-//! Channels over HTTP, as the machine monitor has them, with filters, hours of quiet and
+//! Channels over HTTP, as the machine monitor has them, with filters, quiet hours and
 //! deliveries.
 
 use std::sync::Arc;
@@ -102,7 +102,7 @@ fn changes(station: &Station, call: &Call, kind: Kind, is_new: bool) -> Result<C
     Ok(changes)
 }
 
-/// A part of a body that may be null, which takes it away.
+/// A member of a body that may be null: null removes what the channel has.
 #[expect(clippy::option_option, reason = "not said, taken away, and given are three things")]
 fn part<T: serde::de::DeserializeOwned>(
     members: &Map<String, Value>,

@@ -20,7 +20,7 @@ use crate::reach::{FORBIDDEN, literal_address};
 use crate::registry;
 use crate::station::Station;
 
-/// What is said of a cluster that is not served.
+/// The answer for a cluster that is not served.
 fn absent(absent: Absent) -> Response {
     match absent {
         Absent::Gone => Response::error(410, "Cluster was removed"),
@@ -92,7 +92,7 @@ fn registration(
                     if call.grants.is(Role::Admin) {
                         faults.push(Fault::of("collector_url", FORBIDDEN));
                     } else {
-                        // Without it a collector can do all but be asked.
+                        // Without it a collector works, but cannot be asked.
                         log::warn!("the collector_url of {} is left out: {FORBIDDEN}", call.parameter(0));
                     }
                 }
@@ -243,7 +243,7 @@ pub fn remove(station: &Arc<Station>, call: &Call) -> Response {
     }
 }
 
-/// `POST /api/clusters/:id/keys`: shown once.
+/// `POST /api/clusters/:id/keys`: the key is shown once.
 pub fn make_key(station: &Arc<Station>, call: &Call) -> Response {
     let (id, now) = (call.parameter(0).to_owned(), call.now);
     let key = ids::key();
@@ -281,7 +281,7 @@ pub fn store_key(
     connection.execute(sql, rusqlite::params![hash, kind, subject, now.0]).map(drop)
 }
 
-/// `DELETE /api/clusters/:id/keys`: all of them end.
+/// `DELETE /api/clusters/:id/keys`: all keys of the cluster end.
 pub fn end_keys(station: &Arc<Station>, call: &Call) -> Response {
     end_all_keys(station, "cluster", call, &Holder::Cluster(call.parameter(0).into()))
 }
@@ -308,7 +308,8 @@ struct Heartbeat {
     client_id: Option<Value>,
     version: Option<Value>,
     stats: Option<Value>,
-    /// What the last answer asked for; None if it does not answer.
+    /// The agents that `ask` in the last answer was about; None if the collector does not answer
+    /// that.
     agents: Option<Vec<Value>>,
 }
 
@@ -330,7 +331,7 @@ struct Answer {
     last_seen: Option<Wall>,
 }
 
-/// `POST /api/clusters/:id/heartbeat`
+/// `POST /api/clusters/:id/heartbeat`: a collector's beat.
 pub fn beat(station: &Arc<Station>, call: &Call) -> Response {
     let id = call.parameter(0).to_owned();
     if !is_id(&id) {

@@ -20,7 +20,7 @@ use crate::station::Station;
 
 /// The most pages that are told.
 pub const MAX_WATCHERS: usize = 64;
-/// How often it is looked for changes.
+/// How often a thread looks for changes.
 const LOOK_UP: Duration = Duration::from_millis(500);
 /// A ping goes out after so many looks without a change.
 const PING_AFTER: u32 = 60;
@@ -31,11 +31,11 @@ const MAX_RECEIVED: usize = 1024;
 /// What is buffered, in bytes.
 const BUFFER: usize = 4096;
 
-/// A place among those who watch, until it is dropped.
+/// A place among the pages that are told, until it is dropped.
 pub struct Place(Arc<Station>);
 
 impl Place {
-    /// Takes a place; None if there is none.
+    /// Takes a place; None if all are taken.
     pub fn take(station: &Arc<Station>) -> Option<Self> {
         let taken = station.watchers.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |count| {
             (count < MAX_WATCHERS).then_some(count + 1)
@@ -57,7 +57,7 @@ pub fn serve(station: &Arc<Station>, upgraded: Upgraded, accepted: &Accepted, pl
     if socket.write_all(&accepted.to_bytes()).is_err() {
         return;
     }
-    // Whatever the protocol's library makes of a client's bytes, it concerns this client alone.
+    // Whatever the library does with a client's bytes, even a panic, concerns this client alone.
     let _ = panics::contain(|| watch(station, socket, read));
     drop(place);
 }
@@ -79,20 +79,20 @@ fn watch(station: &Station, socket: TcpStream, read: Vec<u8>) {
     while !station.stop.is_stopping() {
         let wait = Timespec::try_from(LOOK_UP).ok();
         let mut ready = [PollFd::new(web.get_ref(), PollFlags::IN)];
-        // A poll that fails is a turn too early.
+        // If the poll fails, the look only comes too early.
         let _ = poll(&mut ready, wait.as_ref());
         let is_readable = !ready[0].revents().is_empty();
         if is_readable {
             match web.read() {
                 Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(_) => return,
-                // Nothing is expected of a page.
+                // What a page sends is ignored.
                 Ok(_) => {}
             }
             if !is_open(web.flush()) {
                 return;
             }
-            // Whoever talks all the time does not keep this thread busy.
+            // A page that sends all the time must not keep this thread busy.
             station.stop.wait(Duration::from_millis(50));
         }
         let now = station.news.now();
@@ -103,7 +103,7 @@ fn watch(station: &Station, socket: TcpStream, read: Vec<u8>) {
         let message = if !changed.is_empty() {
             Message::text(json!({ "type": "changed", "what": changed }).to_string())
         } else if idle >= PING_AFTER {
-            // As text: a page's script sees no other.
+            // As text: a page's script does not see the protocol's own pings.
             Message::text(json!({ "type": "ping" }).to_string())
         } else {
             continue;

@@ -123,13 +123,13 @@ fn enable_or_not(station: &Arc<Station>, call: &Call, is_enabled: bool) -> Respo
     let changed = station.write(move |connection| machines::enable(connection, now, id, is_enabled, who));
     if matches!(changed, Ok(true)) {
         let mut watch = station.machines.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another request may have changed it since. If it cannot be read, it is watched: whoever
-        // is accused is looked at once more.
+        // Another request may have changed it since. If it cannot be read, it is watched: the
+        // writer looks at a machine once more before it is offline.
         let is_enabled = station.store.read(|connection| machines::find(connection, id));
         if is_enabled.is_ok_and(|machine| machine.is_none_or(|machine| !machine.is_enabled)) {
             watch.forget(&id);
         } else {
-            // It has all of its time to say something.
+            // It has its full time to send something.
             watch.hear(&id, station.clock.now().tick);
         }
     }
@@ -207,7 +207,8 @@ pub fn heartbeat(station: &Arc<Station>, call: &Call) -> Response {
     }
 }
 
-/// Takes a word of a machine. Returns whether there is one that is watched.
+/// Takes a heartbeat or a report of a machine. Returns whether there is such a machine that is
+/// watched.
 fn hear(station: &Arc<Station>, call: &Call, id: i64, report: Report) -> Result<bool, Response> {
     let now = call.now;
     let heard = station.store.write(move |connection| machines::hear(connection, now, id, &report));

@@ -1,4 +1,4 @@
-//! The agents of a cluster, asked of its collector.
+//! The agents of a cluster: its collector is asked for them.
 
 use std::io::Read as _;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const LIST: &str = "/agents";
 const MAX_LIST: usize = 5 * 1024 * 1024;
 const MAX_ONE: usize = 1024 * 1024;
 
-/// What of a list is counted here.
+/// The part of a collector's list that the station keeps.
 #[derive(Deserialize)]
 struct Counted {
     stats: Stats,
@@ -100,7 +100,7 @@ fn ask(station: &Station, cluster_id: &str, path: &str, longest: usize) -> Resul
         });
     }
     let mut body = Vec::new();
-    // What is read is counted: what a length says is not believed.
+    // The bytes that are read are counted; the announced length is not believed.
     let read = response.into_body().into_reader().take(longest as u64 + 1).read_to_end(&mut body);
     match read {
         Ok(_) if body.len() > longest => Err(Response::error(502, "Collector response too large")),

@@ -1,4 +1,4 @@
-//! All endpoints in one table: method, path, who may, and who answers.
+//! All endpoints in one table: method, path, who may ask, and who answers.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub enum Need {
     Viewer,
     /// A person who may do everything.
     Admin,
-    /// Who has `METRICS_KEY`, if it is set.
+    /// A client that has `METRICS_KEY`, a viewer or an admin; everyone if the key is not set.
     MetricsKey,
 }
 
@@ -48,13 +48,13 @@ pub enum Handler {
     Metrics,
     /// A part of the page.
     Page(fn() -> Response),
-    /// Whatever needs the file, or waits for others.
+    /// A lane, for what needs the file or waits for other programs.
     Call(OnCall),
     /// The same for a kind of channel.
     Channel(OnChannel, Kind),
 }
 
-/// An endpoint. A part of its path that begins with a colon stands for anything.
+/// An endpoint. A part of its path that begins with a colon is a name that stands for any text.
 pub struct Route {
     /// Its method; GET stands for HEAD, too.
     pub method: &'static str,
@@ -162,16 +162,16 @@ pub static ROUTES: &[Route] = &[
 
 /// What a request leads to.
 pub enum Found {
-    /// An endpoint, and what stands in the path where it has a name.
+    /// An endpoint, and the parts of the path where the route has names.
     Route(&'static Route, Vec<String>),
-    /// Nothing with this method; these it has.
+    /// A path without this method; the methods that it has.
     Methods(String),
-    /// Nothing.
+    /// No such path.
     Nothing,
 }
 
-/// Agents of the document have this in their paths twice, as their settings name it and
-/// they add it once more.
+/// Agents that follow the central app's document have this in their paths twice: it is in their
+/// setting, and they add it once more.
 const DOUBLED: [&str; 2] = ["api", "agents"];
 
 /// Where a method and a path lead.

@@ -1,5 +1,5 @@
-//! What others say of clusters: words of the registry, of which the later one holds, and signs of
-//! life that are none of a collector.
+//! What comes about clusters by Kafka: heartbeats, which are signs of life, and registrations and
+//! tombstones. Of two about one cluster the later one holds.
 
 use std::time::Duration;
 
@@ -8,50 +8,50 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Admission, Registration, register_at, remove_at};
 
-/// What a word of the registry says of a cluster.
+/// What a record of the registry says of a cluster.
 #[derive(Clone, Debug)]
 pub enum What {
-    /// It is there.
+    /// A registration.
     Registered(Box<Registration>),
-    /// It was removed: a tombstone.
+    /// A tombstone: the cluster was removed.
     Removed,
 }
 
-/// A word of the registry about a cluster.
+/// A registration or a tombstone of a cluster.
 #[derive(Clone, Debug)]
 pub struct Word {
     /// The cluster's id.
     pub cluster_id: String,
-    /// When it was said. Of two words the later one holds, whichever comes first.
+    /// When it was written. Of two the later one holds, whichever is read first.
     pub at: Wall,
     /// What it says.
     pub what: What,
 }
 
-/// What followed from a word of the registry.
+/// What followed from a registration or a tombstone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// Nothing: a later word, or this one, was known.
+    /// Nothing: this one, or a later one, was known.
     Nothing,
     /// The cluster is registered; whether it is new or lives again.
     Registered(bool),
     /// The cluster was there and is removed.
     Removed,
-    /// Nobody knew the cluster; that it was removed is remembered.
+    /// The station did not know the cluster, and remembers that it was removed.
     Remembered,
     /// There is no room for it.
     Full,
 }
 
-/// Whether a word of the registry holds, against the last one that is known: when that was
-/// said, and whether the cluster is removed. Two words of one moment leave the cluster removed,
-/// whichever comes first.
+/// Whether a registration or a tombstone holds against the last one that is known: when that one
+/// was written, and whether the cluster is removed. If both are of one moment, the cluster is
+/// removed, whichever is read first.
 pub fn holds(at: Wall, what: &What, known_at: Option<Wall>, is_gone: bool) -> bool {
     let is_removal = matches!(what, What::Removed);
     known_at.is_none_or(|known_at| at > known_at || (at == known_at && is_removal && !is_gone))
 }
 
-/// Whether this word of the registry would change anything.
+/// Whether this registration or tombstone would change anything.
 ///
 /// # Errors
 /// It cannot be read.
@@ -63,8 +63,8 @@ pub fn would_change(connection: &Connection, word: &Word) -> rusqlite::Result<bo
     Ok(known.is_none_or(|(known_at, is_gone)| holds(word.at, &word.what, known_at, is_gone)))
 }
 
-/// Takes a word of the registry that somebody else has said: it holds if it is later than what
-/// is known. A registration that is younger than `lively` is a sign of life.
+/// Takes a registration or a tombstone from Kafka: it holds if it is later than what is known. A
+/// registration that is younger than `lively` is a sign of life.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -95,8 +95,8 @@ pub fn apply(
     }
 }
 
-/// Remembers that a cluster was removed which nobody has known here: an older registration of
-/// it may still come.
+/// Remembers the tombstone of a cluster that the station did not know: an older registration of
+/// the cluster may still come.
 fn remember_removal(connection: &Connection, now: Wall, cluster_id: &str, at: Wall) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
@@ -107,7 +107,7 @@ fn remember_removal(connection: &Connection, now: Wall, cluster_id: &str, at: Wa
         .map(drop)
 }
 
-/// For each cluster that may be known, so many removed ones are remembered.
+/// So many removed clusters are remembered for each cluster that may be known.
 pub const REMEMBERED: u64 = 10;
 
 /// Forgets the clusters that were removed first, if more are remembered than is allowed.
@@ -125,7 +125,7 @@ pub fn forget_removed(connection: &Connection, admission: Admission) -> rusqlite
         .execute([admission.max_clusters.saturating_mul(REMEMBERED)])
 }
 
-/// What a sign of life meant that does not register anybody.
+/// What the station knows of the cluster whose sign of life it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// The cluster is registered.
@@ -136,7 +136,7 @@ pub enum Heard {
     Removed,
 }
 
-/// Whose sign of life this would be.
+/// What the station knows of a cluster that gives a sign of life.
 ///
 /// # Errors
 /// It cannot be read.
@@ -152,8 +152,8 @@ pub fn whose(connection: &Connection, cluster_id: &str) -> rusqlite::Result<Hear
     })
 }
 
-/// Takes a sign of life of a registered cluster that is not one of its collector. Returns whether
-/// it is its first one, or the first since it died.
+/// Takes a sign of life of a registered cluster that is no beat. Returns whether it is the first
+/// one of the cluster, or the first since the cluster was dead.
 ///
 /// # Errors
 /// It cannot be stored.

@@ -8,8 +8,8 @@ use pap_process::metrics::Text;
 use super::{Control, Counters};
 use crate::clusters;
 
-/// The metrics of the control plane, with the names of the original. `states` counts clusters by
-/// [`clusters::STATES`].
+/// The metrics of the control plane, with the names that kg-control-plane gives them. `states`
+/// counts clusters by [`clusters::STATES`].
 pub fn write(control: Option<&Control>, states: [u64; clusters::STATES.len()]) -> String {
     let mut text = Text::new("kg_control_plane", &[]);
     let seen = control.map(Control::seen).unwrap_or_default();

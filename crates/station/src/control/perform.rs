@@ -23,11 +23,11 @@ enum Done {
     Removed,
     /// Nothing was done yet: an image is missing, and it has to be pulled first.
     NeedsPull,
-    /// Its reason holds no more.
+    /// The reason for the action holds no more.
     Withdrawn,
 }
 
-/// Why an attempt came to nothing.
+/// Why an attempt did nothing, or failed.
 enum Undone {
     /// The engine was not asked: that says nothing of the worker.
     Unasked,
@@ -55,7 +55,7 @@ impl From<String> for Undone {
 pub enum Queue {
     /// What is made, started or removed.
     Quick,
-    /// What is stopped first.
+    /// What is stopped, and removed after that.
     Stops,
     /// What is made of an image that has to be pulled first.
     Pulls,
@@ -159,7 +159,7 @@ impl Control {
     }
 }
 
-/// Whether the reason of an action still holds, which may have waited for long.
+/// Whether the reason for an action still holds: the action may have waited for long.
 fn holds(station: &Station, Planned { action, at }: &Planned) -> bool {
     let cluster = action.key.cluster.as_str();
     let waited = station.clock.uptime().since(*at);
@@ -191,7 +191,7 @@ pub fn run(station: &Station, queue: Queue) {
 /// How much of a container's id people are shown.
 const SHORT_ID: usize = 12;
 
-/// Says what is about to be done, in the words of the document.
+/// Logs what is about to be done, in the words of kg-control-plane.
 fn announce(action: &Action) {
     let Key { cluster, role } = &action.key;
     match (&action.step, action.why) {
@@ -229,7 +229,7 @@ const fn why(why: Why) -> &'static str {
     }
 }
 
-/// Writes down what was done. It was done, so nothing waits for it if it cannot be written.
+/// Writes what was done into the audit. If that fails, the action is not done again.
 fn write_down(station: &Station, action: &Action, made: Option<&str>) {
     let (what, id) = match (&action.step, made) {
         (_, Some(id)) => ("worker.spawned", id),

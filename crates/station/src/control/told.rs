@@ -1,4 +1,4 @@
-//! What the file keeps of workers: which were adopted, and of which people were told.
+//! What the file keeps of workers: which were adopted, and whose failures people were told.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -18,7 +18,7 @@ pub fn tell(connection: &Connection, now: Wall, notice: &Notice) -> rusqlite::Re
     let Some((name, is_gone)) = clusters::find(connection, cluster)? else { return Ok(()) };
     let subject = Subject::Worker(name, role.clone());
     let what = match notice {
-        // It was removed since it was looked at.
+        // Its cluster was removed since the pass has looked at it.
         Notice::Failed(..) if is_gone => return Ok(()),
         Notice::Failed(_, why) => {
             let details = json!({ "role": role, "reason": why });

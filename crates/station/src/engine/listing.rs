@@ -9,7 +9,7 @@ use serde::de::{DeserializeSeed, Error as _, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// Labels of what we make.
+/// Labels of the containers that we make.
 pub const MANAGED: (&str, &str) = ("kg.managed-by", "control-plane");
 pub const CLIENT: &str = "kg.client";
 pub const ROLE: &str = "kg.role";
@@ -23,16 +23,16 @@ const MAX_ROW: usize = 1 << 20;
 /// A container in a listing.
 #[derive(Debug)]
 pub struct Listed {
-    /// As far as it decides.
+    /// What decides about it.
     pub container: Container,
-    /// Whether it may have been started again lately, so that its restarts are worth a look.
+    /// Whether the engine may have started it again lately, so that its restarts should be counted.
     pub is_young: bool,
 }
 
 /// All containers.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// Those that could be read.
+    /// The containers that could be read.
     pub containers: Vec<Listed>,
     /// How many could not be read: they may be anybody's.
     pub unread: usize,
@@ -41,7 +41,7 @@ pub struct Listing {
 /// Reads a listing, one container after the other: the whole answer is never in memory.
 ///
 /// # Errors
-/// It is none.
+/// The text is no listing.
 pub fn read(from: impl Read, station: &str) -> serde_json::Result<Listing> {
     let mut json = serde_json::Deserializer::from_reader(BufReader::new(from));
     let listing = Rows(station).deserialize(&mut json)?;
@@ -81,7 +81,7 @@ impl<'de> Visitor<'de> for Rows<'_> {
     }
 }
 
-/// A container; None if it is not clear which it is, and whose. All else may be odd.
+/// A container; None if it is not clear which container it is, or whose. All else may be missing.
 fn listed(row: &str, station: &str) -> Option<Listed> {
     if row.len() > MAX_ROW {
         return None;

@@ -1,7 +1,7 @@
 //! LunaSentri's file: opened without a change to it, and read as a whole.
 //!
-//! Its schema grew by migrations, so a table or a column may be missing: whoever never used
-//! it had nothing to say there.
+//! Its schema grew by migrations, so a table or a column may be missing; then there was nothing
+//! in it.
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -18,7 +18,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::ids::{self, KeyHash, hash_from_hex};
 
-/// How the names end of the files that hold what is not in the file itself yet.
+/// The endings of the names of files that hold what is not in the file itself yet.
 const BESIDE: [&str; 2] = ["-wal", "-journal"];
 
 /// Why it cannot be read. Nothing was changed anywhere.
@@ -67,7 +67,7 @@ impl From<rusqlite::Error> for SourceError {
 pub struct Original {
     /// By their ids.
     pub machines: Vec<Machine>,
-    /// Those that are on come first, and then by their ids.
+    /// Webhooks that are on come first; then they are ordered by their ids.
     pub webhooks: Vec<Webhook>,
     /// In the same order.
     pub chats: Vec<Chat>,
@@ -89,7 +89,7 @@ pub struct Machine {
     pub created_at: Option<Wall>,
     /// The hashes of the keys that are taken, the newest first,
     pub keys: Vec<KeyHash>,
-    /// and of those that are not any more.
+    /// and of the keys that are not taken any more.
     pub revoked: Vec<KeyHash>,
     pub platform: Option<String>,
     pub platform_version: Option<String>,
@@ -139,7 +139,7 @@ pub fn read(file: &Path, scratch: &Path) -> Result<Original, SourceError> {
         // Immutable: its directory may be one that nobody can write to, and no files appear there.
         read_all(&open(&file, OpenFlags::SQLITE_OPEN_READ_ONLY, "?immutable=1")?)?
     };
-    // Both ways to read it go past the locks of a program that writes it.
+    // Neither way of reading notices the locks of a program that writes the file.
     if state(&file) == before { Ok(original) } else { Err(SourceError::InUse) }
 }
 
@@ -149,7 +149,7 @@ fn with(file: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
-/// By what a change to the file, or to one beside it, is seen.
+/// What shows that the file, or a file beside it, was changed.
 fn state(file: &Path) -> Vec<Option<(u64, SystemTime)>> {
     let all = ["", BESIDE[0], BESIDE[1]].into_iter().map(|end| fs::metadata(with(file, end)).ok());
     all.map(|it| it.and_then(|it| Some((it.len(), it.modified().ok()?)))).collect()
@@ -161,7 +161,7 @@ fn open(path: &Path, access: OpenFlags, query: &str) -> rusqlite::Result<Connect
     Connection::open_with_flags(format!("file:{path}{query}"), flags)
 }
 
-/// A directory with copies. It ends with this value.
+/// A directory with copies. It is removed when this value is dropped.
 struct Copy(PathBuf);
 
 impl Copy {
@@ -183,7 +183,7 @@ impl Copy {
 
 impl Drop for Copy {
     fn drop(&mut self) {
-        // What cannot be removed is readable for its owner alone.
+        // If this fails, the copies stay, readable for their owner alone.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -271,8 +271,8 @@ fn machines(connection: &Connection) -> rusqlite::Result<Vec<Machine>> {
     Ok(machines)
 }
 
-/// The keys of a machine. Where they have a table, the machine's own column is that of its
-/// first key for ever, and no key of LunaSentri's any more.
+/// The keys of a machine. If there is a table of keys, the machine's own column keeps its first
+/// key for ever, and LunaSentri does not read the column any more.
 fn read_keys(connection: &Connection, machine: &mut Machine) -> rusqlite::Result<()> {
     machine.keys.clear();
     let mut statement = connection.prepare_cached(

@@ -37,7 +37,7 @@ pub fn config(kafka: &Kafka) -> ClientConfig {
         },
     );
     if let Some(Tls { ca, own }) = &kafka.tls {
-        // "probe" looks where systems have their certificates.
+        // "probe" makes the library look where systems have their certificates.
         config.set("ssl.ca.location", ca.as_deref().unwrap_or("probe"));
         if let Some((cert, key)) = own {
             config.set("ssl.certificate.location", cert).set("ssl.key.location", key);
@@ -67,8 +67,8 @@ pub fn producer_config(kafka: &Kafka, longest: Duration) -> ClientConfig {
     config.set("acks", "all").set("max.in.flight.requests.per.connection", "1");
     config.set("message.timeout.ms", longest.as_millis().to_string());
     config.set("queue.buffering.max.kbytes", "8192");
-    // As Java's producers do, so that our tombstones are where their registrations are, and
-    // compaction finds both.
+    // As Java's producers do, so that our tombstones go into the partitions of their registrations,
+    // and compaction finds both.
     config.set("partitioner", "murmur2_random");
     config
 }
@@ -90,7 +90,7 @@ impl Ear {
 
 impl ClientContext for Ear {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        // What matters is logged by those who ask for the last error, once.
+        // The threads that ask for the last error log what matters, once.
         log::debug!("librdkafka {facility}: {text}");
         if matches!(level, RDKafkaLogLevel::Error | RDKafkaLogLevel::Critical) {
             let (_, text) = text.split_once("]: ").unwrap_or(("", text));
@@ -100,7 +100,7 @@ impl ClientContext for Ear {
 
     fn error(&self, error: KafkaError, reason: &str) {
         log::debug!("librdkafka: {error}: {reason}");
-        // That all are gone is known. What was said before tells why.
+        // That all brokers are gone is known. The error before it says why.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
             self.keep(reason);
         }
@@ -125,7 +125,7 @@ impl Wake for Wakes {
 }
 
 /// Waits for a future on this thread; None if it takes longer than `longest`. The library's
-/// requests of administrators are futures that its own thread completes.
+/// administrative requests are futures that its own thread completes.
 pub fn wait_for<F: Future>(future: F, longest: Duration) -> Option<F::Output> {
     let mut future = pin!(future);
     let (wake, woken) = bounded(1);

@@ -10,11 +10,11 @@ use pap_process::metrics::{Histogram, SLOW, Text};
 pub enum Registry {
     /// It changed something.
     Applied,
-    /// What it says was known, or a later word was.
+    /// It was known, or a later registration or tombstone was.
     Known,
     /// There was no room for its cluster.
     Full,
-    /// It is no word about a cluster.
+    /// It is neither a registration nor a tombstone.
     Invalid,
 }
 
@@ -34,7 +34,7 @@ pub enum Heartbeat {
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
-    /// A word of the registry.
+    /// A registration or a tombstone.
     Registry,
     /// A row of the audit.
     Audit,
@@ -75,37 +75,37 @@ fn count(counter: &AtomicU64) {
 }
 
 impl Counters {
-    /// A record of the registry was read.
+    /// Counts a record of the registry that was read.
     pub fn registry(&self, outcome: Registry) {
         count(&self.registry[outcome as usize]);
     }
 
-    /// A record of the heartbeats was read.
+    /// Counts a heartbeat that was read.
     pub fn heartbeat(&self, outcome: Heartbeat) {
         count(&self.heartbeats[outcome as usize]);
     }
 
-    /// So far a client's clock was from ours.
+    /// Records how far a client's clock was from ours.
     pub fn skew(&self, by: Duration) {
         self.skew.record(by);
     }
 
-    /// A record was written.
+    /// Counts a record that was written.
     pub fn written(&self, what: Written) {
         count(&self.written[what as usize]);
     }
 
-    /// A record was not written, and is tried again.
+    /// Counts a record that was not written, and is tried again.
     pub fn not_written(&self) {
         count(&self.not_written);
     }
 
-    /// A topic could not be read.
+    /// Counts that a topic could not be read.
     pub fn failure(&self) {
         count(&self.failures);
     }
 
-    /// A consumer group was deleted.
+    /// Counts a consumer group that was deleted.
     pub fn group(&self) {
         count(&self.groups);
     }

@@ -15,7 +15,7 @@ pub fn owe(connection: &Connection, cluster_id: &str, names: &[String], now: Wal
     names.iter().try_for_each(|name| statement.execute(params![name, cluster_id, now.0]).map(drop))
 }
 
-/// The cluster lives again, and so do its groups.
+/// The cluster is registered again: its groups are not deleted any more.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -26,8 +26,8 @@ pub fn cancel(connection: &Connection, cluster_id: &str) -> rusqlite::Result<()>
         .map(drop)
 }
 
-/// Groups to delete, at most `most`, those first that were not tried for longest. A group of a
-/// cluster that is there is none of them.
+/// Groups to delete, at most `most`. Groups that were not tried for longest come first. Groups of
+/// clusters that are there are left out.
 ///
 /// # Errors
 /// They cannot be read.
@@ -41,7 +41,7 @@ pub fn due(connection: &Connection, most: u32) -> rusqlite::Result<Vec<String>> 
     rows.collect()
 }
 
-/// These were tried: whether Kafka has them no more.
+/// Takes note that these groups were tried, and for each whether it is gone from Kafka.
 ///
 /// # Errors
 /// It cannot be stored.

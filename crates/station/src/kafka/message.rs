@@ -1,6 +1,6 @@
 //! The records of both topics, as their producers write them: decoded, nothing else.
 //!
-//! Some producers are broken, and clusters that they speak for cannot be upgraded from here:
+//! Some producers are faulty, and cannot be upgraded from here:
 //! - one splits its JSON at the first colon, so the key is `{"client_id"` and the value is the rest
 //! - one writes each line of its JSON as a record of its own: nothing can be made of these
 //! - one doubles the key, `af-10::af-10`
@@ -26,7 +26,7 @@ const MAX_METADATA: usize = 16 * 1024;
 /// The key of a record that was split at the first colon of its JSON.
 const SPLIT_KEY: &[u8] = b"{\"client_id\"";
 
-/// A record of the registry: of which cluster, and what it says. None if it says nothing.
+/// A record of the registry: its cluster, and what it says. None if it says nothing of a cluster.
 pub fn registry(key: Option<&[u8]>, value: Option<&[u8]>) -> Option<(String, What)> {
     let (key, value) = (key.unwrap_or_default(), value.unwrap_or_default());
     if key.len() > MAX_KEY || value.len() > MAX_VALUE {
@@ -59,7 +59,7 @@ pub fn registry(key: Option<&[u8]>, value: Option<&[u8]>) -> Option<(String, Wha
     Some((id, What::Registered(Box::new(registration))))
 }
 
-/// A heartbeat: of which cluster, and when, by its own clock. None if it is none.
+/// A heartbeat: its cluster, and its time by its sender's clock. None if it is no heartbeat.
 pub fn heartbeat(key: Option<&[u8]>, value: Option<&[u8]>) -> Option<(String, Option<Wall>)> {
     let (key, value) = (key.unwrap_or_default(), value.unwrap_or_default());
     if key.len() > MAX_KEY || value.len() > MAX_VALUE || value.is_empty() {
@@ -79,7 +79,7 @@ fn object(json: &[u8]) -> Option<Map<String, Value>> {
     serde_json::from_slice(json).ok()
 }
 
-/// The cluster that a key names; a doubled one as well.
+/// The cluster that a key names, also if the key is doubled.
 fn id_of_key(key: &[u8]) -> Option<String> {
     let key = std::str::from_utf8(key).ok()?;
     let id = key.split("::").next().unwrap_or(key);

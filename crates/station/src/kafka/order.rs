@@ -1,8 +1,9 @@
-//! When a record of the registry was said.
+//! At which moment a record of the registry counts.
 //!
 //! Producers put records of one cluster into different partitions, and only a record's time
-//! orders these. That time is a client's, so it is never later than the moment at which we read
-//! the record first, and within one partition never earlier than that of the record before.
+//! orders these. That time is a client's, so it counts as not later than the moment at which we
+//! first read the record, and within one partition always as later than that of the cluster's
+//! record before.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -18,16 +19,16 @@ pub struct Order {
 }
 
 impl Order {
-    /// Nothing was read yet. At most so many clusters are remembered. If there are more, all
-    /// are forgotten: then a client whose clock goes backwards is not noticed.
+    /// Nothing was read yet. At most `most` entries are remembered. If there are more, all are
+    /// forgotten: then a client whose clock goes backwards is not noticed.
     pub fn new(most: usize) -> Self {
         Self { last: HashMap::new(), hasher: RandomState::new(), most }
     }
 
-    /// When the next record of this partition was said, if its time is `time` and it was first
-    /// read at `read_at`.
+    /// The moment at which the next record of this partition counts, if its time is `time` and it
+    /// was first read at `read_at`.
     pub fn place(&mut self, partition: i32, cluster_id: &str, time: Wall, read_at: Wall) -> Wall {
-        // A hash, since ids are long: two ids with one are not to be expected.
+        // A hash, since ids are long: two ids with the same hash are not to be expected.
         let key = (partition, self.hasher.hash_one(cluster_id));
         if self.last.len() >= self.most && !self.last.contains_key(&key) {
             self.last.clear();

@@ -1,5 +1,5 @@
-//! Words about clusters that were said here and that Kafka's registry does not have yet: the
-//! last one of each cluster, since that is what a compacted topic keeps. They stay in the file
+//! Registrations and tombstones that came over HTTP and that Kafka's registry does not have yet:
+//! the last one of each cluster, since that is what a compacted topic keeps. They stay in the file
 //! until Kafka has acknowledged them.
 
 use pap_core::time::Wall;
@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 /// How many are owed.
 pub const OWED: &str = "SELECT count(*) FROM registry_outbox";
 
-/// A registration as the original's clients write it, the members in their order.
+/// A registration, its members in the order in which the clients of kg-control-plane write them.
 #[derive(Serialize)]
 struct Record<'a> {
     client_id: &'a str,
@@ -24,7 +24,7 @@ struct Record<'a> {
     metadata: Option<Box<RawValue>>,
 }
 
-/// Owes what is stored of a cluster: its registration, or that it was removed.
+/// Owes what is stored of a cluster: its registration or its tombstone.
 ///
 /// # Errors
 /// It cannot be stored.
@@ -57,12 +57,12 @@ pub fn owe(connection: &Connection, cluster_id: &str) -> rusqlite::Result<()> {
         .map(drop)
 }
 
-/// A word that is owed.
+/// A registration or a tombstone that is owed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owed {
     /// Its cluster.
     pub cluster_id: String,
-    /// When it was said.
+    /// The moment at which it counts.
     pub at: Wall,
     /// A registration; None for a tombstone.
     pub value: Option<String>,
@@ -81,7 +81,7 @@ pub fn owed(connection: &Connection, most: u32) -> rusqlite::Result<Vec<Owed>> {
     rows.collect()
 }
 
-/// Kafka has acknowledged this one. A later word of the cluster is still owed.
+/// Kafka has acknowledged this one. A later one of the cluster is still owed.
 ///
 /// # Errors
 /// It is still owed.

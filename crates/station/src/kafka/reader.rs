@@ -1,8 +1,8 @@
 //! The threads that read: one the registry, from its beginning, one the heartbeats, from now on.
 //!
 //! All partitions are assigned by hand, and no offset is kept in Kafka: what the registry says is
-//! in the file, and reading it again changes nothing. So any trouble ends a reading, and after a
-//! wait the next one begins anew.
+//! in the file, and reading it again changes nothing. So any error ends a reading, and after a
+//! wait the next reading begins.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::settings::Kafka;
 use super::taker::Taker;
 use crate::station::Station;
 
-/// How long the first record of a batch is waited for, and each further one.
+/// How long the thread waits for the first record of a batch, and for each further one.
 const FIRST: Duration = Duration::from_millis(250);
 const NEXT: Duration = Duration::from_millis(5);
 /// The most records and bytes of a batch.
@@ -30,7 +30,7 @@ const MAX_RECORDS: usize = 256;
 const MAX_BYTES: usize = 1024 * 1024;
 /// The most that the library may have to say when a topic cannot be read.
 const MAX_EVENTS: usize = 64;
-/// How often it is looked whether the topic can still be read.
+/// How often the thread looks whether the topic can still be read.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// How often the registry is read again when some clusters had no room.
 const AGAIN_EVERY: Duration = Duration::from_secs(600);
@@ -38,7 +38,7 @@ const AGAIN_EVERY: Duration = Duration::from_secs(600);
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// The wait after so many failures in a row. It is spread, so that not all ask at once.
+/// The wait after so many failures in a row, with jitter, so that not all threads ask at once.
 pub fn wait_after(failures: u32) -> Duration {
     let doubled = FIRST_WAIT.saturating_mul(1 << failures.min(10)).min(LONGEST_WAIT);
     doubled.mul_f64(0.75 + fastrand::f64() / 4.0)
@@ -56,7 +56,7 @@ pub fn run(station: &Arc<Station>, source: Source) {
         let Err(why) = read(station, kafka, source, topic, &mut failures) else { continue };
         station.kafka.set_read(source, false);
         station.kafka.counters.failure();
-        // Not by its text, which holds numbers that are always new.
+        // The text does not tell news: it holds numbers that are always new.
         if said.is_news((), station.clock.uptime()) {
             log::error!("{topic} cannot be read: {why}; it is tried again");
         }
@@ -69,7 +69,7 @@ pub fn run(station: &Arc<Station>, source: Source) {
 
 type Consumer = BaseConsumer<Ear>;
 
-/// Reads a topic until something is wrong, or is to be read anew.
+/// Reads a topic until something is wrong, or the topic is to be read anew.
 fn read(
     station: &Arc<Station>,
     kafka: &Kafka,
@@ -103,7 +103,7 @@ fn read(
             Source::Registry => taker.registry(&batch.messages)?,
             Source::Heartbeat => {
                 taker.heartbeats(&batch.messages);
-                // Its end may move on for ever; whatever comes from there shows that it is read.
+                // Its end may move on for ever; any record from there shows that it is read.
                 for message in &batch.messages {
                     unread.remove(&message.partition());
                 }
@@ -115,7 +115,7 @@ fn read(
         let now = station.clock.uptime();
         if unread.is_empty() && ended.is_none() {
             if taker.is_to_read_again() {
-                // There is room now for some that had none.
+                // There is room now for clusters that had none.
                 return Ok(());
             }
             (ended, *failures) = (Some(now), 0);
@@ -139,7 +139,8 @@ fn read(
 /// The partitions of a topic, all of which can be read.
 fn partitions(consumer: &Consumer, topic: &str) -> Result<BTreeSet<i32>, String> {
     let found = consumer.fetch_metadata(Some(topic), PATIENCE).map_err(|error| {
-        // The library says why to those who poll, one thing each time. What else comes is read again.
+        // The library tells why when it is polled, one thing each time. Records that come
+        // meanwhile are read again.
         for _ in 0..MAX_EVENTS {
             let _ = consumer.poll(Duration::ZERO);
         }
@@ -191,7 +192,7 @@ fn gather(consumer: &Consumer) -> Result<Batch<'_>, String> {
                     batch.is_in_doubt = true;
                     break;
                 }
-                // Nothing is done as a member of the group.
+                // This is no error here: nothing is done as a member of a group.
                 Code::GroupAuthorizationFailed => {}
                 _ => return Err(explain(&code, consumer.client().context())),
             },

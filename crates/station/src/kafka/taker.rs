@@ -1,5 +1,5 @@
-//! Takes what was read: words of the registry in their order, and heartbeats; what comes at once
-//! is one write.
+//! Takes what was read: registrations and tombstones in their order, and heartbeats. What is read
+//! together is stored in one write.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,12 +19,12 @@ use crate::clusters::{self, Applied, Heard, REMEMBERED, What, Word};
 use crate::station::Station;
 use crate::{audit, registry};
 
-/// A record of the registry, and the word that it is.
+/// A record of the registry, and the registration or tombstone in it.
 struct Said {
     partition: i32,
     offset: i64,
     time: Wall,
-    /// Whether its time is ahead of our clock, and it is read for the first time.
+    /// Its time is ahead of our clock, and it is read for the first time.
     is_ahead: bool,
     word: Word,
 }
@@ -33,14 +33,15 @@ struct Said {
 pub struct Taker<'a> {
     station: &'a Arc<Station>,
     order: Order,
-    /// Clusters that are registered, removed, and left out for want of room, in this reading.
+    /// Clusters that were registered, removed, and left out because there was no room, in this
+    /// reading.
     registered: u64,
     removed: u64,
     left_out: u64,
 }
 
 impl<'a> Taker<'a> {
-    /// One that has taken nothing yet.
+    /// A taker that has taken nothing yet.
     pub fn new(station: &'a Arc<Station>) -> Self {
         let most = station.config.admission.max_clusters.saturating_mul(REMEMBERED + 1);
         let order = Order::new(usize::try_from(most).unwrap_or(usize::MAX));
@@ -57,7 +58,7 @@ impl<'a> Taker<'a> {
         self.left_out > 0 && self.removed > 0
     }
 
-    /// The topic was read to its end.
+    /// Takes note that the topic was read to its end.
     pub fn end(&self, topic: &str) {
         let Self { registered, removed, left_out, .. } = self;
         if registered + removed > 0 {
@@ -87,7 +88,7 @@ impl<'a> Taker<'a> {
             let (partition, offset) = (message.partition(), message.offset());
             all.push(Said { partition, offset, time: time(message).unwrap_or(now), is_ahead: false, word });
         }
-        // When each was said; and of which clusters incidents are to be closed first.
+        // The moment of each; and the clusters whose incidents are to be closed first.
         let order = &mut self.order;
         let live = station.store.read(|connection| {
             let mut live = Vec::new();
@@ -128,7 +129,7 @@ impl<'a> Taker<'a> {
                         audit::write(connection, now, "Kafka", id, registry::REMOVED, &json!({}))?;
                         groups::owe(connection, id, groups, now)?;
                     }
-                    // A predecessor may have run its workers.
+                    // kg-control-plane may have run its workers.
                     Applied::Remembered => groups::owe(connection, id, groups, now)?,
                     Applied::Registered(false) | Applied::Nothing | Applied::Full => {}
                 }
@@ -148,7 +149,7 @@ impl<'a> Taker<'a> {
         Ok(())
     }
 
-    /// What follows from a word of the registry that is stored.
+    /// What follows from a registration or a tombstone that is stored.
     fn follow(&mut self, word: &Word, now: Wall, applied: Applied) {
         let (station, cluster_id) = (self.station, word.cluster_id.as_str());
         station.kafka.counters.registry(match applied {
@@ -222,7 +223,7 @@ impl<'a> Taker<'a> {
         if alive.is_empty() {
             return;
         }
-        // A write that fails is logged there; the next heartbeat comes soon.
+        // If the write fails, that is logged; the next heartbeat comes soon.
         let written = station.write(move |connection| {
             let mut is_news = false;
             for cluster_id in &alive {
@@ -239,7 +240,7 @@ impl<'a> Taker<'a> {
     }
 }
 
-/// When a record was said: by our own header if we have written it, else by its time.
+/// The time of a record: the one in the header that stations write, else the record's own.
 fn time(message: &BorrowedMessage<'_>) -> Option<Wall> {
     let own = message.headers().and_then(|headers| {
         let header = headers.iter().find(|header| header.key == writer::AT)?;
@@ -250,7 +251,7 @@ fn time(message: &BorrowedMessage<'_>) -> Option<Wall> {
     own.or_else(of_record).map(Wall)
 }
 
-/// When a record was read first, if its time was ahead of our clock then.
+/// When a record was first read, if its time was ahead of our clock then.
 fn first_read(connection: &Connection, said: &Said) -> rusqlite::Result<Option<Wall>> {
     connection
         .prepare_cached(
@@ -270,7 +271,7 @@ fn remember_ahead(connection: &Connection, said: &Said, now: Wall) -> rusqlite::
         .map(drop)
 }
 
-/// Keeps the newest of them.
+/// Keeps at most `most` of these moments, the newest.
 fn forget_ahead(connection: &Connection, most: u64) -> rusqlite::Result<()> {
     connection
         .prepare_cached(

@@ -1,5 +1,5 @@
-//! The thread that writes to Kafka: words about clusters that were said here, the audit, and the
-//! deletion of consumer groups. What it owes is in the file until Kafka has acknowledged it.
+//! The thread that writes to Kafka: registrations and tombstones that came over HTTP, the audit, and
+//! the deletion of consumer groups. What it owes is in the file until Kafka has acknowledged it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,8 +24,8 @@ use super::settings::Kafka;
 use super::{groups, outbox};
 use crate::station::Station;
 
-/// The header that says when a word of ours was said, in milliseconds since 1970: a topic may set
-/// the times of its records itself.
+/// The header with the moment of a registration or a tombstone, in milliseconds since 1970: a topic
+/// may set the times of its records itself.
 pub const AT: &str = "pap-at";
 /// How long a record may take.
 const LONGEST: Duration = Duration::from_secs(10);
@@ -33,11 +33,11 @@ const LONGEST: Duration = Duration::from_secs(10);
 const BATCH: u32 = 256;
 /// The most groups that are tried at once.
 const GROUPS: u32 = 32;
-/// How often it is looked for something to write when nobody rings.
+/// How often the thread looks for something to write when nobody rings.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often groups are tried.
 const GROUPS_EVERY: Duration = Duration::from_secs(2);
-/// Where it is kept up to which row the audit was sent.
+/// Under which name the file keeps up to which row the audit was sent.
 const SENT: &str = "kafka_audit_sent";
 
 /// Writes until the station stops.
@@ -58,7 +58,7 @@ pub fn run(station: &Arc<Station>) {
                 }
             }
             Err(why) => {
-                // Another one finds brokers that have moved.
+                // A new producer finds brokers that have moved.
                 writer.producer = None;
                 if said.is_news((), station.clock.uptime()) {
                     log::error!("not written to Kafka: {why}; it is tried again");
@@ -91,7 +91,7 @@ struct Writer<'a> {
 impl Writer<'_> {
     /// Writes some of what is owed. Returns whether there is more.
     fn turn(&mut self) -> Result<bool, String> {
-        // One that fails does not keep the others from their turn.
+        // If one of the three fails, the others still have their turn.
         let (words, audit, groups) = (self.words(), self.audit(), self.groups());
         groups?;
         Ok(words? | audit?)
@@ -102,7 +102,7 @@ impl Writer<'_> {
         self.station.store.lease().covers(LONGEST)
     }
 
-    /// Words about clusters.
+    /// Writes registrations and tombstones.
     fn words(&mut self) -> Result<bool, String> {
         if !self.may_write() {
             return Ok(false);
@@ -129,7 +129,7 @@ impl Writer<'_> {
         failed.map_or(Ok(is_more), Err)
     }
 
-    /// Rows of the audit, in their order.
+    /// Writes rows of the audit, in their order.
     fn audit(&mut self) -> Result<bool, String> {
         if !self.may_write() {
             return Ok(false);
@@ -147,7 +147,7 @@ impl Writer<'_> {
         };
         let records: Vec<_> = rows.iter().map(record).collect();
         let (acknowledged, failed) = self.send(topic, &records, Written::Audit)?;
-        // What comes after one that failed is sent again with it.
+        // The rows after one that failed are sent again with it.
         let sent = rows.iter().zip(acknowledged).take_while(|(_, is_sent)| *is_sent).last();
         if let Some((row, _)) = sent {
             let id = row.id;
@@ -156,8 +156,8 @@ impl Writer<'_> {
         failed.map_or(Ok(rows.len() >= BATCH as usize), Err)
     }
 
-    /// Sends records, and waits until each is acknowledged or has failed: which are acknowledged,
-    /// and why others failed.
+    /// Sends records, and waits until each is acknowledged or has failed. Returns which are
+    /// acknowledged, and why others failed.
     fn send(
         &mut self,
         topic: &str,
@@ -223,7 +223,8 @@ impl Writer<'_> {
         if due.is_empty() {
             return Ok(());
         }
-        // Made for these alone: it has a thread of its own that looks ten times a second.
+        // The client is made for these groups alone, because it has a thread that looks ten times a
+        // second.
         let admin = config(self.kafka).create_with_context(Ear::default()).map_err(text)?;
         let (mut tried, mut failed) = (Vec::new(), None);
         for name in due {

@@ -9,9 +9,9 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// The longest wait that a receiver may ask for.
 const LONGEST_ASKED: Duration = Duration::from_secs(24 * 3600);
 
-/// The wait after a delivery failed that was tried `before` times already; not shorter than
-/// its receiver `asked` for. It is spread by a quarter, so that deliveries that failed
-/// together do not come back together.
+/// The wait after a delivery failed that was tried `before` times already; not shorter than its
+/// receiver `asked` for. Jitter of a quarter keeps deliveries that failed together from coming
+/// back together.
 pub fn wait(before: u32, asked: Option<Duration>) -> Duration {
     let doubled = FIRST.saturating_mul(1 << before.min(10)).min(LONGEST);
     let spread = doubled.mul_f64(0.75 + fastrand::f64() / 2.0).min(LONGEST);

@@ -14,7 +14,7 @@ use crate::channels::{Outcome, Owed};
 
 /// The longest message, in units of UTF-16, in which the API counts.
 const MAX_TEXT: usize = 4096;
-/// Events that a message for many names.
+/// How many events a message for several names.
 const MAX_NAMED: usize = 10;
 /// The most that is read of an answer, in bytes.
 const MAX_ANSWER: u64 = 64 * 1024;
@@ -48,12 +48,12 @@ pub fn send(client: &ureq::Agent, api: &Url, token: &Secret, chat_id: &str, text
         Ok(response) => {
             let status = response.status().as_u16();
             let mut answer = Vec::new();
-            // If it fails, what has come is looked at.
+            // If this fails, the part that has come is used.
             let _ = response.into_body().into_reader().take(MAX_ANSWER).read_to_end(&mut answer);
             judge(status, &serde_json::from_slice(&answer).unwrap_or_default())
         }
         Err(error) => {
-            // No text that may hold the URL, and with it the token, leaves this place.
+            // The error may hold the URL, and so the token, which must not be shown.
             let why = trouble(&error).replace(token.reveal(), "(hidden)");
             Attempt::ended(Outcome::Failed(format!("no answer: {why}")))
         }
@@ -70,8 +70,8 @@ fn cut(text: &str) -> &str {
     end.map_or(text, |(at, _)| &text[..at])
 }
 
-/// What an answer means. A token that is wrong (401, 404) is a setting, which can be set
-/// right; a chat that is wrong, or does not want us, stays so.
+/// What an answer means. A wrong token (401, 404) is a setting, which can be set right. A chat that
+/// is wrong, or does not want the bot, stays so.
 fn judge(status: u16, answer: &Answer) -> Attempt {
     let why = format!("answer {status}: {}", answer.description);
     match status {

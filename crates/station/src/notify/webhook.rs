@@ -1,9 +1,9 @@
 //! A webhook: signed JSON, posted.
 //!
-//! Three signatures: over the body alone, as the document on heartbeats of machines has it;
-//! the same with the key of the program it takes over from, where that is wanted; and the
-//! one of Standard Webhooks (standardwebhooks.com), which also covers an id and the time,
-//! so that a receiver can refuse a replay.
+//! Three signatures: over the body alone, as the machine monitor's document has it; the same with
+//! the key that the machine monitor's program uses, if the channel asks for it; and the one of
+//! Standard Webhooks (standardwebhooks.com), which also covers an id and the time, so that a
+//! receiver can refuse a replay.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -69,7 +69,7 @@ fn standard_key(secret: &str) -> Option<Vec<u8>> {
     }
 }
 
-/// What of a webhook's URL is shown: its path may be a secret.
+/// The part of a webhook's URL that is shown: its path may be a secret.
 pub fn hidden_url(url: &str) -> String {
     let end = url.find("://").map_or(0, |at| at + 3);
     let host = url[end..].find(['/', '?']).map_or(url.len(), |at| end + at);

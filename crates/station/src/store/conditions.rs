@@ -1,4 +1,4 @@
-//! The conditions of a list that may be asked for in several ways.
+//! The SQL conditions of a list that clients may filter in several ways.
 
 use rusqlite::types::Value;
 

@@ -1,15 +1,16 @@
 //! Which of the stations that share a file acts: the one that holds the lease.
 //!
-//! Two things say so. A lock beside the file, which the kernel gives back when its holder ends;
-//! and a row in the file, whose holder renews it every [`RENEW`]. Whoever waits takes over when
-//! the lock is free, or when nobody has renewed the row for [`EXPIRED`]: then its holder is
-//! stopped or stuck. Each write first looks at the row, in its own transaction, so a former holder
+//! The lease has two parts: a lock beside the file, which the kernel gives back when its holder
+//! ends; and a row in the file, which the holder renews every [`RENEW`]. A station that waits takes
+//! over when the lock is free, or when nobody has renewed the row for [`EXPIRED`]: then the holder
+//! is stopped or stuck. Each write first looks at the row, in its own transaction, so a former holder
 //! that wakes up writes nothing. Each call to others is made only while the lease is sure to
 //! outlast it.
 //!
-//! The file itself is locked, too. If that lock is held and the one beside is not, the file is used
-//! under another name (a hard link, a mount), beside which SQLite has another `-wal`: the row under
-//! our name says nothing, so nothing but the end of the other one is waited for.
+//! The file itself is locked too. If that lock is held and the lock beside the file is not, another
+//! station uses the file under another name (a hard link, a mount), and SQLite has another `-wal`
+//! beside that name. The row under our name then says nothing, so this station waits until the
+//! other one ends.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -30,11 +31,12 @@ use crate::ids;
 const TERM: Duration = Duration::from_secs(30);
 /// how often it is renewed,
 pub const RENEW: Duration = Duration::from_secs(10);
-/// and how long who waits must see it unchanged. Clocks of one host run alike, but not exactly.
+/// and how long a station that waits must see it unchanged. Clocks of one host run alike, but not
+/// exactly.
 const EXPIRED: Duration = Duration::from_secs(35);
 
 /// File systems whose locks do not reach other hosts, or not reliably, by the numbers in the
-/// kernel's magic.h. FUSE may be any, local ones among them.
+/// kernel's magic.h. Behind FUSE there may be any file system, also a local one.
 const NETWORK: [(u32, &str); 10] = [
     (0x6969, "nfs"),
     (0x517b, "smb"),
@@ -60,7 +62,7 @@ pub fn network(path: &Path) -> io::Result<Option<&'static str>> {
     Ok(NETWORK.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name))
 }
 
-/// Where the lock of a file is, which is there: one for all the names that lead to it.
+/// The path of the lock beside a file. The file must exist: all symbolic links to it have one lock.
 fn lock_path(db: &Path) -> io::Result<PathBuf> {
     let mut path = std::fs::canonicalize(db)?.into_os_string();
     path.push("-lock");
@@ -72,25 +74,25 @@ pub struct Lock {
     path: PathBuf,
     file: File,
     /// The file itself; None on a network file system, where its lock would be in SQLite's way. Its
-    /// descriptor is closed with the lock, not before: to close any descriptor of the file drops
+    /// descriptor is closed with the lock, not before: closing any descriptor of the file drops
     /// SQLite's own locks (POSIX advisory locks).
     itself: Option<File>,
 }
 
-/// Whose a file is.
+/// Who has a file.
 pub enum Locked {
-    /// Ours, as long as this is kept.
+    /// This station, as long as the lock is kept.
     Ours(Lock),
-    /// Another one's.
+    /// Another station.
     Taken,
-    /// Another one's, under another name.
+    /// Another station, under another name.
     Elsewhere,
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While it is held: whoever opened it before finds that it counts no more. If it stays, it
-        // does no harm; another one's must stay.
+        // It is removed while it is held: a station that has opened it then finds that it counts no
+        // more. If it cannot be removed, it does no harm. Another station's lock must stay.
         if is_at(&self.file, &self.path) {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -117,7 +119,7 @@ pub fn lock(db: &Path) -> io::Result<Locked> {
     let path = lock_path(db)?;
     let file = create(&path)?;
     if !try_lock(&file)? || !is_at(&file, &path) {
-        // Another one has it, or has put a new one in its place.
+        // Another station holds it, or has put a new lock in its place.
         return Ok(Locked::Taken);
     }
     let lock = Lock { path, file, itself: itself(db)? };
@@ -136,7 +138,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     })
 }
 
-/// A new lock, to be put in the place of one whose holder is stuck.
+/// A new lock, to be put in the place of a lock whose holder is stuck.
 ///
 /// # Errors
 /// It cannot be made.
@@ -148,8 +150,8 @@ pub fn new_lock(db: &Path, holder: &str) -> io::Result<Lock> {
 }
 
 impl Lock {
-    /// Locks the file itself, if it is free now: one that is stuck may still have it. Returns whether
-    /// it is locked.
+    /// Locks the file itself, if it is free now: a station that is stuck may still have it locked.
+    /// Returns whether it is locked.
     ///
     /// # Errors
     /// It cannot be locked.
@@ -160,7 +162,7 @@ impl Lock {
     /// Takes the place of the lock of a file.
     ///
     /// # Errors
-    /// The other one stays.
+    /// The other lock stays.
     pub fn replace(mut self, db: &Path) -> io::Result<Self> {
         let place = lock_path(db)?;
         std::fs::rename(&self.path, &place)?;
@@ -205,7 +207,7 @@ impl Default for Lease {
 }
 
 impl Lease {
-    /// What stands for this process.
+    /// The text that stands for this process in the row.
     pub fn holder(&self) -> &str {
         &self.holder
     }
@@ -213,7 +215,7 @@ impl Lease {
     /// Takes the lease, whoever has it.
     ///
     /// # Errors
-    /// It is as it was.
+    /// The lease is as it was.
     pub fn take(&self, connection: &Connection) -> rusqlite::Result<()> {
         let began = self.clock.uptime();
         let sql = "INSERT OR REPLACE INTO lease (id, holder, renewals) VALUES (1, ?1, 0)";
@@ -234,14 +236,14 @@ impl Lease {
         Ok(is_held)
     }
 
-    /// Another station holds it.
+    /// Takes note that another station holds it.
     pub fn lose(&self) {
         self.is_lost.store(true, Ordering::SeqCst);
         // One message is enough.
         let _ = self.lost.0.try_send(());
     }
 
-    /// Renews it, in a transaction that has looked whether it is held.
+    /// Renews it. The transaction must have looked whether it is held.
     ///
     /// # Errors
     /// It is not renewed.
@@ -257,7 +259,7 @@ impl Lease {
         self.clock.uptime()
     }
 
-    /// A renewal that began at this moment is on disk.
+    /// Takes note that a renewal which began at this moment is on disk.
     pub fn renewed_at(&self, began: Uptime) {
         self.renewed.store(millis(began.reading()), Ordering::SeqCst);
     }
@@ -287,14 +289,14 @@ pub struct Watcher {
 }
 
 impl Default for Watcher {
-    /// Nothing was seen yet.
+    /// No row was seen yet.
     fn default() -> Self {
         Self { clock: Clock::start(), seen: None }
     }
 }
 
 impl Watcher {
-    /// Whether there was a holder while this one looked.
+    /// Whether it has seen a holder.
     pub const fn has_seen_one(&self) -> bool {
         self.seen.is_some()
     }

@@ -32,7 +32,7 @@ pub fn check(connection: &Connection) -> Result<(), OpenError> {
         _ => return Err(OpenError::Foreign),
     }
     let well: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    // Its text has several lines, and a start that fails says one.
+    // SQLite's text has several lines, and a start that fails shows one line.
     if well == "ok" { Ok(()) } else { Err(OpenError::Damaged(well.replace('\n', " "))) }
 }
 
