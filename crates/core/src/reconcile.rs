@@ -76,14 +76,14 @@ impl Reconciler {
         worker.is_postponed = false;
         worker.ended = Some(self.listing);
         match outcome {
-            Err(why) => worker.fail(now, why),
+            Err(why) => worker.failed(now, &action.step, why),
             Ok(made) => {
-                worker.done(action, made);
+                worker.done(now, action, made);
                 if action.why == Why::Stopped {
                     worker.stopped.add(now, 1);
                 }
                 if action.why == Why::Crashing || worker.stopped.are_many(now) {
-                    worker.rest(now);
+                    worker.rest(now, "it crashes in a loop");
                 }
             }
         }
@@ -130,6 +130,8 @@ impl Reconciler {
         for (key, containers) in &seen {
             taken.extend(containers.iter().map(|it| (it.name.as_str(), !goes(key))));
         }
+        // A container may be shown without its name.
+        taken.remove("");
         for cluster in clusters.iter().filter(|(_, standing)| **standing == Standing::Live) {
             for role in &self.roles {
                 seen.entry(Key { cluster: cluster.0.clone(), role: role.role.clone() }).or_default();
@@ -172,7 +174,10 @@ impl Reconciler {
                 plan.actions.push(Action { key: key.clone(), step, why });
             }
             let is_wanted = standing == Some(Standing::Live) && role.is_some();
-            plan.notices.extend(notice(worker, &key, now, (is_wanted, told.contains(&key))));
+            let notice = notice(worker, &key, now, (is_wanted, told.contains(&key)));
+            // Of a cluster that is not known nothing can be told.
+            let can_be_told = |it: &Notice| standing.is_some() || !matches!(it, Notice::Stuck(..));
+            plan.notices.extend(notice.filter(can_be_told));
             if is_wanted || !containers.is_empty() {
                 plan.workers.push(view(worker, &key, now, &containers));
             }

@@ -414,7 +414,7 @@ impl World {
         for notice in &plan.notices {
             self.say(|| format!("{notice:?}"));
             match notice {
-                Notice::Failed(key, why) => {
+                Notice::Failed(key, why) | Notice::Stuck(key, why) => {
                     assert!(!why.is_empty() && self.told.insert(key.clone()), "told twice: {key:?}");
                 }
                 Notice::Back(key) | Notice::Unwanted(key) => {

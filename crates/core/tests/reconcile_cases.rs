@@ -289,3 +289,157 @@ fn too_many_are_not_replaced_and_people_are_told_why() {
     desk.clusters.remove("c10");
     assert_eq!(desk.one().why, Why::Changed);
 }
+
+#[test]
+fn a_stop_that_is_refused_is_tried_ever_more_seldom_and_stays_told_until_it_is_done() {
+    let others: [fn(&mut Desk); 2] = [
+        // Its template has changed; and a second one runs.
+        |desk| desk.ours("a", "w-a", "former"),
+        |desk| {
+            desk.ours("a", "w-a", "h");
+            desk.ours("a", "copy", "h");
+        },
+    ];
+    for prepare in others {
+        let mut desk = Desk::new(&[("a", Standing::Live)]);
+        prepare(&mut desk);
+        let (mut stops, mut told) = (0, Vec::new());
+        for _ in 0..3600 {
+            let plan = desk.pass();
+            told.extend(plan.notices);
+            for action in plan.actions {
+                assert!(matches!(action.step, Step::Stop(_)), "{action:?}");
+                desk.ended(&action, Err("permission denied"));
+                stops += 1;
+            }
+            desk.seconds += 1;
+        }
+        assert!((10..=25).contains(&stops), "{stops}");
+        assert!(matches!(&told[..], [Notice::Failed(_, why)] if why == "permission denied"), "{told:?}");
+        // It is done by somebody else.
+        desk.containers.retain(|it| it.name == "w-a");
+        let Mark::Ours { hash, .. } = &mut desk.containers[0].mark else { panic!() };
+        "h".clone_into(hash);
+        desk.nothing();
+        desk.seconds += 60;
+        assert_eq!(desk.nothing().notices, [Notice::Back(key("a"))]);
+    }
+}
+
+#[test]
+fn what_is_only_said_to_be_removed_is_not_removed_again_at_once_however_long_it_ran() {
+    let mut desk = Desk::new(&[("a", Standing::Live)]);
+    desk.ours("a", "w-a", "former");
+    let mut stops = 0;
+    for _ in 0..3600 {
+        let plan = desk.pass();
+        for action in plan.actions {
+            desk.ended(&action, Ok(None));
+            stops += 1;
+        }
+        desk.seconds += 1;
+    }
+    assert!((10..=25).contains(&stops), "{stops}");
+    assert!(desk.told.contains(&key("a")));
+}
+
+#[test]
+fn restarts_count_as_lately_only_if_they_were() {
+    for (away, crashes) in [(300, true), (3600, false)] {
+        let mut desk = Desk::new(&[("a", Standing::Live)]);
+        let action = desk.one();
+        desk.ours("a", "w-a", "h");
+        desk.ended(&action, Ok(Some("id-w-a")));
+        desk.nothing();
+        // It is not looked at for a while.
+        desk.containers[0].restarts = None;
+        desk.seconds += 30;
+        desk.nothing();
+        desk.seconds += away;
+        desk.containers[0].restarts = Some(5);
+        assert_eq!(desk.pass().actions.len(), usize::from(crashes), "{away}");
+    }
+}
+
+#[test]
+fn a_row_without_a_name_is_in_nobodys_way() {
+    let mut desk = Desk::new(&[("a", Standing::Live), ("b", Standing::Live)]);
+    desk.ours("a", "w-a", "former");
+    desk.ours("b", "w-b", "former");
+    desk.add("", Mark::None, Observed::Unclear);
+    assert_eq!(desk.one().why, Why::Changed);
+    assert_eq!(desk.told, BTreeSet::new());
+}
+
+#[test]
+fn what_cannot_be_started_is_made_anew() {
+    let mut desk = Desk::new(&[("a", Standing::Live)]);
+    desk.ours("a", "w-a", "h");
+    desk.containers[0].is = Observed::Created;
+    let start = desk.one();
+    assert_eq!(start.step, Step::Start("id-w-a".into()));
+    desk.ended(&start, Err("there is no such program"));
+    desk.seconds += 5;
+    let remove = desk.one();
+    assert_eq!(remove.step, Step::Remove("id-w-a".into()));
+    desk.ended(&remove, Ok(None));
+    desk.containers.clear();
+    assert_eq!(desk.one().step, Step::Create);
+}
+
+#[test]
+fn people_are_told_of_a_worker_that_cannot_be_removed() {
+    for gone in [Standing::Parked, Standing::Removed] {
+        let mut desk = Desk::new(&[("a", gone)]);
+        desk.ours("a", "w-a", "h");
+        let mut told = Vec::new();
+        for _ in 0..60 {
+            let plan = desk.pass();
+            told.extend(plan.notices);
+            for action in plan.actions {
+                desk.ended(&action, Err("permission denied"));
+            }
+            desk.seconds += 1;
+        }
+        assert_eq!(told, [Notice::Stuck(key("a"), "permission denied".into())]);
+        desk.containers.clear();
+        assert_eq!(desk.nothing().notices, [Notice::Unwanted(key("a"))]);
+    }
+}
+
+#[test]
+fn containers_that_vanish_are_not_made_again_and_again() {
+    let mut desk = Desk::new(&[("a", Standing::Live)]);
+    let mut made = 0;
+    for second in 0..600 {
+        let plan = desk.pass();
+        desk.containers.clear();
+        for action in plan.actions {
+            assert_eq!(action.step, Step::Create);
+            made += 1;
+            desk.ours("a", "w-a", "h");
+            desk.containers[0].id = format!("id-{second}");
+            let id = desk.containers[0].id.clone();
+            desk.ended(&action, Ok(Some(&id)));
+        }
+        desk.seconds += 1;
+    }
+    assert!((5..=20).contains(&made), "{made}");
+    assert!(desk.told.contains(&key("a")));
+}
+
+#[test]
+fn what_failed_before_does_not_delay_a_removal() {
+    let mut desk = Desk::new(&[("a", Standing::Live)]);
+    for _ in 0..6 {
+        let action = desk.one();
+        desk.ended(&action, Err("there is no such network"));
+        desk.seconds += 300;
+    }
+    desk.ours("a", "w-a", "h");
+    desk.containers[0].is = Observed::Created;
+    let action = desk.one();
+    desk.ended(&action, Err("there is no such network"));
+    desk.clusters.insert("a".into(), Standing::Removed);
+    assert_eq!(desk.one().step, Step::Remove("id-w-a".into()));
+}

@@ -138,7 +138,7 @@ impl Api {
                     self.station.refresh_machine(machine);
                 }
             }
-            Need::Collector if route.path.ends_with("/heartbeat") => {
+            Need::Collector if route.path.ends_with("/heartbeat") || route.method == "PUT" => {
                 self.station.refresh_collector(&parameters[0]);
             }
             _ => {}

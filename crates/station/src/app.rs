@@ -226,7 +226,7 @@ fn keep_lease(station: &Station, log: &Log) {
             };
         }
         if lease.is_lost() {
-            log::error!("another station has taken over STATION_DB, since this one did not act for so long");
+            log::error!("{}", lease.why_lost());
             log.flush_within(FLUSH);
             process::exit(IO_ERROR);
         }

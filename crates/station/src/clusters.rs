@@ -459,7 +459,8 @@ pub fn standings(
 fn standing(row: &Row<'_>) -> rusqlite::Result<(String, Standing)> {
     let standing = match (row.get(1)?, row.get(4)?, row.get(2)?, row.get(3)?) {
         (true, ..) => Standing::Removed,
-        (_, false, true, _) => Standing::Unknown,
+        // It was silent for long, or only an alert names it.
+        (_, false, true, _) | (_, false, _, false) => Standing::Unknown,
         (_, false, ..) => Standing::Quiet,
         (_, _, true, _) => Standing::Parked,
         (.., true) => Standing::Live,

@@ -8,6 +8,7 @@ mod perform;
 mod told;
 
 use std::io;
+use std::mem::Discriminant;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use pap_core::time::Uptime;
 use pap_process::clock::wall;
 use pap_process::metrics::{FAST, Histogram};
 use pap_process::threads::Threads;
+use pap_process::throttle::Throttle;
 use rusqlite::Connection;
 
 use crate::clusters;
@@ -95,6 +97,10 @@ pub struct Control {
     stops: (Sender<Planned>, Receiver<Planned>),
     pulls: (Sender<Planned>, Receiver<Planned>),
     seen: Mutex<Seen>,
+    /// What was adopted is not stored yet.
+    is_adopted_owed: AtomicBool,
+    /// Limits the log.
+    troubles: Throttle<Discriminant<EngineError>>,
     prunes: AtomicBool,
     /// Counters.
     pub counters: Counters,
@@ -129,6 +135,8 @@ impl Control {
             stops: bounded(MAX_WAITING),
             pulls: bounded(MAX_WAITING),
             seen: Mutex::default(),
+            is_adopted_owed: AtomicBool::new(false),
+            troubles: Throttle::default(),
             prunes: AtomicBool::new(false),
             counters: Counters {
                 spawned: AtomicU64::new(0),
@@ -163,14 +171,14 @@ impl Control {
         self.templates.iter().filter_map(|template| template.consumer_group(cluster)).collect()
     }
 
-    /// One pass. Returns when the next one is due at the latest.
-    fn pass(&self, station: &Station) -> Duration {
+    /// One pass. Returns when the next one is due at the latest; None if nothing could be seen.
+    fn pass(&self, station: &Station) -> Option<Duration> {
         let listing = locked(&self.reconciler).begin();
         let listed = match self.engine.list() {
             Ok(listed) => listed,
             Err(error) => {
                 self.unheard(station, &error);
-                return RETRY.min(self.interval);
+                return None;
             }
         };
         let begun = station.clock.uptime();
@@ -182,7 +190,7 @@ impl Control {
             Ok(read) => read,
             Err(error) => {
                 log::error!("clusters cannot be read, so workers are left as they are: {error}");
-                return RETRY.min(self.interval);
+                return None;
             }
         };
         station.give_time(&mut standings);
@@ -193,7 +201,7 @@ impl Control {
         let again = plan.again;
         self.follow(station, plan);
         self.counters.pass.record(station.clock.uptime().since(begun));
-        again.map_or(self.interval, |again| again.clamp(Duration::from_millis(100), self.interval))
+        Some(again.map_or(self.interval, |again| again.clamp(Duration::from_millis(100), self.interval)))
     }
 
     fn unheard(&self, station: &Station, error: &EngineError) {
@@ -206,7 +214,9 @@ impl Control {
             }
             seen.trouble.replace(why.clone())
         };
-        if before.as_ref() != Some(&why) {
+        // Each answer may say something else.
+        let is_news = self.troubles.is_news(std::mem::discriminant(error), station.clock.uptime());
+        if before.is_none() || is_news {
             log::error!("workers are left as they are: {why}");
             station.news.clusters();
         }
@@ -277,6 +287,13 @@ impl Control {
                 Notice::Failed(key, why) => {
                     log::error!("the {} of cluster {} cannot run: {why}", key.role, key.cluster);
                 }
+                Notice::Stuck(key, why) => {
+                    log::error!(
+                        "a container of the {} of cluster {} cannot be removed: {why}",
+                        key.role,
+                        key.cluster
+                    );
+                }
                 Notice::Back(key) => log::info!("the {} of cluster {} runs again", key.role, key.cluster),
                 Notice::Unwanted(_) => {}
             }
@@ -292,17 +309,21 @@ impl Control {
     }
 
     fn store(&self, station: &Station, plan: &Plan) -> Result<(), StoreError> {
-        if plan.notices.is_empty() && !plan.is_adopted_changed {
+        self.is_adopted_owed.fetch_or(plan.is_adopted_changed, Ordering::SeqCst);
+        let is_owed = self.is_adopted_owed.load(Ordering::SeqCst);
+        if plan.notices.is_empty() && !is_owed {
             return Ok(());
         }
-        let adopted = plan.is_adopted_changed.then(|| locked(&self.reconciler).adopted().clone());
+        let adopted = is_owed.then(|| locked(&self.reconciler).adopted().clone());
         let (notices, now) = (plan.notices.clone(), wall());
         station.write(move |connection| {
             if let Some(adopted) = adopted {
                 store_adopted(connection, &adopted)?;
             }
             notices.iter().try_for_each(|notice| tell(connection, now, notice))
-        })
+        })?;
+        self.is_adopted_owed.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     fn waiting(&self, queue: Queue) -> &Receiver<Planned> {
@@ -345,9 +366,11 @@ fn run(station: &Station) {
     // Many changes at once need only one pass.
     while !station.stop.wait(GAP) {
         let rung = control.bell.count();
-        let longest = control.pass(station);
-        if !station.stop.is_stopping() {
-            control.bell.wait(rung, longest);
+        match control.pass(station) {
+            // Whatever happens, an engine in trouble is not asked more often.
+            None => drop(station.stop.wait(RETRY.min(control.interval))),
+            Some(longest) if !station.stop.is_stopping() => control.bell.wait(rung, longest),
+            Some(_) => {}
         }
     }
 }

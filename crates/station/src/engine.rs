@@ -61,7 +61,9 @@ impl Host {
         }
         let address = text.strip_prefix("tcp://")?.trim_end_matches('/');
         let (host, port) = address.rsplit_once(':')?;
-        let is_well = !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0);
+        // A user and a password would be shown.
+        let is_well =
+            !host.is_empty() && !host.contains('@') && port.parse::<u16>().is_ok_and(|port| port > 0);
         let uri = format!("http://{address}/").parse::<http::Uri>();
         (is_well && uri.is_ok()).then(|| Self::Tcp(address.into()))
     }
@@ -377,14 +379,20 @@ impl Engine {
         match from.pull {
             Pull::Never => Ok(false),
             Pull::Always => Ok(true),
-            Pull::Missing => {
-                let path = format!("/images/{}/json", segment(&from.image));
-                match self.call(Method::GET, &path, &Sent::Nothing, PATIENCE) {
-                    Ok(_) => Ok(false),
-                    Err(EngineError::Refused(404, _)) => Ok(true),
-                    Err(error) => Err(error),
-                }
-            }
+            Pull::Missing => Ok(!self.has_image(from)?),
+        }
+    }
+
+    /// Whether its image is there.
+    ///
+    /// # Errors
+    /// It is not known.
+    pub fn has_image(&self, from: &Container) -> Result<bool, EngineError> {
+        let path = format!("/images/{}/json", segment(&from.image));
+        match self.call(Method::GET, &path, &Sent::Nothing, PATIENCE) {
+            Ok(_) => Ok(true),
+            Err(EngineError::Refused(404, _)) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

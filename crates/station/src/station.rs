@@ -318,10 +318,10 @@ impl Station {
         }
     }
 
-    /// Whether clusters that the file calls removed may have been registered again since. That is so
-    /// for a while after a start, because the file may have been put back from a backup.
+    /// Whether clusters that the file calls removed may have been registered again since: for a while
+    /// after a start, as the file may have been put back from a backup.
     fn may_be_restored(&self) -> bool {
-        !self.store.is_taken_over() && self.clock.now().tick.since(self.started) < self.config.cleanup_timeout
+        self.clock.now().tick.since(self.started) < self.config.cleanup_timeout
     }
 
     /// For a while after a start the workers that run go on, also those of clusters that the file

@@ -164,8 +164,6 @@ pub struct Store {
     lease: Arc<Lease>,
     /// Keeps other stations from the file.
     lock: Mutex<Option<lease::Lock>>,
-    /// Another station had the file until this one took it.
-    is_taken_over: bool,
 }
 
 /// The writer, for its thread.
@@ -200,7 +198,7 @@ impl Store {
     pub fn open_after(path: &Path, watcher: &mut Watcher) -> Result<Option<(Self, Writer)>, OpenError> {
         match Self::open(path) {
             Err(OpenError::Taken) => {}
-            opened => return opened.map(|(store, writer)| Some((store.after(watcher), writer))),
+            opened => return opened.map(Some),
         }
         if let Some(name) = lease::network(path).map_err(OpenError::Io)? {
             return Err(OpenError::Shared(name));
@@ -213,6 +211,8 @@ impl Store {
             Err(_) => None,
         };
         let Some(expired) = expired else { return Ok(None) };
+        // A file that this program cannot use is left to the one that has it.
+        migrations::check(&connection)?;
         let lease = Lease::default();
         let lock = lease::new_lock(path, lease.holder()).map_err(OpenError::Io)?;
         let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
@@ -227,24 +227,12 @@ impl Store {
         lease.take(&transaction)?;
         transaction.commit()?;
         let lock = lock.replace(path).map_err(OpenError::Io)?;
-        let (store, writer) = Self::open_locked(path, lease, lock)?;
-        Ok(Some((store.after(watcher), writer)))
-    }
-
-    const fn after(mut self, watcher: &Watcher) -> Self {
-        self.is_taken_over = watcher.has_seen_one();
-        self
-    }
-
-    /// Whether another station had the file until this one took it. Then nobody has put the file back
-    /// from a backup.
-    pub const fn is_taken_over(&self) -> bool {
-        self.is_taken_over
+        Self::open_locked(path, lease, lock).map(Some)
     }
 
     fn open_locked(path: &Path, lease: Lease, lock: lease::Lock) -> Result<(Self, Writer), OpenError> {
         let connection = connect(path, &lease)?;
-        let lease = Arc::new(lease);
+        let lease = Arc::new(lease.on(path).map_err(OpenError::Io)?);
         let (jobs, receiver) = bounded(MAX_WAITING);
         let store = Self {
             path: path.to_owned(),
@@ -253,7 +241,6 @@ impl Store {
             is_well: AtomicBool::new(true),
             lease: Arc::clone(&lease),
             lock: Mutex::new(Some(lock)),
-            is_taken_over: false,
         };
         Ok((store, Writer { connection, jobs: receiver, lease }))
     }
@@ -373,7 +360,7 @@ fn write_all(connection: &mut Connection, lease: &Lease, jobs: impl Iterator<Ite
     let mut finishes = Vec::new();
     let mut failed = match begun {
         Ok(true) => None,
-        Ok(false) => Some("another station has taken over".to_owned()),
+        Ok(false) => Some(lease.why_lost().to_owned()),
         Err(error) => Some(error.to_string()),
     };
     for job in jobs {

@@ -9,6 +9,7 @@ use pap_core::reconcile::{CLUSTER_ID, Role};
 use pap_process::files::read_whole;
 use pap_process::settings::GoDuration;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::ids;
 
@@ -56,6 +57,9 @@ struct File {
     #[serde(default)]
     worker: Vec<Written>,
 }
+
+/// A line of a secret of at least so many bytes is a secret, too.
+const SECRET_LINE: usize = 8;
 
 /// When the engine starts a container again by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -138,12 +142,24 @@ pub struct Container {
 }
 
 impl Container {
-    /// A text about it without its secrets. Longer ones are replaced first: a secret may be a part of
-    /// another.
+    /// A text about it without its secrets, nor their lines. The text may quote them as they stand in JSON, and
+    /// that JSON in JSON.
     pub fn without_secrets(&self, text: &str) -> String {
-        let mut shown: Vec<_> = self.hidden.iter().filter(|secret| !secret.is_empty()).collect();
+        let escaped = |text: &str| {
+            let json = Value::from(text).to_string();
+            json[1..json.len() - 1].to_owned()
+        };
+        let parts = self.hidden.iter().flat_map(|secret| {
+            let lines = secret.lines().map(str::trim).filter(|line| line.len() >= SECRET_LINE);
+            [secret.as_str(), secret.trim()].into_iter().chain(lines)
+        });
+        let mut shown: Vec<String> = parts
+            .filter(|part| !part.is_empty())
+            .flat_map(|part| [part.to_owned(), escaped(part), escaped(&escaped(part))])
+            .collect();
+        // Longer ones first: a secret may be a part of another.
         shown.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        shown.into_iter().fold(text.to_owned(), |text, secret| text.replace(secret, "(hidden)"))
+        shown.into_iter().fold(text.to_owned(), |text, secret| text.replace(&secret, "(hidden)"))
     }
 }
 
@@ -441,6 +457,15 @@ mod tests {
             }
         );
         assert_eq!(filled.without_secrets("bad PASS=geheim, no"), "bad PASS=(hidden), no");
+        // As a proxy quotes the request, and as an engine quotes that; a file may have several lines.
+        let hidden = "t\"s\\ret\nof more lines\n\n".to_owned();
+        let hiding = Container { hidden: vec![hidden.clone()], ..filled.clone() };
+        let body = Value::from(hidden.as_str()).to_string();
+        let message = Value::from(body.as_str()).to_string();
+        for text in [&hidden, &body, &message, "cut: of more lines"] {
+            let shown = hiding.without_secrets(text);
+            assert!(!shown.contains("ret") && !shown.contains("lines"), "{shown}");
+        }
         // At the place where an error is cut, too.
         let cut = crate::engine::EngineError::Refused(400, format!("{}geheim", "x".repeat(297)));
         assert!(!cut.hiding(&filled).to_string().contains("geh"));

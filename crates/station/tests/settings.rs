@@ -108,7 +108,7 @@ fn station() -> Program {
             "With check: the station is not well, or nobody answers; with clusters and deregister: it refused, or nobody answers.",
         )
         .map(|(code, text)| match code.as_str() {
-            "74" => (code, "STATION_DB is damaged or cannot be opened, or another station has taken it over, or admin.key cannot be used; or it could not listen, log or start a thread; or, with backup, the copy failed; or, with import, FILE cannot be read."),
+            "74" => (code, "STATION_DB is damaged or cannot be opened, or another station has taken it over, or it was moved or replaced, or admin.key cannot be used; or it could not listen, log or start a thread; or, with backup, the copy failed; or, with import, FILE cannot be read."),
             "78" => (code, "Its configuration is wrong, and one line on standard error names the variable, the value, and what is allowed; or STATION_DB is a file of another program or of a newer station, or another station uses it on a network file system; or, with import, FILE is no database of LunaSentri, or LunaSentri still writes it. Nothing was started."),
             _ => (code, text),
         })

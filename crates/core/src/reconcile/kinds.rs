@@ -152,6 +152,8 @@ pub enum Why {
     Missing,
     /// It was found stopped.
     Stopped,
+    /// It was made, and could not be started.
+    Unstarted,
     /// Its template has changed.
     Changed,
     /// Its role is no longer a template.
@@ -191,9 +193,13 @@ impl Action {
             Why::Parked => standing == Some(Standing::Parked),
             Why::Removed => standing == Some(Standing::Removed),
             Why::Pruned => matches!(standing, None | Some(Standing::Unknown)),
-            Why::Missing | Why::Stopped | Why::Changed | Why::NoRole | Why::Double | Why::Crashing => {
-                standing == Some(Standing::Live)
-            }
+            Why::Missing
+            | Why::Stopped
+            | Why::Unstarted
+            | Why::Changed
+            | Why::NoRole
+            | Why::Double
+            | Why::Crashing => standing == Some(Standing::Live),
         }
     }
 }
@@ -201,8 +207,10 @@ impl Action {
 /// What people must be told of a worker: it is said in each plan until what they were told is so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// It cannot run.
+    /// It cannot run, or not as it is wanted.
     Failed(Key, String),
+    /// It is not wanted any more, and its container cannot be removed.
+    Stuck(Key, String),
     /// It runs again.
     Back(Key),
     /// It could not run, and is no longer wanted.
@@ -213,7 +221,7 @@ impl Notice {
     /// Whose worker.
     pub const fn key(&self) -> &Key {
         match self {
-            Self::Failed(key, _) | Self::Back(key) | Self::Unwanted(key) => key,
+            Self::Failed(key, _) | Self::Stuck(key, _) | Self::Back(key) | Self::Unwanted(key) => key,
         }
     }
 }

@@ -58,7 +58,6 @@ impl Pass<'_> {
             _ => self.adopted.get(&container.id).is_some_and(|adopted| adopted.hash == role.hash),
         };
         let name = role.container(&key.cluster);
-        let waits = worker.waits(self.now).is_some();
         let rollout = rollouts.0.entry(key.role.clone()).or_default();
         // One that is being replaced still runs in this listing.
         rollout.unsettled += usize::from(worker.under_way.is_some());
@@ -74,8 +73,11 @@ impl Pass<'_> {
             (rank == 4, rank >= 2, is_current(container), container.name == name, rank, &container.id)
         });
         let Some(&kept) = kept else {
-            worker.running = None;
             let is_under_way = worker.under_way.is_some();
+            if self.is_whole && !is_under_way {
+                worker.miss(self.now);
+            }
+            worker.running = None;
             // Its own room is counted as taken once it is being made.
             let in_the_way = if is_under_way { None } else { self.hindrance(&name, 1) };
             let is_coming = is_under_way || worker.is_postponed;
@@ -86,17 +88,19 @@ impl Pass<'_> {
             self.plan.counts.name_taken += usize::from(self.taken.get(&*name) == Some(&true));
             self.plan.counts.over_limit += usize::from(!self.taken.contains_key(&*name) && self.room < 1);
             worker.hinder(self.now, hindered);
+            let waits = worker.waits(self.now).is_some();
             return (in_the_way.is_none() && !waits).then_some((Step::Create, Why::Missing));
         };
         worker.observe(self.now, kept);
+        let waits = worker.waits(self.now).is_some();
         let hindered = match kept.is {
             Observed::Unclear => {
                 Some((PASSING, "its container is being removed, or in a state that is not known"))
             }
             // Its own name is free once it is gone.
             Observed::Running if !is_current(kept) => {
-                let name = if kept.name == name { "" } else { &name };
-                self.hindrance(name, 0)
+                let other = if kept.name == name { "" } else { &name };
+                self.hindrance(other, 0)
             }
             _ => None,
         };
@@ -114,6 +118,8 @@ impl Pass<'_> {
             Observed::Running if is_current(kept) => {
                 let settled = worker.runs_for(self.now).is_some_and(|long| long >= SETTLED);
                 rollout.unsettled += usize::from(!settled);
+                // Nothing is to be removed, or not any more.
+                worker.stuck = None;
                 None
             }
             // Without a successor it is better than none.
@@ -132,6 +138,8 @@ impl Pass<'_> {
                 let id = kept.id.clone();
                 (!waits).then(|| match kept.is {
                     Observed::Stopped => (Step::Remove(id), Why::Stopped),
+                    // Another one may be made of another image, or with what was missing.
+                    _ if worker.unstartable.as_ref() == Some(&id) => (Step::Remove(id), Why::Unstarted),
                     _ if is_current(kept) => (Step::Start(id), Why::Missing),
                     _ => (Step::Remove(id), Why::Changed),
                 })
@@ -149,6 +157,10 @@ impl Pass<'_> {
     ) -> Option<(Step, Why)> {
         worker.running = None;
         worker.blocked = None;
+        if worker.stuck.is_none() {
+            // What failed before was to make it run.
+            (worker.not_before, worker.failures) = (None, 0);
+        }
         let why = match standing {
             None | Some(Standing::Unknown) => {
                 self.plan.counts.unknown += containers.len();
@@ -180,13 +192,14 @@ fn removal(container: &Container) -> Step {
 }
 
 pub fn notice(worker: &Worker, key: &Key, now: Tick, (is_wanted, is_told): (bool, bool)) -> Option<Notice> {
+    let is_stuck = worker.stuck.is_some();
     let is_well = worker.blocked.is_none() && worker.runs_for(now).is_some_and(|long| long >= WELL);
+    let why = || worker.trouble.clone().unwrap_or_default();
     match (is_told, is_wanted) {
-        (true, false) => Some(Notice::Unwanted(key.clone())),
-        (true, true) if is_well => Some(Notice::Back(key.clone())),
-        (false, true) if worker.has_failed(now) => {
-            Some(Notice::Failed(key.clone(), worker.trouble.clone().unwrap_or_default()))
-        }
+        (true, false) if !is_stuck => Some(Notice::Unwanted(key.clone())),
+        (true, true) if is_well && !is_stuck => Some(Notice::Back(key.clone())),
+        (false, true) if worker.has_failed(now) => Some(Notice::Failed(key.clone(), why())),
+        (false, false) if is_stuck && worker.has_failed(now) => Some(Notice::Stuck(key.clone(), why())),
         _ => None,
     }
 }

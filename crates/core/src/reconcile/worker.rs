@@ -63,12 +63,18 @@ pub struct Worker {
     /// The last listing that had begun when its last action ended.
     pub ended: Option<Listing>,
     done: Option<Done>,
-    /// The container that an action of ours has made.
-    pub made: Option<String>,
+    /// The container that an action of ours has made, and when.
+    made: Option<(String, Tick)>,
+    /// The last container that an action of ours has removed.
+    removed: Option<String>,
+    /// The container that could not be stopped or removed.
+    pub stuck: Option<String>,
+    /// The container that could not be started.
+    pub unstartable: Option<String>,
     /// The container that runs, and since when without an end.
     pub running: Option<(String, Tick)>,
-    /// How often which container was started again, as last looked up,
-    pub restarts: Option<(String, u32)>,
+    /// How often which container was started again, and when that was last looked up,
+    restarts: Option<(String, u32, Tick)>,
     /// and when and how often that was lately.
     pub restarted: Lapses,
     /// When it was found stopped lately.
@@ -85,53 +91,87 @@ pub struct Worker {
 
 impl Worker {
     /// An action has ended, as the engine says: with the id of the container that runs now.
-    pub fn done(&mut self, action: &Action, made: Option<String>) {
+    pub fn done(&mut self, now: Tick, action: &Action, made: Option<String>) {
         self.done = match (&action.step, made) {
-            (Step::Remove(id) | Step::Stop(id), _) => Some(Done::Removed(id.clone())),
+            (Step::Remove(id) | Step::Stop(id), _) => {
+                self.removed = Some(id.clone());
+                Some(Done::Removed(id.clone()))
+            }
             (Step::Create | Step::Start(_), made) => {
-                self.made.clone_from(&made);
+                self.made = made.clone().map(|id| (id, now));
                 made.map(Done::Started)
             }
         };
+    }
+
+    /// An action has failed.
+    pub fn failed(&mut self, now: Tick, step: &Step, why: String) {
+        match step {
+            Step::Create => {}
+            Step::Start(id) => self.unstartable = Some(id.clone()),
+            Step::Remove(id) | Step::Stop(id) => self.stuck = Some(id.clone()),
+        }
+        self.fail(now, why);
     }
 
     /// Compares what the engine says that it has done with what a later listing shows: without
     /// this it would be done again and again, without a pause.
     pub fn verify(&mut self, now: Tick, containers: &[&Container]) {
         let found = |id: &str| containers.iter().find(|it| it.id == id).map(|it| it.is);
-        let why = match self.done.take() {
+        self.stuck = self.stuck.take().filter(|id| found(id).is_some());
+        match self.done.take() {
             Some(Done::Removed(id)) if found(&id).is_some_and(|is| is != Observed::Unclear) => {
-                "the engine says that it has removed its container, which is still there"
+                self.stuck = Some(id);
+                let why = "the engine says that it has removed its container, which is still there";
+                self.fail(now, why.into());
             }
             Some(Done::Started(id)) if matches!(found(&id), None | Some(Observed::Created)) => {
-                "the engine says that it has started its container, which never ran"
+                let why =
+                    "the engine says that it has started its container, which is not there or never ran";
+                self.fail(now, why.into());
             }
-            _ => return,
-        };
-        self.fail(now, why.into());
+            _ => {}
+        }
+    }
+
+    /// Takes note that a listing shows no container of it.
+    pub fn miss(&mut self, now: Tick) {
+        let Some((id, _)) = self.running.take() else { return };
+        if self.removed.as_ref() != Some(&id) {
+            self.stopped.add(now, 1);
+            if self.stopped.are_many(now) {
+                self.rest(now, "its containers vanish");
+            }
+        }
     }
 
     /// Takes note of what a listing shows of its container.
     pub fn observe(&mut self, now: Tick, container: &Container) {
         let growth = container.restarts.map_or(0, |count| {
-            let before = match &self.restarts {
-                Some((id, before)) if *id == container.id => *before,
-                _ => {
+            let (before, looked) = match (&self.restarts, &self.made) {
+                (Some((id, before, looked)), _) if *id == container.id => (*before, *looked),
+                (_, made) => {
                     self.restarted = Lapses::default();
-                    // What happened before we came is not judged.
-                    if self.made.as_ref() == Some(&container.id) { 0 } else { count }
+                    match made {
+                        Some((id, made)) if *id == container.id => (0, *made),
+                        // What happened before we came is not judged.
+                        _ => (count, now),
+                    }
                 }
             };
-            self.restarts = Some((container.id.clone(), count));
-            count.saturating_sub(before)
+            self.restarts = Some((container.id.clone(), count, now));
+            let growth = count.saturating_sub(before);
+            // At the earliest: of what was not looked at for long it is not known that it was lately.
+            self.restarted.add(looked, growth);
+            growth
         });
-        self.restarted.add(now, growth);
         match (&self.running, container.is) {
             (Some((id, _)), Observed::Running) if *id == container.id && growth == 0 => {}
             (_, Observed::Running) => self.running = Some((container.id.clone(), now)),
             _ => self.running = None,
         }
-        if self.runs_for(now).is_some_and(|long| long >= WELL) {
+        // That it runs says nothing of a container that cannot be removed.
+        if self.stuck.is_none() && self.runs_for(now).is_some_and(|long| long >= WELL) {
             (self.failures, self.not_before, self.trouble) = (0, None, None);
         }
         if self.runs_for(now).is_some_and(|long| long >= LOOP) {
@@ -148,16 +188,16 @@ impl Worker {
         self.running.as_ref().map(|(_, since)| now.since(*since))
     }
 
-    /// It rests, since it crashes in a loop.
-    pub fn rest(&mut self, now: Tick) {
+    /// It rests, since it ends again and again.
+    pub fn rest(&mut self, now: Tick, why: &str) {
         self.not_before = Some(now + doubled(REST, self.rests, LONGEST_REST));
         self.rests += 1;
         (self.restarted, self.stopped) = (Lapses::default(), Lapses::default());
         self.failures = self.failures.max(FAILED);
-        self.trouble = Some("it crashes in a loop".into());
+        self.trouble = Some(why.into());
     }
 
-    pub fn fail(&mut self, now: Tick, why: String) {
+    fn fail(&mut self, now: Tick, why: String) {
         let again = now + doubled(WAIT, self.failures, LONGEST_WAIT);
         self.not_before = self.not_before.max(Some(again));
         self.failures += 1;

@@ -174,13 +174,13 @@ pub fn create(station: &Arc<Station>, call: &Call) -> Response {
     let (admission, now, who) = (station.config.admission, call.now, call.who());
     let is_used = station.kafka.is_used();
     let stored = station.write(move |connection| {
-        if let Some((_, false)) = clusters::find(connection, &id)? {
+        // One that is only heard is not registered.
+        if clusters::whose(connection, &id)? == clusters::Heard::Registered {
             return Ok(None);
         }
         let registered = clusters::register(connection, now, &id, &registration, admission, false)?;
-        if let Ok(is_new) = registered {
-            let action = is_new.then_some(registry::REGISTERED);
-            registry::said(connection, (now, who, is_used), &id, action)?;
+        if registered.is_ok() {
+            registry::said(connection, (now, who, is_used), &id, Some(registry::REGISTERED))?;
         }
         Ok(Some((registered, clusters::show(connection, &id)?)))
     });

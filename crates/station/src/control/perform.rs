@@ -13,6 +13,7 @@ use super::{Control, Planned, locked};
 use crate::engine::EngineError;
 use crate::incidents::ClusterName;
 use crate::station::Station;
+use crate::workers::Pull;
 use crate::{audit, clusters};
 
 /// How an attempt ended.
@@ -120,7 +121,7 @@ impl Control {
             };
             of_template()?.fill(cluster, &name)
         };
-        if action.step != Step::Create {
+        if matches!(action.step, Step::Start(_) | Step::Remove(_)) {
             announce(action);
         }
         match &action.step {
@@ -150,6 +151,24 @@ impl Control {
                 Ok(Done::Removed)
             }
             Step::Stop(id) => {
+                if action.why == Why::Changed {
+                    // Without a successor a worker is better than none.
+                    let from = filled()?;
+                    let hidden = |error: EngineError| error.hiding(&from);
+                    if from.pull == Pull::Never && !self.engine.has_image(&from).map_err(hidden)? {
+                        return Err(format!("the image {} is not there", from.image).into());
+                    }
+                    if self.engine.needs_pull(&from).map_err(hidden)? {
+                        if queue != Queue::Pulls {
+                            return Ok(Done::NeedsPull);
+                        }
+                        self.engine.pull(&from).map_err(hidden)?;
+                        if !holds(station, planned) {
+                            return Ok(Done::Withdrawn);
+                        }
+                    }
+                }
+                announce(action);
                 let timeout = template.map_or(Duration::from_secs(10), |template| template.stop_timeout);
                 self.engine.stop(id, timeout)?;
                 self.engine.remove(id)?;
@@ -219,6 +238,7 @@ const fn why(why: Why) -> &'static str {
     match why {
         Why::Missing => "there was none",
         Why::Stopped => "it was found stopped",
+        Why::Unstarted => "it could not be started",
         Why::Changed => "its template has changed",
         Why::NoRole => "its role is no longer a template",
         Why::Double => "there is another one",

@@ -20,7 +20,11 @@ pub fn tell(connection: &Connection, now: Wall, notice: &Notice) -> rusqlite::Re
     let what = match notice {
         // Its cluster was removed since the pass has looked at it.
         Notice::Failed(..) if is_gone => return Ok(()),
-        Notice::Failed(_, why) => {
+        Notice::Failed(_, why) | Notice::Stuck(_, why) => {
+            let why = match notice {
+                Notice::Stuck(..) => &format!("its container cannot be removed: {why}"),
+                _ => why,
+            };
             let details = json!({ "role": role, "reason": why });
             incidents::open(connection, now, Event::WorkerFailed, &subject, &details)?;
             audit::write(connection, now, "station", cluster, "worker.failed", &details)?;

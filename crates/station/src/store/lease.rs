@@ -12,7 +12,7 @@
 //! beside that name. The row under our name then says nothing, so this station waits until the
 //! other one ends.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -131,11 +131,17 @@ fn itself(db: &Path) -> io::Result<Option<File>> {
     Ok(if network(db)?.is_some() { None } else { Some(create(db)?) })
 }
 
+/// A file's device and its number there.
+type Identity = (u64, u64);
+
+fn identity(file: &Metadata) -> Identity {
+    (file.dev(), file.ino())
+}
+
 /// Whether this open file is the one at a path.
 fn is_at(file: &File, path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|there| {
-        file.metadata().is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
-    })
+    std::fs::metadata(path)
+        .is_ok_and(|there| file.metadata().is_ok_and(|ours| identity(&ours) == identity(&there)))
 }
 
 /// A new lock, to be put in the place of a lock whose holder is stuck.
@@ -187,6 +193,9 @@ pub fn read(connection: &Connection) -> rusqlite::Result<Option<Row>> {
 pub struct Lease {
     holder: String,
     clock: Clock,
+    /// The file: its path, and what it is there (device and inode); None before it is opened.
+    file: Option<(PathBuf, Identity)>,
+    is_replaced: AtomicBool,
     /// When the last renewal began that has succeeded, in milliseconds of uptime.
     renewed: AtomicU64,
     is_lost: AtomicBool,
@@ -199,6 +208,8 @@ impl Default for Lease {
         Self {
             holder: ids::uuid(),
             clock: Clock::start(),
+            file: None,
+            is_replaced: AtomicBool::new(false),
             renewed: AtomicU64::new(0),
             is_lost: AtomicBool::new(false),
             lost: bounded(1),
@@ -207,6 +218,15 @@ impl Default for Lease {
 }
 
 impl Lease {
+    /// The same lease, on the file that is open and at this path.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn on(mut self, path: &Path) -> io::Result<Self> {
+        self.file = Some((path.to_owned(), identity(&std::fs::metadata(path)?)));
+        Ok(self)
+    }
+
     /// The text that stands for this process in the row.
     pub fn holder(&self) -> &str {
         &self.holder
@@ -229,7 +249,13 @@ impl Lease {
     /// # Errors
     /// It cannot be read.
     pub fn is_held(&self, connection: &Connection) -> rusqlite::Result<bool> {
-        let is_held = read(connection)?.is_some_and(|(holder, _)| holder == self.holder);
+        // What is written into a file that is not at its place any more is lost.
+        let is_replaced = self.file.as_ref().is_some_and(|(path, ours)| match std::fs::metadata(path) {
+            Ok(there) => identity(&there) != *ours,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        });
+        self.is_replaced.fetch_or(is_replaced, Ordering::SeqCst);
+        let is_held = !is_replaced && read(connection)?.is_some_and(|(holder, _)| holder == self.holder);
         if !is_held {
             self.lose();
         }
@@ -271,7 +297,16 @@ impl Lease {
         !self.is_lost() && age + time < TERM
     }
 
-    /// Whether another station was found to hold it.
+    /// Why it is lost.
+    pub fn why_lost(&self) -> &'static str {
+        if self.is_replaced.load(Ordering::SeqCst) {
+            "STATION_DB was moved or replaced while this station used it"
+        } else {
+            "another station has taken over STATION_DB, since this one did not act for so long"
+        }
+    }
+
+    /// Whether it was found to be lost.
     pub fn is_lost(&self) -> bool {
         self.is_lost.load(Ordering::SeqCst)
     }
@@ -296,11 +331,6 @@ impl Default for Watcher {
 }
 
 impl Watcher {
-    /// Whether it has seen a holder.
-    pub const fn has_seen_one(&self) -> bool {
-        self.seen.is_some()
-    }
-
     /// Takes note of the row. Returns it if it has not changed for so long that its holder does not
     /// act any more.
     pub fn look(&mut self, row: Option<Row>) -> Option<Row> {

@@ -40,6 +40,10 @@ pub struct Engine {
     pub looks: Arc<AtomicUsize>,
     /// Nothing is made, and the error quotes what was asked for.
     pub refuses_creation: Arc<AtomicBool>,
+    /// Nothing is listed, and each answer says something else.
+    pub refuses_listings: Arc<AtomicBool>,
+    /// No stop is allowed.
+    pub refuses_stops: Arc<AtomicBool>,
     /// Stops take until this is false again,
     pub holds_stops: Arc<AtomicBool>,
     /// and so do pulls. Only what is called "i" is there without one.
@@ -96,6 +100,10 @@ impl Engine {
             |path: &str| path.trim_start_matches("/containers/").split(['/', '?']).next().unwrap().to_owned();
         match (method, target.as_str()) {
             ("GET", "/_ping") => (200, "OK".into()),
+            ("GET", "/containers/json?all=1") if self.refuses_listings.load(Ordering::SeqCst) => {
+                let number = self.listings.fetch_add(1, Ordering::SeqCst);
+                (500, json!({ "message": format!("request {number} failed") }).to_string())
+            }
             ("GET", "/containers/json?all=1") => (200, self.list()),
             ("GET", "/images/i/json") => (200, "{}".into()),
             ("GET", image) if image.starts_with("/images/") => {
@@ -134,6 +142,9 @@ impl Engine {
             }
             ("POST", stop) if stop.contains("/stop") => {
                 until("stops go on", || !self.holds_stops.load(Ordering::SeqCst));
+                if self.refuses_stops.load(Ordering::SeqCst) {
+                    return (500, r#"{"message":"permission denied"}"#.into());
+                }
                 (204, String::new())
             }
             ("DELETE", _) if self.refuses_removal.load(Ordering::SeqCst) => {

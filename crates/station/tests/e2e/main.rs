@@ -16,8 +16,6 @@ mod alertmanager;
 mod alerts;
 mod bad_days;
 mod books;
-#[path = "../../../../tests/support/browser.rs"]
-mod browser;
 mod channels;
 mod clusters;
 #[path = "../../../../tests/support/pages.rs"]
@@ -31,7 +29,6 @@ mod machines;
 mod many_clusters;
 mod old_files;
 mod originals;
-mod page;
 mod pages;
 mod phases;
 mod receivers;

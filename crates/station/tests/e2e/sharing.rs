@@ -119,3 +119,18 @@ fn under_another_name_the_file_is_never_taken_over_but_when_it_is_free() {
     until("the second acts", || second.get("/ready", "").0 == 200);
     assert_eq!(alerts(&second), 1);
 }
+
+#[test]
+fn a_station_whose_file_was_replaced_stores_nothing_more_and_ends() {
+    let mut station = start().run();
+    let file = station.directory.path().join("station.db");
+    let put = |station: &Station| station.ask("PUT", "/api/clusters/c", COLLECTOR, "{}").0;
+    assert_eq!(put(&station), 201);
+    let backup = station.directory.path().join("backup.db");
+    let (code, said) = start().after(&station).output(&["backup", backup.to_str().unwrap()]);
+    assert_eq!(code, 0, "{said}");
+    std::fs::rename(&backup, &file).unwrap();
+    assert!(![200, 201].contains(&put(&station)));
+    assert_eq!(station.await_end(), 74);
+    assert!(station.log().contains("moved or replaced"), "{}", station.log());
+}

@@ -309,3 +309,90 @@ fn a_file_that_cannot_be_written_is_not_told_as_an_engine_that_is_down() {
     let log = station.log();
     assert!(log.matches("is not renewed").count() <= 3, "{log}");
 }
+
+#[test]
+fn a_worker_that_cannot_be_removed_is_told_although_its_cluster_is_gone() {
+    let engine = Engine::default();
+    let station = with_engine(start(), &engine).run();
+    put(&station, "c");
+    until("the worker runs", || engine.running() == 1);
+    engine.refuses_stops.store(true, Ordering::SeqCst);
+    delete(&station, "c");
+    until("people are told", || !failures(&station).is_empty());
+    let reason = failures(&station)[0]["details"]["reason"].to_string();
+    assert!(reason.contains("cannot be removed") && reason.contains("permission denied"), "{reason}");
+    engine.refuses_stops.store(false, Ordering::SeqCst);
+    until("it is gone", || engine.running() == 0);
+    until("that is over", || failures(&station).is_empty());
+}
+
+#[test]
+fn what_was_adopted_while_the_file_could_not_be_written_is_remembered() {
+    let engine = Engine::default();
+    engine.refuses_creation.store(true, Ordering::SeqCst);
+    let station = with_engine(start().with("ADOPT_UNLABELLED", "true"), &engine).run();
+    put(&station, "c");
+    until("none can be made", || station.log().contains("refused"));
+    let file = rusqlite::Connection::open(station.directory.path().join("station.db")).unwrap();
+    file.busy_timeout(PATIENCE).unwrap();
+    file.execute_batch("BEGIN IMMEDIATE").unwrap();
+    engine.add("w-c", "i:1", json!({}), "running");
+    until("it cannot be stored", || station.log().contains("cannot be stored"));
+    file.execute_batch("ROLLBACK").unwrap();
+    let adopted = || -> u32 { file.query_row("SELECT count(*) FROM adopted", [], |row| row.get(0)).unwrap() };
+    until("it is stored", || adopted() == 1);
+}
+
+#[test]
+fn no_worker_is_stopped_for_a_successor_that_cannot_be_made() {
+    let engine = Engine::default();
+    let mut station = with_engine(start(), &engine).run();
+    put(&station, "c");
+    until("the worker runs", || engine.running() == 1);
+    let id = engine.books().keys().next().unwrap().clone();
+    assert_eq!(station.stop(), 0);
+    let secret = station.directory.path().join("secret");
+    let missing = [
+        format!("{TEMPLATE}secrets_env = true\n[worker.secrets]\nPASS = \"{}\"\n", secret.display()),
+        TEMPLATE.replace("image = \"i\"", "image = \"none\"\npull = \"never\""),
+    ];
+    for template in &missing {
+        station = with_templates(start().after(&station), &engine, template).run();
+        until("people are told", || !failures(&station).is_empty());
+        assert!(engine.books()[&id].state == "running" && engine.removals.load(Ordering::SeqCst) == 0);
+        assert_eq!(station.stop(), 0);
+    }
+    std::fs::write(&secret, "geheim").unwrap();
+    station = with_templates(start().after(&station), &engine, &missing[0]).run();
+    until("it is replaced", || station.log().contains("Spawned w-c") && engine.running() == 1);
+}
+
+#[test]
+fn a_cluster_that_was_only_heard_can_be_registered_by_an_admin() {
+    let engine = Engine::default();
+    let station = with_engine(start(), &engine).run();
+    beat(&station, "c");
+    let post = || station.ask("POST", "/api/clusters", ADMIN, r#"{"cluster_id":"c","name":"C"}"#).0;
+    assert_eq!(post(), 201);
+    until("the worker runs", || engine.running() == 1);
+    assert_eq!(post(), 409);
+}
+
+#[test]
+fn an_engine_whose_answers_differ_is_neither_said_nor_asked_again_and_again() {
+    let engine = Engine::default();
+    let station = with_engine(start(), &engine).run();
+    put(&station, "c");
+    until("the worker runs", || engine.running() == 1);
+    engine.refuses_listings.store(true, Ordering::SeqCst);
+    until("it is said", || station.log().contains("left as they are"));
+    let listed = engine.listings.load(Ordering::SeqCst);
+    for number in 0..40 {
+        put(&station, &format!("c{number}"));
+        let_pass(Duration::from_millis(50));
+    }
+    // Two seconds, and a second for each listing.
+    let listed = engine.listings.load(Ordering::SeqCst) - listed;
+    let said = station.log().matches("left as they are").count();
+    assert!(listed <= 6 && said == 1, "{listed} {said}");
+}

@@ -685,7 +685,9 @@ fn a_station_that_is_stopped_within_a_call_to_the_engine_does_no_harm_when_it_wa
         let clusters = Clusters::new();
         let one = clusters.id("one");
         let name = format!("builder-{one}");
-        let starting = start();
+        // The second gives the workers of removed clusters their time: the file may be a backup's.
+        let timed = || start().with("HEARTBEAT_TIMEOUT", "30s").with("CLEANUP_TIMEOUT", "30s");
+        let starting = timed();
         let door = Door::new(starting.database().parent().unwrap());
         let starting = starting.with("DOCKER_HOST", &door.url());
         let mut first = with_templates(starting, &template("builder", SLEEPS, "")).run();
@@ -703,7 +705,7 @@ fn a_station_that_is_stopped_within_a_call_to_the_engine_does_no_harm_when_it_wa
         until("a call waits", || door.waiting.load(Ordering::SeqCst) > 0);
         first.signal(Signal::STOP);
         let path = first.directory.path().join("workers.toml");
-        let second = start().with("WORKERS_FILE", path.to_str().unwrap()).after(&first).stand_by();
+        let second = timed().with("WORKERS_FILE", path.to_str().unwrap()).after(&first).stand_by();
         until("the second acts", || second.get("/ready", "").0 == 200);
         if removes {
             await_gone(&name);

@@ -1,4 +1,25 @@
 //! The page in a real Chromium.
+//!
+//! A program of its own: a browser ends its requests when a network interface comes or goes, as those of the
+//! containers of other tests do.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    clippy::format_push_string,
+    clippy::needless_pass_by_value,
+    clippy::items_after_statements,
+    reason = "a test ends where something is not as it should be, and may look at the time"
+)]
+
+#[path = "../e2e/books.rs"]
+mod books;
+#[path = "../../../../tests/support/browser.rs"]
+mod browser;
+#[path = "../e2e/support.rs"]
+mod support;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
