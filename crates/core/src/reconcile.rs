@@ -175,9 +175,14 @@ impl Reconciler {
             }
             let is_wanted = standing == Some(Standing::Live) && role.is_some();
             let notice = notice(worker, &key, now, (is_wanted, told.contains(&key)));
-            // Of a cluster that is not known nothing can be told.
-            let can_be_told = |it: &Notice| standing.is_some() || !matches!(it, Notice::Stuck(..));
-            plan.notices.extend(notice.filter(can_be_told));
+            let is_kept = standing == Some(Standing::Quiet) && !containers.is_empty();
+            plan.notices.extend(notice.filter(|it| match it {
+                // Of a cluster that is not known nothing can be told.
+                Notice::Stuck(..) => standing.is_some(),
+                // What is there goes on until more is known.
+                Notice::Unwanted(_) => !is_kept,
+                Notice::Failed(..) | Notice::Back(_) => true,
+            }));
             if is_wanted || !containers.is_empty() {
                 plan.workers.push(view(worker, &key, now, &containers));
             }

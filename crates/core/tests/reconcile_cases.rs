@@ -402,6 +402,11 @@ fn people_are_told_of_a_worker_that_cannot_be_removed() {
             desk.seconds += 1;
         }
         assert_eq!(told, [Notice::Stuck(key("a"), "permission denied".into())]);
+        // A station that has just been started gives it its time. That says nothing of the container.
+        desk.clusters.insert("a".into(), Standing::Quiet);
+        let limits = Limits { max_containers: 10, adopt_unlabelled: true };
+        desk.reconciler = Reconciler::new(vec![role("w-{cluster_id}", "h")], limits, HashMap::new());
+        assert_eq!(desk.nothing().notices, []);
         desk.containers.clear();
         assert_eq!(desk.nothing().notices, [Notice::Unwanted(key("a"))]);
     }

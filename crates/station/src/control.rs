@@ -7,6 +7,7 @@ pub mod metrics;
 mod perform;
 mod told;
 
+use std::collections::HashMap;
 use std::io;
 use std::mem::Discriminant;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -43,6 +44,9 @@ const PULLING: usize = 2;
 const MAX_WAITING: usize = 256;
 /// The wait after a listing that failed.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long an image counts as just pulled: a worker is stopped after its successor's image was pulled, and
+/// the successor is made after that.
+const FRESH: Duration = Duration::from_secs(60);
 /// The shortest time between two passes.
 const GAP: Duration = Duration::from_millis(100);
 /// How many containers are looked at more closely in one pass, and for how long.
@@ -96,6 +100,8 @@ pub struct Control {
     quick: (Sender<Planned>, Receiver<Planned>),
     stops: (Sender<Planned>, Receiver<Planned>),
     pulls: (Sender<Planned>, Receiver<Planned>),
+    /// Images that were pulled within the last [`FRESH`], and when.
+    pulled: Mutex<HashMap<String, Uptime>>,
     seen: Mutex<Seen>,
     /// What was adopted is not stored yet.
     is_adopted_owed: AtomicBool,
@@ -134,6 +140,7 @@ impl Control {
             quick: bounded(MAX_WAITING),
             stops: bounded(MAX_WAITING),
             pulls: bounded(MAX_WAITING),
+            pulled: Mutex::default(),
             seen: Mutex::default(),
             is_adopted_owed: AtomicBool::new(false),
             troubles: Throttle::default(),

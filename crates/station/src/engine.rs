@@ -519,9 +519,17 @@ mod tests {
         assert_eq!(Host::parse("unix:///run/x.sock"), Some(Host::Unix("/run/x.sock".into())));
         assert_eq!(Host::parse("tcp://10.0.0.1:2375"), Some(Host::Tcp("10.0.0.1:2375".into())));
         assert_eq!(Host::parse("tcp://[::1]:2376/"), Some(Host::Tcp("[::1]:2376".into())));
-        for wrong in
-            ["", "/run/x.sock", "unix://x", "tcp://host", "tcp://:1", "tcp://h:0", "ssh://h", "tcp://a b:1"]
-        {
+        for wrong in [
+            "",
+            "/run/x.sock",
+            "unix://x",
+            "tcp://host",
+            "tcp://:1",
+            "tcp://h:0",
+            "ssh://h",
+            "tcp://a b:1",
+            "tcp://u:p@h:1",
+        ] {
             assert_eq!(Host::parse(wrong), None, "{wrong}");
         }
     }

@@ -9,11 +9,11 @@ use pap_core::reconcile::{Action, Key, Step, Why};
 use pap_process::clock::wall;
 use serde_json::json;
 
-use super::{Control, Planned, locked};
+use super::{Control, FRESH, Planned, locked};
 use crate::engine::EngineError;
 use crate::incidents::ClusterName;
 use crate::station::Station;
-use crate::workers::Pull;
+use crate::workers::{Container, Pull};
 use crate::{audit, clusters};
 
 /// How an attempt ended.
@@ -107,6 +107,22 @@ impl Control {
         self.bell.ring();
     }
 
+    fn needs_pull(&self, station: &Station, from: &Container) -> Result<bool, EngineError> {
+        let now = station.clock.uptime();
+        let is_fresh = {
+            let mut pulled = locked(&self.pulled);
+            pulled.retain(|_, at| now.since(*at) < FRESH);
+            pulled.contains_key(&from.image)
+        };
+        Ok(!(is_fresh && from.pull == Pull::Always) && self.engine.needs_pull(from)?)
+    }
+
+    fn pull(&self, station: &Station, from: &Container) -> Result<(), EngineError> {
+        self.engine.pull(from)?;
+        locked(&self.pulled).insert(from.image.clone(), station.clock.uptime());
+        Ok(())
+    }
+
     fn attempt(&self, station: &Station, planned: &Planned, queue: Queue) -> Result<Done, Undone> {
         let action = &planned.action;
         let Key { cluster, role } = &action.key;
@@ -128,13 +144,13 @@ impl Control {
             Step::Create => {
                 let (hash, from) = (of_template()?.decisive().hash, filled()?);
                 let hidden = |error: EngineError| error.hiding(&from);
-                let needs_pull = self.engine.needs_pull(&from).map_err(hidden)?;
+                let needs_pull = self.needs_pull(station, &from).map_err(hidden)?;
                 if needs_pull && queue != Queue::Pulls {
                     return Ok(Done::NeedsPull);
                 }
                 announce(action);
                 if needs_pull {
-                    self.engine.pull(&from).map_err(hidden)?;
+                    self.pull(station, &from).map_err(hidden)?;
                     if !holds(station, planned) {
                         return Ok(Done::Withdrawn);
                     }
@@ -158,11 +174,11 @@ impl Control {
                     if from.pull == Pull::Never && !self.engine.has_image(&from).map_err(hidden)? {
                         return Err(format!("the image {} is not there", from.image).into());
                     }
-                    if self.engine.needs_pull(&from).map_err(hidden)? {
+                    if self.needs_pull(station, &from).map_err(hidden)? {
                         if queue != Queue::Pulls {
                             return Ok(Done::NeedsPull);
                         }
-                        self.engine.pull(&from).map_err(hidden)?;
+                        self.pull(station, &from).map_err(hidden)?;
                         if !holds(station, planned) {
                             return Ok(Done::Withdrawn);
                         }

@@ -90,6 +90,8 @@ pub fn failed(connection: &Connection) -> rusqlite::Result<BTreeSet<Key>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pap_core::reconcile::Standing;
+
     use crate::clusters::{Admission, Registration, register, remove};
     use crate::store::Store;
 
@@ -114,5 +116,12 @@ mod tests {
             told.unwrap().len()
         };
         assert_eq!((told(true), told(false)), (0, 1));
+        // One that only an alert names is as one that is not known.
+        let standings = store.write(|connection| {
+            let admission = Admission { auto_register: true, max_clusters: 9 };
+            assert!(clusters::admit(connection, Wall(4), "x", admission)?.is_ok());
+            clusters::standings(connection, None)
+        });
+        assert_eq!(standings.unwrap()["x"], Standing::Unknown);
     }
 }

@@ -396,3 +396,24 @@ fn an_engine_whose_answers_differ_is_neither_said_nor_asked_again_and_again() {
     let said = station.log().matches("left as they are").count();
     assert!(listed <= 6 && said == 1, "{listed} {said}");
 }
+
+#[test]
+fn a_worker_goes_on_while_the_image_of_its_successor_is_pulled() {
+    if !slow("a pull must take longer than a decision holds") {
+        return;
+    }
+    let engine = Engine::default();
+    let former = TEMPLATE.replace("image = \"i\"", "image = \"j\"\npull = \"always\"");
+    let mut station = with_templates(start(), &engine, &former).run();
+    put(&station, "c");
+    until("the worker runs", || engine.running() == 1);
+    assert_eq!((station.stop(), engine.pulls.load(Ordering::SeqCst)), (0, 1));
+    engine.holds_pulls.store(true, Ordering::SeqCst);
+    station = with_templates(start().after(&station), &engine, &format!("{former}memory = \"16m\"\n")).run();
+    until("it is pulled", || engine.pulls.load(Ordering::SeqCst) == 2);
+    let_pass(Duration::from_secs(7));
+    assert_eq!((engine.running(), station.log().contains("Stopping")), (1, false));
+    engine.holds_pulls.store(false, Ordering::SeqCst);
+    until("its successor runs", || station.log().contains("Spawned w-c") && engine.running() == 1);
+    assert_eq!(engine.pulls.load(Ordering::SeqCst), 2, "it is fresh");
+}
