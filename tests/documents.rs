@@ -143,7 +143,7 @@ fn every_version_of_ours_is_that_of_cargo_toml() {
 
 /// Where the commands of the pages are run as they stand there (but for names of hosts, ports, paths and keys):
 /// a page, how blocks of it begin, and what runs them, which names the page.
-const RUN: [(&str, &str, &str); 21] = [
+const RUN: [(&str, &str, &str); 24] = [
     ("README.md", "CLUSTER_ID=dev cargo run", ".ci/run"),
     ("README.md", "$ ", "tests/e2e/readme.rs"),
     ("CONTRIBUTING.md", "cargo test", ".ci/run"),
@@ -152,12 +152,15 @@ const RUN: [(&str, &str, &str); 21] = [
     ("docs/clients.md", "#!/bin/sh", "tests/loops.rs"),
     ("docs/containers.md", "docker build", ".ci/container"),
     ("docs/containers.md", "install -d", ".ci/container"),
+    ("docs/containers.md", "rustup target", ".ci/slow-pages"),
     ("docs/control-plane.md", "$ ", "crates/station/tests/e2e/phases.rs"),
     ("docs/control-plane.md", "docker run", ".ci/container"),
     ("docs/debian.md", "", ".ci/deb-test"),
     ("docs/heartbeat.md", "export PAP_AGENT_ID", "tests/e2e/pages.rs"),
     ("docs/heartbeat.md", "STATION_URL=", "crates/station/tests/e2e/pages.rs"),
     ("docs/heartbeat.md", "export STATION_URL", "crates/station/tests/e2e/pages.rs"),
+    ("docs/kafka.md", "cargo build", ".ci/slow-pages"),
+    ("docs/performance.md", "", ".ci/slow-pages"),
     ("docs/sidecar.md", "docker network", ".ci/container"),
     ("docs/sizing.md", "", ".ci/run"),
     ("docs/station.md", "STATION_ADMIN_KEY=", "crates/station/tests/e2e/pages.rs"),
@@ -169,20 +172,13 @@ const RUN: [(&str, &str, &str); 21] = [
 
 /// What is not run: a page, how blocks of it begin, and why.
 const CLUSTER: &str = "a cluster of Kubernetes; .ci/manifests checks what it applies";
-const NOT_RUN: [(&str, &str, &str); 9] = [
+const NOT_RUN: [(&str, &str, &str); 6] = [
     ("charts/pap/README.md", "", CLUSTER),
     ("docs/agents-on-kubernetes.md", "", CLUSTER),
     ("docs/control-plane.md", "helm install", CLUSTER),
     ("docs/kubernetes.md", "", CLUSTER),
     ("docs/runbooks.md", "", CLUSTER),
-    (
-        "docs/containers.md",
-        "rustup target",
-        "minutes of building; .ci/static does the same with Debian's packages",
-    ),
-    ("docs/kafka.md", "cargo build", "minutes of building; .ci/run tests the feature in another profile"),
     ("docs/kafka.md", "kafka-topics", "Kafka's own tools; kafka.rs makes the topics at a broker for tests"),
-    ("docs/performance.md", "", "it measures, on an idle machine"),
 ];
 
 #[test]
