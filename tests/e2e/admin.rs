@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -49,6 +49,13 @@ fn run(variables: &[(&str, &str)], arguments: &[&str]) -> (i32, String, String) 
     let output = command(variables).args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// Leaves a socket at which nobody listens. It never listened: what another thread of the test starts meanwhile
+/// inherits what is open here until it is executed.
+fn abandon(path: impl AsRef<Path>) {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&socket2::SockAddr::unix(path).unwrap()).unwrap();
 }
 
 #[test]
@@ -98,7 +105,7 @@ fn what_a_crash_left_behind_is_replaced_and_nothing_else() {
     assert_eq!(fs::read_to_string(&socket).unwrap(), "mine");
     fs::remove_file(&socket).unwrap();
 
-    drop(UnixListener::bind(&socket).unwrap());
+    abandon(&socket);
     let mut collector = Collector::start(&[("ADMIN_SOCKET", &socket)]);
     assert_eq!(get(&socket, "/ready").status, 200);
     let (code, _, trouble) = run(&variables, &[]);
@@ -189,7 +196,7 @@ fn agents_and_check_ask_at_the_socket_the_port_or_a_url() {
     assert_eq!(run(&[], &["check", "--url", &url]).0, 0);
     // A socket that nobody serves is passed by.
     let stale = folder.path().join("stale.sock");
-    drop(UnixListener::bind(&stale).unwrap());
+    abandon(&stale);
     let both = [("ADMIN_SOCKET", stale.to_str().unwrap()), ("COLLECTOR_PORT", port.as_str())];
     assert_eq!(run(&both, &["check"]).1, format!("ready: 127.0.0.1:{port} answers\n"));
     for wrong in [

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::commands::{block, shell, with};
 use crate::support::{ADMIN, COLLECTOR, Station, has_program, program as station_program, start, until};
-use crate::together::{self, free_port};
+use crate::together;
 
 /// What a page starts and leaves running.
 struct Background(Child);
@@ -15,6 +15,21 @@ struct Background(Child);
 impl Background {
     fn spawn(command: &mut Command) -> Self {
         Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// Runs it until it says where it listens: and the port.
+    fn listen(command: &mut Command, says: &str, log: &Path) -> (Self, String) {
+        let said = std::fs::File::create(log).unwrap();
+        let running = Self(command.stdout(Stdio::null()).stderr(said).spawn().unwrap());
+        let mut port = String::new();
+        until("it listens", || {
+            let said = std::fs::read_to_string(log).unwrap();
+            let line = said.split_inclusive('\n').find(|line| line.contains(says) && line.ends_with('\n'));
+            let digits = line.and_then(|line| line.trim_end().rsplit(':').next()).unwrap_or_default();
+            digits.clone_into(&mut port);
+            !port.is_empty()
+        });
+        (running, port)
     }
 }
 
@@ -46,22 +61,23 @@ fn at(station: &Station) -> String {
 fn the_tour_of_the_station_gives_what_it_shows() {
     let Some(programs) = programs() else { return };
     let directory = tempfile::tempdir().unwrap();
-    let (station, collector) = (free_port().to_string(), free_port().to_string());
-    let (at, from) = (format!("localhost:{station}"), format!("localhost:{collector}"));
     let start = block("docs/station.md", "STATION_ADMIN_KEY=an-admin");
     let [first, second] = start.lines().collect::<Vec<_>>()[..] else { panic!("{start}") };
     let first =
         with(first, &[("cargo run --release -p pap-station", &format!("exec {}", station_program()))]);
+    let mut first = shell(&first, &programs);
+    let first = first.current_dir(directory.path()).env("STATION_PORT", "0");
+    let (_station, port) = Background::listen(first, "listens on", &directory.path().join("station.log"));
+    let at = format!("localhost:{port}");
     let second =
         with(second, &[("cargo run --release", "exec pap-collector"), ("localhost:8090", at.as_str())]);
-    let _station = Background::spawn(
-        shell(&first, &programs).current_dir(directory.path()).env("STATION_PORT", &station),
-    );
+    let mut second = shell(&second, &programs);
+    let second = second.current_dir(directory.path()).env("COLLECTOR_PORT", "0");
+    let (_collector, port) =
+        Background::listen(second, "listening on", &directory.path().join("collector.log"));
+    let from = format!("localhost:{port}");
     let get = |url: &str| output(&format!("curl -s {url} || true"), &programs);
     until("the station is ready", || get(&format!("{at}/ready")).contains("true"));
-    let _collector = Background::spawn(
-        shell(&second, &programs).current_dir(directory.path()).env("COLLECTOR_PORT", &collector),
-    );
     until("the collector is ready", || get(&format!("{from}/ready")).contains("true"));
 
     let beat = |start: &str| {
