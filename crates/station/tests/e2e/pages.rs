@@ -1,43 +1,32 @@
 //! Commands of the documents, as they stand there but for ports, paths and keys.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::commands::{block, shell, with};
 use crate::support::{ADMIN, COLLECTOR, Station, has_program, program as station_program, start, until};
-use crate::together;
+use crate::together::{self, Running};
 
-/// What a page starts and leaves running.
-struct Background(Child);
-
-impl Background {
-    fn spawn(command: &mut Command) -> Self {
-        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-    }
-
-    /// Runs it until it says where it listens: and the port.
-    fn listen(command: &mut Command, says: &str, log: &Path) -> (Self, String) {
-        let said = std::fs::File::create(log).unwrap();
-        let running = Self(command.stdout(Stdio::null()).stderr(said).spawn().unwrap());
-        let mut port = String::new();
-        until("it listens", || {
-            let said = std::fs::read_to_string(log).unwrap();
-            let line = said.split_inclusive('\n').find(|line| line.contains(says) && line.ends_with('\n'));
-            let digits = line.and_then(|line| line.trim_end().rsplit(':').next()).unwrap_or_default();
-            digits.clone_into(&mut port);
-            !port.is_empty()
-        });
-        (running, port)
-    }
+/// Starts what a page leaves running.
+fn spawn(command: &mut Command) -> Running {
+    Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
 }
 
-impl Drop for Background {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Runs it until it says where it listens: and the port.
+fn listen(command: &mut Command, says: &str, log: &Path) -> (Running, String) {
+    let said = std::fs::File::create(log).unwrap();
+    let running = Running(command.stdout(Stdio::null()).stderr(said).spawn().unwrap());
+    let mut port = String::new();
+    until("it listens", || {
+        let said = std::fs::read_to_string(log).unwrap();
+        let line = said.split_inclusive('\n').find(|line| line.contains(says) && line.ends_with('\n'));
+        let digits = line.and_then(|line| line.trim_end().rsplit(':').next()).unwrap_or_default();
+        digits.clone_into(&mut port);
+        !port.is_empty()
+    });
+    (running, port)
 }
 
 /// Where the programs are that were built beside the station, if these two are there.
@@ -67,14 +56,13 @@ fn the_tour_of_the_station_gives_what_it_shows() {
         with(first, &[("cargo run --release -p pap-station", &format!("exec {}", station_program()))]);
     let mut first = shell(&first, &programs);
     let first = first.current_dir(directory.path()).env("STATION_PORT", "0");
-    let (_station, port) = Background::listen(first, "listens on", &directory.path().join("station.log"));
+    let (_station, port) = listen(first, "listens on", &directory.path().join("station.log"));
     let at = format!("localhost:{port}");
     let second =
         with(second, &[("cargo run --release", "exec pap-collector"), ("localhost:8090", at.as_str())]);
     let mut second = shell(&second, &programs);
     let second = second.current_dir(directory.path()).env("COLLECTOR_PORT", "0");
-    let (_collector, port) =
-        Background::listen(second, "listening on", &directory.path().join("collector.log"));
+    let (_collector, port) = listen(second, "listening on", &directory.path().join("collector.log"));
     let from = format!("localhost:{port}");
     let get = |url: &str| output(&format!("curl -s {url} || true"), &programs);
     until("the station is ready", || get(&format!("{at}/ready")).contains("true"));
@@ -125,8 +113,7 @@ fn machines_are_registered_and_beat() {
         made["api_key"].as_str().unwrap().to_owned()
     };
     let run = with(run, &[("localhost:8090", &at(&station)), ("THE_API_KEY", &key(&made))]);
-    let _first =
-        Background::spawn(&mut shell(&with(&run, &[("pap-heartbeat", "exec pap-heartbeat")]), &programs));
+    let _first = spawn(&mut shell(&with(&run, &[("pap-heartbeat", "exec pap-heartbeat")]), &programs));
 
     // The other page's has the number 7, and its key in a file.
     let mut last = String::new();
@@ -145,7 +132,7 @@ fn machines_are_registered_and_beat() {
         ("pap-heartbeat --machine", "exec pap-heartbeat --machine".to_owned()),
     ];
     let names: Vec<_> = names.iter().map(|(from, to)| (*from, to.as_str())).collect();
-    let _seventh = Background::spawn(&mut shell(&with(&page, &names), &programs));
+    let _seventh = spawn(&mut shell(&with(&page, &names), &programs));
     until("both are online", || {
         let machines = station.seen("/machines");
         let online = machines.as_array().unwrap().iter().filter(|it| it["status"] == "online");

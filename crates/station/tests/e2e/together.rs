@@ -19,7 +19,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
     None
 }
 
-pub struct Running(Child);
+pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
